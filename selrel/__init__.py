@@ -1,0 +1,1 @@
+"""Explanations of video classifiers and their scores: arrays in, arrays out."""
