@@ -1,0 +1,165 @@
+"""One forward pass over a traced model, and any number of backward passes under any rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selrel.engine.operations import Operation
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation of the model.
+
+    Attributes
+    ----------
+    name
+        The module it stands in and the operator, as "layer1.0.conv1 (conv3d)".
+    operation
+        Its arithmetic.
+    inputs
+        The positions of its inputs in the graph; position 0 is the clip.
+    nonnegative
+        Whether its output is known to have no negative entry, whatever the clip.
+    moves_pixels
+        Whether its output holds nothing but pixels of the clip and zeros (padding, slices, views).
+    """
+
+    name: str
+    operation: Operation
+    inputs: tuple[int, ...]
+    nonnegative: bool = False
+    moves_pixels: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as a list of operations in order of execution.
+
+    Attributes
+    ----------
+    nodes
+        Node k computes value k + 1; value 0 is the clip.
+    bounds
+        The value of a black and of a white clip, (1, channel, time, height, width).
+    cam_value
+        The value that Grad-CAM explains: the last feature map with axes of space and time, before
+        the pooling that ends it. None where the model has no such map.
+    """
+
+    nodes: tuple[Node, ...]
+    bounds: tuple[Tensor, Tensor]
+    cam_value: int | None
+    constants: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    def remember(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return what was computed under `key` before, or compute it: constants of the model."""
+        if key not in self.constants:
+            self.constants[key] = compute()
+        return self.constants[key]
+
+    def bound_images(self, value: int) -> tuple[Tensor, Tensor]:
+        """The lowest and highest image that can arrive at a value that only moves pixels."""
+        if value == 0:
+            return self.bounds
+        node = self.nodes[value - 1]
+        incoming = [self.bound_images(i) for i in node.inputs]
+        return (
+            node.operation.forward(*(low for low, _ in incoming))[0],
+            node.operation.forward(*(high for _, high in incoming))[0],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a rule sees of one node during a backward pass: the node, its inputs, output and saved state."""
+
+    node: Node
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    saved: Any
+    graph: Graph
+
+
+Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
+"""Distribute what arrives at a node's output over its inputs, leaving what arrives as it was."""
+
+
+def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
+    """The chain rule: plain backpropagation."""
+    return step.node.operation.pullback(gradient, step.inputs, step.saved)
+
+
+class Forward:
+    """The forward pass of a batch of clips, kept so that several explanations can start from it.
+
+    Attributes
+    ----------
+    clips : (clip, channel, time, height, width), normalised.
+    logits : (clip, class).
+    """
+
+    def __init__(self, graph: Graph, clips: Tensor) -> None:
+        self.graph = graph
+        self.clips = clips
+        self._values: list[Tensor] = [clips]
+        self._saved: list[Any] = []
+        with torch.no_grad():
+            for node in graph.nodes:
+                output, saved = node.operation.forward(*(self._values[i] for i in node.inputs))
+                self._values.append(output)
+                self._saved.append(saved)
+        self._results: dict[Any, Tensor] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """The model's output, (clip, class)."""
+        return self._values[-1]
+
+    def value(self, position: int) -> Tensor:
+        """An intermediate value by its position in the graph."""
+        return self._values[position]
+
+    def at_target(self, targets: Tensor, amount: Tensor | float = 1.0) -> Tensor:
+        """A start for a backward pass: `amount` at each clip's target, 0 elsewhere, (clip, class)."""
+        start = torch.zeros_like(self.logits)
+        rows = torch.arange(len(targets), device=start.device)
+        start[rows, targets] = torch.as_tensor(amount, dtype=start.dtype, device=start.device)
+        return start
+
+    def backward(self, rule: Rule, start: Tensor, *, stop: int = 0) -> Tensor:
+        """Carry `start` from the logits to the value at `stop` (default: the clip) under a rule.
+
+        Returns
+        -------
+        A tensor of the shape of that value. What arrives along several paths is added.
+        """
+        arriving: dict[int, Tensor] = {len(self.graph.nodes): start}
+        with torch.no_grad():
+            for position in range(len(self.graph.nodes), stop, -1):
+                if position in arriving:
+                    shares = rule(self._step(position), arriving.pop(position))
+                    _add(arriving, self.graph.nodes[position - 1].inputs, shares)
+        return arriving.get(stop, torch.zeros_like(self._values[stop]))
+
+    def _step(self, position: int) -> Step:
+        node = self.graph.nodes[position - 1]
+        inputs = tuple(self._values[i] for i in node.inputs)
+        return Step(node, inputs, self._values[position], self._saved[position - 1], self.graph)
+
+    def once(self, explain: Callable[..., Tensor], targets: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        """Compute an explanation of this batch once, however many methods are built on it."""
+        key = (explain, tuple(targets.tolist()), tuple(sorted(settings.items())))
+        if key not in self._results:
+            self._results[key] = explain(self, targets, **settings)
+        return self._results[key]
+
+
+def _add(arriving: dict[int, Tensor], inputs: Sequence[int], shares: Sequence[Tensor]) -> None:
+    for position, share in zip(inputs, shares, strict=True):
+        arriving[position] = arriving[position] + share if position in arriving else share

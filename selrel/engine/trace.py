@@ -1,0 +1,518 @@
+"""Read a model's graph with `torch.export` and translate it into the engine's operations.
+
+The exported graph is functional (in-place operations, reused modules and control flow on shapes are
+resolved) and its operators are few, so one translation serves any module that is built from them.
+The model itself is neither changed nor run.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from selrel.engine.graph import Graph, Node
+from selrel.engine.operations import (
+    Addition,
+    Average,
+    Convolution,
+    Linear,
+    MaxPool,
+    Operation,
+    Relu,
+    Routing,
+)
+
+aten = torch.ops.aten
+
+# Any batch size but 1, which models treat specially when they squeeze.
+_TRACED_BATCH = 2
+
+
+class UnsupportedModel(ValueError):
+    """The model has an operation that no explanation rule covers, or can't be traced."""
+
+
+def trace(model: nn.Module, shape: tuple[int, int, int, int], *, low: Tensor, high: Tensor) -> Graph:
+    """Translate a model into a graph of operations with known derivatives and rules.
+
+    Parameters
+    ----------
+    model
+        Maps (clip, channel, time, height, width) to logits (clip, class). It is traced in eval mode
+        and left as it came. Its parameters are shared, not copied; batch norms are folded into
+        copies of their convolutions' weights.
+    shape
+        (channel, time, height, width) of one clip.
+    low, high
+        (channel,): the lowest and highest value of a normalised pixel.
+
+    Raises
+    ------
+    UnsupportedModel
+        Naming the operation and the module it stands in, before anything is computed.
+    """
+    program = _export(model, shape)
+    translation = _Translation(program, model)
+    nodes = _rectify_in_place(_fold_batch_norms(translation.nodes()))
+    first = next(model.parameters())
+    bounds = tuple(_constant_image(bound, shape).to(first) for bound in (low, high))
+    return Graph(nodes=nodes, bounds=(bounds[0], bounds[1]), cam_value=_cam_value(nodes, translation.shapes))
+
+
+def _export(model: nn.Module, shape: tuple[int, int, int, int]) -> torch.export.ExportedProgram:
+    first = next(model.parameters(), None)
+    if first is None:
+        raise UnsupportedModel("the model has no parameters, so there is nothing to explain")
+    clip = torch.zeros((_TRACED_BATCH, *shape), dtype=first.dtype, device=first.device)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            # An empty table: functional, but convolutions, linear layers and poolings stay whole.
+            program: torch.export.ExportedProgram = torch.export.export(model, (clip,)).run_decompositions({})
+            return program
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModel(
+            f"{type(model).__name__} can't be traced with clips of shape {shape}: {reason}; "
+            "a model must map one tensor (clip, channel, time, height, width) to logits (clip, class) "
+            "without control flow on values"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@dataclass(frozen=True, eq=False)
+class _BatchNorm:
+    """A batch norm in eval mode: a scale and a shift for every channel."""
+
+    name: str
+    scale: Tensor
+    shift: Tensor
+    axes: int
+    dtype: torch.dtype
+
+    def alone(self) -> Convolution:
+        """The same as a convolution of its own, one weight a channel."""
+        if self.axes == 0:
+            raise UnsupportedModel(f"can't explain {self.name}: no layer before it to fold it into")
+        one, zero = (1,) * self.axes, (0,) * self.axes
+        weight = self.scale.view(-1, 1, *one).to(self.dtype)
+        return Convolution(weight, self.shift.to(self.dtype), one, zero, one, groups=len(self.scale))
+
+    def after(self, layer: Convolution | Linear) -> Convolution | Linear:
+        """The layer before it with the norm folded in."""
+        weight = layer.weight * self.scale.view(-1, *(1,) * (layer.weight.dim() - 1))
+        bias = self.shift if layer.bias is None else self.shift + layer.bias * self.scale
+        return replace(layer, weight=weight.to(self.dtype), bias=bias.to(self.dtype))
+
+
+class _Translation:
+    """Walks the exported graph once."""
+
+    def __init__(self, program: torch.export.ExportedProgram, model: nn.Module) -> None:
+        self.program = program
+        self.positions: dict[fx.Node, int] = {}
+        self.tensors = self._tensors(model)
+        self.shapes: list[tuple[int, ...]] = []
+        """The shape of every value, the batch axis left out."""
+
+    def _tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        signature = self.program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        live = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        tensors = {key: live[name].detach() for key, name in names.items() if name in live}
+        for key, name in signature.inputs_to_lifted_tensor_constants.items():
+            tensors[key] = self.program.tensor_constants[name]
+        return tensors
+
+    def nodes(self) -> list[Node]:
+        nodes: list[Node] = []
+        for node in self._needed():
+            if node.op == "placeholder":
+                self._accept_placeholder(node)
+            elif node.op == "call_function":
+                self._translate(node, nodes)
+        self._check_output(nodes)
+        return nodes
+
+    def _needed(self) -> list[fx.Node]:
+        """The nodes that the output depends on, in order of execution; parameters excepted."""
+        needed: set[fx.Node] = set()
+        waiting = [self.program.graph.output_node()]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                needed.add(node)
+                waiting.extend(node.all_input_nodes)
+        return [node for node in self.program.graph.nodes if node in needed]
+
+    def _accept_placeholder(self, node: fx.Node) -> None:
+        if node.name not in self.tensors:
+            self.positions[node] = 0
+            self.shapes.append(tuple(node.meta["val"].shape[1:]))
+
+    def _translate(self, node: fx.Node, nodes: list[Node]) -> None:
+        if node.target is operator.getitem:
+            self._translate_item(node)
+            return
+        inputs = tuple(n for n in node.all_input_nodes if n in self.positions)
+        translate = _TRANSLATIONS.get(node.target)
+        if translate is None or not inputs:
+            raise self._refusal(node, "no explanation rule covers it")
+        value = node.meta["val"]
+        output = value[0] if isinstance(value, (tuple, list)) else value
+        if output.dim() == 0 or output.shape[0] != _TRACED_BATCH:
+            raise self._refusal(node, f"its output {tuple(output.shape)} has lost the batch axis")
+        operation = translate(_Call(node, self.tensors, tuple(output.shape), self._refusal))
+        positions = tuple(self.positions[n] for n in inputs)
+        if isinstance(operation, Routing | Addition):
+            positions = tuple(self.positions[n] for n in _tensor_arguments(node) if n in self.positions)
+        nodes.append(Node(_name(node), operation, positions, *self._signs(operation, positions, nodes)))
+        self.positions[node] = len(nodes)
+        self.shapes.append(tuple(output.shape[1:]))
+
+    def _translate_item(self, node: fx.Node) -> None:
+        """Of an operator with several outputs only the first, the values, may be used."""
+        source, index = node.args[0], node.args[1]
+        if index != 0:
+            raise self._refusal(node, "only the values of a pooling may be used, not its indices")
+        assert isinstance(source, fx.Node)
+        self.positions[node] = self.positions[source]
+
+    @staticmethod
+    def _signs(operation: Operation, inputs: tuple[int, ...], nodes: list[Node]) -> tuple[bool, bool]:
+        if isinstance(operation, Relu):
+            return True, False
+        linear = isinstance(operation, Convolution | Linear | _BatchNorm)
+        nonnegative = not linear and all(i > 0 and nodes[i - 1].nonnegative for i in inputs)
+        moves = isinstance(operation, Routing) and all(i == 0 or nodes[i - 1].moves_pixels for i in inputs)
+        return nonnegative, moves
+
+    def _check_output(self, nodes: list[Node]) -> None:
+        (results,) = self.program.graph.output_node().args
+        assert isinstance(results, (tuple, list))
+        last = results[0] if len(results) == 1 else None
+        if not isinstance(last, fx.Node) or self.positions.get(last) != len(nodes) or not nodes:
+            raise UnsupportedModel("the model must return one tensor, its logits (clip, class)")
+        if last.meta["val"].dim() != 2:
+            raise UnsupportedModel(
+                f"the model returns a tensor of shape {tuple(last.meta['val'].shape)} for a batch of "
+                f"{_TRACED_BATCH}; it must return logits (clip, class)"
+            )
+
+    @staticmethod
+    def _refusal(node: fx.Node, reason: str) -> UnsupportedModel:
+        known = ", ".join(sorted({str(target).split(".")[1] for target in _TRANSLATIONS}))
+        return UnsupportedModel(
+            f"can't explain {_name(node)}: {reason}; replace it by operations from this list "
+            f"({known}) or leave it out: logits are explained before any softmax"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One operator call of the exported graph, with its tensors looked up."""
+
+    node: fx.Node
+    tensors: dict[str, Tensor]
+    shape: tuple[int, ...]
+    refuse: Callable[[fx.Node, str], UnsupportedModel]
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name, parameters as tensors."""
+        args, kwargs = self.node.args, self.node.kwargs
+        value: Any = args[index] if index < len(args) else kwargs.get(name, default)
+        if isinstance(value, fx.Node):
+            if value.name not in self.tensors:
+                raise self.refuse(self.node, f"its {name} is computed, not a parameter")
+            return self.tensors[value.name]
+        return default if value is None else value
+
+    @property
+    def input_rank(self) -> int:
+        """The number of axes of the first input, the batch included."""
+        first = self.node.all_input_nodes[0]
+        rank: int = first.meta["val"].dim()
+        return rank
+
+    def all_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.node.args, dict(self.node.kwargs)
+
+
+def _name(node: fx.Node) -> str:
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    where = str(modules[-1]) if modules and modules[-1] else "the model's forward"
+    what = str(node.target).removeprefix("aten.").split(".")[0]
+    return f"{where} ({what})"
+
+
+def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
+    """All tensor arguments in order, repeats included (x + x)."""
+    found: list[fx.Node] = []
+    for argument in node.args:
+        items = argument if isinstance(argument, (list, tuple)) else [argument]
+        found.extend(item for item in items if isinstance(item, fx.Node))
+    return found
+
+
+def _constant_image(bound: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    if bound.shape != (shape[0],):
+        raise ValueError(f"bounds of {tuple(bound.shape)} for {shape[0]} channels; give one bound a channel")
+    return bound.view(1, -1, 1, 1, 1).expand(1, *shape)
+
+
+# --- one small translation an operator --------------------------------------------------------
+
+
+def _convolution(axes: int) -> Callable[[_Call], Operation]:
+    def translate(call: _Call) -> Operation:
+        def several(index: int, name: str, default: int) -> tuple[int, ...]:
+            given = call.argument(index, name, [default] * axes)
+            if isinstance(given, str):
+                raise call.refuse(call.node, f"its padding is given as {given!r}; give numbers")
+            values = [given] if isinstance(given, int) else list(given)
+            return tuple(values * axes if len(values) == 1 else values)
+
+        return Convolution(
+            weight=call.argument(1, "weight"),
+            bias=call.argument(2, "bias"),
+            stride=several(3, "stride", 1),
+            padding=several(4, "padding", 0),
+            dilation=several(5, "dilation", 1),
+            groups=call.argument(6, "groups", 1),
+        )
+
+    return translate
+
+
+def _linear(call: _Call) -> Operation:
+    return Linear(call.argument(1, "weight"), call.argument(2, "bias"))
+
+
+def _batch_norm(call: _Call) -> Any:
+    weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+    mean, variance = call.argument(3, "running_mean"), call.argument(4, "running_var")
+    if mean is None or variance is None:
+        raise call.refuse(call.node, "it has no running statistics")
+    # In float64: folding must not cost accuracy.
+    scale = (variance.double() + call.argument(6, "eps")).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return _BatchNorm(_name(call.node), scale, shift, len(call.shape) - 2, mean.dtype)
+
+
+def _relu(call: _Call) -> Operation:
+    return Relu()
+
+
+def _max_pool(axes: int) -> Callable[[_Call], Operation]:
+    with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
+    backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
+
+    def translate(call: _Call) -> Operation:
+        kernel = call.argument(1, "kernel_size")
+        stride = call.argument(2, "stride", None) or kernel
+        rest = [call.argument(3, "padding", 0), call.argument(4, "dilation", 1)]
+        return MaxPool(with_indices, backward, (kernel, stride, *rest, call.argument(5, "ceil_mode", False)))
+
+    return translate
+
+
+def _adaptive_max_pool(axes: int) -> Callable[[_Call], Operation]:
+    forward = getattr(aten, f"adaptive_max_pool{axes}d").default
+    backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
+
+    def translate(call: _Call) -> Operation:
+        size = call.argument(1, "output_size")
+        return MaxPool(
+            lambda x: forward(x, size), lambda gradient, x, indices: backward(gradient, x, indices), ()
+        )
+
+    return translate
+
+
+def _applied(call: _Call) -> Callable[[Tensor], Tensor]:
+    """The operator itself with its other arguments fixed."""
+    target: Any = call.node.target
+    args, kwargs = call.all_arguments()
+    return lambda x: target(x, *args[1:], **kwargs)
+
+
+def _average(call: _Call) -> Operation:
+    if call.node.target is aten.mean.dim and any(d in (0, -call.input_rank) for d in call.argument(1, "dim")):
+        raise call.refuse(call.node, "it averages over the batch")
+    return Average(_applied(call))
+
+
+def _reshape(call: _Call) -> Operation:
+    rest = call.shape[1:]
+    return Routing(lambda x: x.reshape(len(x), *rest))
+
+
+def _move(call: _Call) -> Operation:
+    if call.node.target in (aten.slice.Tensor, aten.select.int) and call.argument(1, "dim", 0) == 0:
+        raise call.refuse(call.node, "it cuts the batch")
+    return Routing(_applied(call))
+
+
+def _permute(call: _Call) -> Operation:
+    order = [d % len(call.shape) for d in call.argument(1, "dims")]
+    if order[0] != 0:
+        raise call.refuse(call.node, "it moves the batch axis")
+    return Routing(lambda x: x.permute(order))
+
+
+def _pad(call: _Call) -> Operation:
+    mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", 0) or 0
+    if call.node.target is aten.constant_pad_nd.default:
+        mode, value = "constant", call.argument(2, "value", 0) or 0
+    if mode != "constant" or value != 0:
+        raise call.refuse(call.node, f"it pads with {value if mode == 'constant' else mode}, not with zeros")
+    size = call.argument(1, "pad")
+    return Routing(lambda x: torch.nn.functional.pad(x, size))
+
+
+def _identity(call: _Call) -> Operation:
+    return Routing(lambda x: x)
+
+
+def _concatenation(call: _Call) -> Operation:
+    axis = call.argument(1, "dim", 0)
+    if axis % len(call.shape) == 0:
+        raise call.refuse(call.node, "it concatenates along the batch")
+    return Routing(lambda *xs: torch.cat(xs, axis))
+
+
+def _addition(call: _Call) -> Operation:
+    summands = _tensor_arguments(call.node)
+    shapes = {tuple(s.meta["val"].shape) for s in summands if "val" in s.meta}
+    if len(summands) != 2 or len(shapes) != 1 or call.argument(2, "alpha", 1) != 1:
+        raise call.refuse(call.node, "only the plain sum of two tensors of one shape has a rule")
+    if any(s.name in call.tensors for s in summands):
+        raise call.refuse(call.node, "it adds a parameter; give the layer before it a bias instead")
+    return Addition()
+
+
+_TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
+    aten.conv1d.default: _convolution(1),
+    aten.conv2d.default: _convolution(2),
+    aten.conv3d.default: _convolution(3),
+    aten.linear.default: _linear,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.relu.default: _relu,
+    aten.max_pool2d.default: _max_pool(2),
+    aten.max_pool3d.default: _max_pool(3),
+    aten.max_pool2d_with_indices.default: _max_pool(2),
+    aten.max_pool3d_with_indices.default: _max_pool(3),
+    aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
+    aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
+    aten.avg_pool2d.default: _average,
+    aten.avg_pool3d.default: _average,
+    aten.adaptive_avg_pool2d.default: _average,
+    aten.adaptive_avg_pool3d.default: _average,
+    aten.mean.dim: _average,
+    aten.view.default: _reshape,
+    aten.reshape.default: _reshape,
+    aten._unsafe_view.default: _reshape,
+    aten.flatten.using_ints: _reshape,
+    aten.squeeze.default: _reshape,
+    aten.squeeze.dim: _reshape,
+    aten.squeeze.dims: _reshape,
+    aten.unsqueeze.default: _reshape,
+    aten.permute.default: _permute,
+    aten.slice.Tensor: _move,
+    aten.select.int: _move,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad,
+    aten.cat.default: _concatenation,
+    aten.add.Tensor: _addition,
+    aten.clone.default: _identity,
+    aten.alias.default: _identity,
+    aten.contiguous.default: _identity,
+    aten.dropout.default: _identity,
+    aten.feature_dropout.default: _identity,
+}
+
+
+# --- rewrites ---------------------------------------------------------------------------------
+
+
+def _consumers(nodes: list[Node]) -> list[int]:
+    """How many nodes read each value; the logits count as read."""
+    counts = [0] * (len(nodes) + 1)
+    counts[-1] = 1
+    for node in nodes:
+        for position in node.inputs:
+            counts[position] += 1
+    return counts
+
+
+def _fold_batch_norms(nodes: list[Node]) -> list[Node]:
+    """Fold each batch norm into the convolution before it, or make it a convolution by itself."""
+    counts = _consumers(nodes)
+    folded = list(nodes)
+    for index, node in enumerate(nodes):
+        norm: Any = node.operation
+        if not isinstance(norm, _BatchNorm):
+            continue
+        before = node.inputs[0] - 1
+        layer = folded[before].operation if before >= 0 else None
+        if isinstance(layer, Convolution | Linear) and counts[before + 1] == 1:
+            folded[before] = replace(folded[before], operation=norm.after(layer))
+            folded[index] = replace(node, operation=Routing(_same))
+        else:
+            folded[index] = replace(node, operation=norm.alone())
+    return folded
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _rectify_in_place(nodes: list[Node]) -> tuple[Node, ...]:
+    """Let a rectifier overwrite its input where nothing else reads it: one map less in memory.
+
+    A rule may then find a layer's output rectified. That is harmless: relevance arrives only where
+    the rectified output is positive, and there both are equal.
+    """
+    counts = _consumers(nodes)
+    rewritten = []
+    for node in nodes:
+        if isinstance(node.operation, Relu):
+            source = _owner(nodes, counts, node.inputs[0])
+            if source is not None and isinstance(source.operation, Convolution | Linear | Addition):
+                node = replace(node, operation=Relu(in_place=True))
+        rewritten.append(node)
+    return tuple(rewritten)
+
+
+def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
+    """The node that allocated a value, if nothing but one chain of identities reads it."""
+    while position > 0 and counts[position] == 1:
+        node = nodes[position - 1]
+        if not (isinstance(node.operation, Routing) and node.operation.function is _same):
+            return node
+        position = node.inputs[0]
+    return None
+
+
+def _cam_value(nodes: tuple[Node, ...], shapes: list[tuple[int, ...]]) -> int | None:
+    """The last rectified feature map, concatenations of such maps included, before it is pooled."""
+    maps: list[int] = []
+    for position, node in enumerate(nodes, start=1):
+        follows = isinstance(node.operation, Routing) and all(i in maps for i in node.inputs)
+        if len(shapes[position]) == 4 and (isinstance(node.operation, Relu) or follows):
+            maps.append(position)
+    return maps[-1] if maps else None

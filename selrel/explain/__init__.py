@@ -1,0 +1,62 @@
+"""The explanation methods: one file each, named as a user types it.
+
+A method is a module with a function `explain(forward, targets, **settings)` that returns the
+relevance of every voxel, (clip, time, height, width), summed over colour channels and signed. Adding
+a method is adding a file: nothing else lists them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from selrel.engine import Forward
+
+
+class Explain(Protocol):
+    """The call signature of a method."""
+
+    def __call__(self, forward: Forward, targets: Tensor, **settings: Any) -> Tensor:
+        """Explain the logit of each clip's target.
+
+        Parameters
+        ----------
+        forward
+            The forward pass of a batch of clips.
+        targets
+            int64 (clip,): the output to explain.
+
+        Returns
+        -------
+        (clip, time, height, width): signed relevance, summed over colour channels.
+        """
+        ...
+
+
+def methods() -> tuple[str, ...]:
+    """Return the names of all methods, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def method(name: str) -> Explain:
+    """Return a method by its name.
+
+    Raises
+    ------
+    ValueError
+        Listing the known names.
+    """
+    if name not in methods():
+        raise ValueError(f"unknown method {name!r}; known methods: {', '.join(methods())}")
+    explain: Explain = importlib.import_module(f"{__name__}.{name}").explain
+    return explain
+
+
+def default_settings(name: str) -> dict[str, Any]:
+    """Return the settings of a method and their default values, read from its signature."""
+    parameters = inspect.signature(method(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

@@ -1,0 +1,192 @@
+"""Deep Taylor decomposition.
+
+Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition"
+(the z+ and zB rules); on 3D CNNs as Hiley et al. 2020. No bias enters a denominator, and 0/0 is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selrel.engine import Forward, Rule, Step, gradient_rule
+from selrel.engine.operations import Addition, Average, Convolution, Linear, Relu
+
+# Smaller denominators are sums in which every summand is 0.
+_TINY = 1e-30
+
+
+def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Tensor:
+    """Decompose the target's logit into the relevance of every voxel.
+
+    Parameters
+    ----------
+    forward, targets
+        A forward pass of clips and the output to explain for each.
+    alpha
+        Weight of the positive contributions, at least 1; the negative ones weigh beta = alpha - 1.
+        1 is deep Taylor.
+    start
+        "one": the cube says which share of the decision lies where, and sums to 1. "logit": in
+        units of the logit.
+
+    Returns
+    -------
+    (clip, time, height, width). With alpha = 1, it sums to its start wherever no denominator is 0.
+    """
+    if alpha < 1:
+        raise ValueError(f"alpha is {alpha}; it must be at least 1 (1 is deep Taylor)")
+    relevance = forward.backward(
+        relevance_rule(alpha), forward.at_target(targets, amount(forward, targets, start))
+    )
+    return relevance.sum(dim=1)
+
+
+def amount(forward: Forward, targets: Tensor, start: str) -> Tensor:
+    """What a cube starts from, (clip,): ones, or the targets' logits."""
+    if start == "one":
+        return torch.ones(len(targets), dtype=forward.logits.dtype, device=forward.logits.device)
+    if start == "logit":
+        return forward.logits.gather(1, targets[:, None])[:, 0]
+    raise ValueError(f"unknown start {start!r}; allowed: one, logit")
+
+
+def conservation_error(relevance: Tensor, start: Tensor | float = 1.0) -> Tensor:
+    """Return |sum of the cube - start|, relative to the start, float64 (clip,)."""
+    total = relevance.double().sum(dim=(1, 2, 3))
+    start = torch.as_tensor(start, dtype=torch.float64, device=total.device)
+    return (total - start).abs() / start.abs().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def relevance_rule(alpha: float) -> Rule:
+    """Return the rule of deep Taylor decomposition for every kind of operation."""
+
+    def rule(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
+        operation = step.node.operation
+        if isinstance(operation, Convolution | Linear):
+            return (_layer(step, operation, relevance, alpha),)
+        if isinstance(operation, Relu):
+            return (relevance,)
+        if isinstance(operation, Average):
+            return (_in_proportion(step, relevance),)
+        if isinstance(operation, Addition):
+            return _by_positive_parts(step, relevance)
+        # Max pooling gives it to the winner; what only moves values moves relevance back.
+        return gradient_rule(step, relevance)
+
+    return rule
+
+
+Layer = Convolution | Linear
+
+
+def _layer(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
+    source = step.node.inputs[0]
+    if source == 0 or step.graph.nodes[source - 1].moves_pixels:
+        return _z_b(step, layer, relevance)
+    if not step.graph.nodes[source - 1].nonnegative:
+        return _signed(step, layer, relevance, alpha)
+    positive = layer.convolve(step.inputs[0], layer.positive)
+    if alpha == 1:
+        return _z_plus(step, layer, relevance, positive)
+    return _alpha_beta(step, layer, relevance, positive, alpha)
+
+
+def _z_plus(step: Step, layer: Layer, relevance: Tensor, denominator: Tensor) -> Tensor:
+    """R_in = a * W+^T (R_out / (W+ a)), for a >= 0."""
+    (a,) = step.inputs
+    share = _divide(relevance, denominator)
+    return layer.transpose(share, layer.positive, a).mul_(a)
+
+
+def _alpha_beta(step: Step, layer: Layer, relevance: Tensor, positive: Tensor, alpha: float) -> Tensor:
+    """Alpha times the z+ rule minus beta times the same for W-, for a >= 0.
+
+    W- a = (output - bias) - W+ a needs no convolution. Where a rectifier has overwritten the output,
+    both agree at every place that relevance arrives.
+    """
+    (a,) = step.inputs
+    negative = step.output - layer.bias_view() - positive
+    # Exact zeros come out of the subtraction as rounding noise, which must not divide.
+    noise = 1e-6 * positive
+    blame = _divide(relevance, -negative, smallest=noise) * -1.0
+    credit = _divide(relevance, positive)
+    # Where nothing inhibits, the positive part must carry everything, or relevance would be made.
+    weight = torch.where(-negative > noise, alpha, 1.0)
+    found = layer.transpose(credit * weight, layer.positive, a)
+    found -= (alpha - 1) * layer.transpose(blame, layer.negative, a)
+    return found.mul_(a)
+
+
+def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
+    """The alpha-beta rule for inputs of both signs: contributions a W split by their own sign."""
+    (a,) = step.inputs
+    above, below = a.clamp(min=0), a.clamp(max=0)
+
+    def part(first: Tensor, second: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda share: (
+            layer.transpose(share, first, a) * above + layer.transpose(share, second, a) * below
+        )
+
+    excite = layer.convolve(above, layer.positive) + layer.convolve(below, layer.negative)
+    credit = part(layer.positive, layer.negative)
+    if alpha == 1:
+        return credit(_divide(relevance, excite))
+    inhibit = layer.convolve(above, layer.negative) + layer.convolve(below, layer.positive)
+    weight = torch.where(inhibit < -_TINY, alpha, 1.0)
+    blame = part(layer.negative, layer.positive)
+    return credit(_divide(relevance, excite) * weight) + (alpha - 1) * blame(_divide(relevance, -inhibit))
+
+
+def _z_b(step: Step, layer: Layer, relevance: Tensor) -> Tensor:
+    """R_in = x W^T s - l W+^T s - h W-^T s, s = R_out / (W x - W+ l - W- h), for l <= x <= h.
+
+    With W- = W - W+ this is (x - h) W^T s + (h - l) W+^T s; the denominator follows from the output
+    and a constant of the model, so no further convolution of x is needed.
+    """
+    (x,) = step.inputs
+    low, high = step.graph.bound_images(step.node.inputs[0])
+
+    def corner() -> Tensor:
+        return layer.convolve(low, layer.positive) + layer.convolve(high, layer.negative) + layer.bias_view()
+
+    denominator = step.output - step.graph.remember(("zB corner", step.node.name), corner)
+    share = _divide(relevance, denominator)
+    found = layer.transpose(share, layer.weight, x) * (x - high)
+    return found.addcmul_(layer.transpose(share, layer.positive, x), high - low)
+
+
+def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
+    """An average: in proportion to the positive part of its inputs; equally where none is positive."""
+    average = step.node.operation
+    a = step.inputs[0].clamp(min=0)
+    total, _ = average.forward(a)
+    count, _ = average.forward(torch.ones_like(a))
+    orphans = torch.where(total <= _TINY, relevance / count, 0.0)
+    (spread,) = average.pullback(_divide(relevance, total), (a,), None)
+    (equally,) = average.pullback(orphans, (a,), None)
+    return equally.addcmul_(spread, a)
+
+
+def _by_positive_parts(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
+    """A sum: in proportion to the positive parts of its summands; equally where none is positive.
+
+    Never by the signed sum, which blows up where summands cancel.
+    """
+    first, second = (a.clamp(min=0) for a in step.inputs)
+    total = first + second
+    share = first.div_(total).masked_fill_(total <= _TINY, 0.5).mul_(relevance)
+    return share, relevance - share
+
+
+def _divide(relevance: Tensor, denominator: Tensor, *, smallest: Tensor | None = None) -> Tensor:
+    """Divide, 0 where the denominator is 0. Overwrites the denominator."""
+    if smallest is not None:
+        denominator = denominator.masked_fill(denominator <= smallest, math.inf)
+    # R / inf is exactly 0, in one pass and without a mask in memory.
+    denominator = F.threshold(denominator, _TINY, math.inf, inplace=True)
+    return torch.div(relevance, denominator, out=denominator)

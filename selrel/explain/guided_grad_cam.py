@@ -1,0 +1,19 @@
+"""Guided Grad-CAM: Selvaraju et al. 2017."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from selrel.engine import Forward
+from selrel.explain import grad_cam, guided_backprop
+
+
+def explain(forward: Forward, targets: Tensor) -> Tensor:
+    """Multiply guided backpropagation by Grad-CAM.
+
+    Returns
+    -------
+    (clip, time, height, width): signed like guided backpropagation.
+    """
+    guided = forward.once(guided_backprop.explain, targets, {})
+    return guided * forward.once(grad_cam.explain, targets, {})
