@@ -1,0 +1,116 @@
+"""All scores of one clip: every method, every sigma."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from selrel.motion import Rule, known, moving
+from selrel.scores import agreement, precision, selectivity
+from selrel.scores.nested import reach
+from selrel.selective import SelectiveParameters, check_sigmas, levels
+
+Row = dict[str, str | int | float | None]
+Cube = npt.NDArray[np.float32]
+
+
+def score_clip(
+    relevance: Mapping[str, Cube],
+    flow: npt.NDArray[Any],
+    n_valid: int,
+    *,
+    sigmas: Sequence[float],
+    parameters: SelectiveParameters,
+    rule: Rule = "tau",
+    tau: float = 0.5,
+) -> tuple[list[Row], list[Row]]:
+    """Score the explanations of one clip against its motion, and against each other.
+
+    Parameters
+    ----------
+    relevance : mapping of method to float32 array, (time, y, x)
+        Signed baseline relevance.
+    flow : float array, (time, y, x, 2)
+        Pixels per frame; NaN where unknown.
+    n_valid : int
+        Frames before the padding; no other frame is counted.
+    sigmas : sequence of float
+        Selective thresholds to score beside the baseline; ``parameters.sigma`` is not read.
+    parameters : SelectiveParameters
+        All other choices of the selective step.
+    rule, tau
+        When a voxel moves (`selrel.motion.moving`).
+
+    Returns
+    -------
+    scores : list of dict
+        A row for each method and map, sigma ascending and 0 for the baseline: ``method``, ``sigma``,
+        the sums and counts, then the ratios.
+    agreements : list of dict
+        A row for each pair of methods (``method_a``, ``method_b``, in the order given) and sigma.
+
+    Raises
+    ------
+    ValueError
+        If a cube's shape is not the flow's, a valid frame holds relevance that is not finite, or
+        n_valid, a sigma, the rule or tau is not allowed.
+    """
+    check_sigmas(sigmas)
+    steps = sorted(set(sigmas))
+    _check_cubes(relevance, flow, n_valid)
+    counted = known(flow)
+    counted[n_valid:] = False
+    moves = moving(flow, rule=rule, tau=tau)[counted]
+    voxels = {"voxels": n_valid * flow.shape[1] * flow.shape[2]}
+    maps = [0.0, *map(float, steps)]
+    scores: list[Row] = []
+    reaches = {}
+    for method, cube in relevance.items():
+        selected = levels(torch.from_numpy(cube), n_valid, steps, parameters).numpy()
+        reaches[method] = reach(cube[counted], selected[counted])
+        for sigma, row in zip(maps, _map_rows(cube[counted], moves, reaches[method], len(maps)), strict=True):
+            scores.append({"method": method, "sigma": sigma, **voxels, **row})
+    return scores, _agreement_rows(reaches, maps)
+
+
+def _map_rows(cube: Cube, moves: npt.NDArray[np.bool_], reached: npt.NDArray[np.intp], n: int) -> list[Row]:
+    """Counts and ratios of one method's maps, the baseline first."""
+    counts = precision.nested_counts(cube, moves, reached, n)
+    areas = precision.nested_area_matched(cube, moves, reached, n)
+    baseline = {
+        "baseline_voxels": counts[0]["relevant_voxels"],
+        "baseline_relevance": counts[0]["positive_relevance"],
+    }
+    return [
+        {**row, **baseline, **precision.ratios(row), **selectivity.ratios(row | baseline), **area}
+        for row, area in zip(counts, areas, strict=True)
+    ]
+
+
+def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.intp]], maps: Sequence[float]) -> list[Row]:
+    rows: list[Row] = []
+    for a, b in combinations(reaches, 2):
+        counts = agreement.nested_counts(reaches[a], reaches[b], len(maps))
+        for sigma, row in zip(maps, counts, strict=True):
+            rows.append({"method_a": a, "method_b": b, "sigma": sigma, **row, **agreement.ratios(row)})
+    return rows
+
+
+def _check_cubes(relevance: Mapping[str, Cube], flow: npt.NDArray[Any], n_valid: int) -> None:
+    if not 1 <= n_valid <= len(flow):
+        raise ValueError(f"n_valid is {n_valid}; a clip of {len(flow)} frames has 1 to {len(flow)}")
+    for method, cube in relevance.items():
+        if cube.shape != flow.shape[:-1]:
+            raise ValueError(
+                f"relevance of {method} has shape {cube.shape}, the flow {flow.shape}; "
+                "both must be of the same clip, (time, y, x) and (time, y, x, 2)"
+            )
+        unknown = np.count_nonzero(~np.isfinite(cube[:n_valid]))
+        if unknown:
+            raise ValueError(
+                f"relevance of {method} has {unknown} values that are not finite in {n_valid} valid frames; "
+                "its block is missing or damaged, explain it again"
+            )
