@@ -1,0 +1,359 @@
+"""Zarr groups that are made once from a template and then written in whole blocks of clips.
+
+A block is one shard of every large array and one chunk of every small one, so each object in
+the store has exactly one writer. The chunk inside a shard is one clip.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from storage.layout import Root, content_hash
+from storage.receipts import array_sha256
+
+Attributes = Mapping[str, Any]
+
+
+class TemplateMismatch(ValueError):
+    """A group that is there already, made from another template."""
+
+
+class MissingBlock(FileNotFoundError):
+    """Clips that were asked for and were never written, or were lost."""
+
+
+class DamagedBlock(ValueError):
+    """Clips whose bytes do not decode, or whose checksum does not fit."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array that is written in blocks: its first axis is the clip.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Names of the axes.
+    shape : tuple of int
+        Sizes of the axes.
+    dtype : dtype
+        Of the stored values.
+    fill : float or int
+        What a clip that was never written reads as.
+    attrs : mapping
+        JSON attributes.
+    one_clip_a_chunk : bool
+        Whether a clip can be read by itself (large arrays), or only the block (small ones).
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    fill: float | int
+    attrs: Attributes = field(default_factory=dict)
+    one_clip_a_chunk: bool = True
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A small array that is written whole when the group is made; numbers or text."""
+
+    dims: tuple[str, ...]
+    values: NDArray[Any]
+    attrs: Attributes = field(default_factory=dict)
+
+
+def blocks(n_clips: int, block_clips: int) -> list[tuple[int, int]]:
+    """Half-open clip ranges of all blocks, in order; the last one may be shorter.
+
+    Raises
+    ------
+    ValueError
+        If a block would hold no clip.
+    """
+    if block_clips < 1:
+        raise ValueError(f"block_clips is {block_clips}: give 1 or more clips a block (64 is usual)")
+    return [(start, min(start + block_clips, n_clips)) for start in range(0, n_clips, block_clips)]
+
+
+def create_group(
+    root: Root,
+    path: str,
+    variables: Mapping[str, Variable],
+    coordinates: Mapping[str, Coordinate],
+    block_clips: int,
+    attrs: Attributes | None,
+) -> None:
+    """Create a group from its template, so that every later write is a whole block.
+
+    Parameters
+    ----------
+    root, path
+        Where the group lies.
+    variables : mapping of str to Variable
+        The arrays that are written in blocks.
+    coordinates : mapping of str to Coordinate
+        The arrays that are written here, at once.
+    block_clips : int
+        Clips of a block.
+    attrs : mapping, optional
+        JSON attributes of the group.
+
+    Raises
+    ------
+    TemplateMismatch
+        If the group is there already and was made otherwise. If it was made the same, nothing
+        happens; if its making was cut short, it is made anew.
+    """
+    blocks(1, block_clips)
+    template = _template(variables, coordinates, block_clips, attrs)
+    if _made_from(root, path) is not None:
+        _check_template(root, path, template)
+        return
+    group = zarr.open_group(root.zarr_store(path), mode="a", zarr_format=3, use_consolidated=False)
+    for name, variable in variables.items():
+        _create_variable(group, name, variable, block_clips)
+    for name, coordinate in coordinates.items():
+        _create_coordinate(group, name, coordinate)
+    _finish(group, coordinates, template, attrs)
+
+
+def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Write one whole block of one or more arrays.
+
+    Parameters
+    ----------
+    root, path
+        Where the group lies.
+    start : int
+        First clip of the block.
+    arrays : mapping of str to array of shape (clips of the block, ...)
+        Values by array name, in the array's own dtype.
+
+    Returns
+    -------
+    dict of str to str
+        `storage.receipts.array_sha256` by array name, for the receipt.
+
+    Raises
+    ------
+    ValueError
+        If the values do not cover exactly one block, or dtype or shape differ.
+    FileNotFoundError
+        If there is no such group.
+    """
+    group = _open(root, path, mode="r+")
+    written = {name: _stored(group, name) for name in arrays}
+    for name, values in arrays.items():
+        _check_block(written[name], name, start, values)
+    for name, values in arrays.items():
+        _write(root, path, written[name], start, values)
+    return {name: array_sha256(values) for name, values in arrays.items()}
+
+
+def read_block(
+    root: Root, path: str, start: int, stop: int, names: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Read clips, of a block or of any range, and never take lost ones for empty ones.
+
+    Parameters
+    ----------
+    root, path
+        Where the group lies.
+    start, stop : int
+        The clips, half open.
+    names : sequence of str, optional
+        The arrays; all that are written in blocks if absent.
+
+    Returns
+    -------
+    dict of str to array
+        Values by array name, bit for bit as they were written.
+
+    Raises
+    ------
+    MissingBlock
+        If one of the clips' objects is not there.
+    DamagedBlock
+        If one of them does not decode to what was written.
+    """
+    group = _open(root, path, mode="r")
+    chosen = _block_arrays(group) if names is None else names
+    return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
+
+
+def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:
+    block = (block_clips, *variable.shape[1:])
+    group.create_array(
+        name,
+        shape=variable.shape,
+        dtype=variable.dtype,
+        chunks=(1, *variable.shape[1:]) if variable.one_clip_a_chunk else block,
+        shards=block if variable.one_clip_a_chunk else None,
+        compressors=_compressor(),
+        fill_value=variable.fill,
+        dimension_names=variable.dims,
+        attributes=dict(variable.attrs),
+        overwrite=True,
+    )
+
+
+def _create_coordinate(group: zarr.Group, name: str, coordinate: Coordinate) -> None:
+    text = coordinate.values.dtype.kind == "U"
+    array = group.create_array(
+        name,
+        shape=coordinate.values.shape,
+        # The fixed-length kind of text has no specification in zarr 3, this one has.
+        dtype="string" if text else coordinate.values.dtype,
+        chunks=coordinate.values.shape,
+        compressors=_compressor(),
+        dimension_names=coordinate.dims,
+        attributes=dict(coordinate.attrs),
+        overwrite=True,
+        config={"write_empty_chunks": True},
+    )
+    array[:] = coordinate.values.astype(object) if text else coordinate.values
+
+
+def _finish(
+    group: zarr.Group, coordinates: Mapping[str, Coordinate], template: str, attrs: Attributes | None
+) -> None:
+    named = " ".join(sorted(name for name, coordinate in coordinates.items() if coordinate.dims != (name,)))
+    # The template is named last: a group that has it is complete.
+    group.attrs.update({**(attrs or {}), **({"coordinates": named} if named else {}), "template": template})
+    with warnings.catch_warnings():
+        # xarray warns without it; the arrays of a group never change after this, so it can't go stale.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
+
+
+def _compressor() -> ZstdCodec:
+    # Plain zstd lets flipped bits through silently.
+    return ZstdCodec(level=1, checksum=True)
+
+
+def _template(
+    variables: Mapping[str, Variable],
+    coordinates: Mapping[str, Coordinate],
+    block_clips: int,
+    attrs: Attributes | None,
+) -> str:
+    arrays = {
+        name: [v.dims, v.shape, str(np.dtype(v.dtype)), str(v.fill), dict(v.attrs)]
+        for name, v in variables.items()
+    }
+    axes = {name: [c.dims, c.values.tolist(), dict(c.attrs)] for name, c in coordinates.items()}
+    return content_hash(
+        {"arrays": arrays, "axes": axes, "block_clips": block_clips, "attrs": dict(attrs or {})}
+    )
+
+
+def _made_from(root: Root, path: str) -> str | None:
+    try:
+        content = root.read_json(f"{path}/zarr.json")
+    except FileNotFoundError:
+        return None
+    if "consolidated_metadata" not in content:
+        return None
+    return str(content.get("attributes", {}).get("template"))
+
+
+def _check_template(root: Root, path: str, template: str) -> None:
+    found = _made_from(root, path)
+    if found != template:
+        raise TemplateMismatch(
+            f"{root.join(path)} was made from other clips, sizes, block size or attributes"
+            f" (template {found}, now {template}): use the same settings, or another root"
+        )
+
+
+def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
+    try:
+        return zarr.open_group(root.zarr_store(path, read_only=mode == "r"), mode=mode, zarr_format=3)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no zarr group at {root.join(path)}: has the stage that makes it run?"
+        ) from None
+
+
+def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        raise ValueError(
+            f"no array {name!r} in {group.store}: there are {', '.join(sorted(group.array_keys()))}"
+        )
+    return array
+
+
+def _block_arrays(group: zarr.Group) -> list[str]:
+    axes = {"clip", *str(group.attrs.get("coordinates", "")).split()}
+    found = {str(name): array for name, array in group.arrays()}
+    return sorted(name for name, a in found.items() if name not in axes and _dims(a)[0] == "clip")
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in array.metadata.dimension_names or ())  # type: ignore[union-attr]
+
+
+def _clips_a_block(array: zarr.Array[Any]) -> int:
+    return int((array.shards or array.chunks)[0])
+
+
+def _check_block(array: zarr.Array[Any], name: str, start: int, values: NDArray[Any]) -> None:
+    n_clips, block_clips = array.shape[0], _clips_a_block(array)
+    expected = (min(block_clips, n_clips - start), *array.shape[1:])
+    if start % block_clips or not 0 <= start < n_clips:
+        raise ValueError(
+            f"{name}: clip {start} starts no block; blocks start at 0, {block_clips}, .. below {n_clips}"
+        )
+    if values.shape != expected or values.dtype != array.dtype:
+        raise ValueError(
+            f"{name}: a block of {values.dtype} {values.shape} does not fit;"
+            f" the block at clip {start} is {array.dtype} {expected}"
+        )
+
+
+def _write(root: Root, path: str, array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None:
+    if len(values) < _clips_a_block(array):
+        # zarr merges a shard it does not fill with what is there, which fails if that is damaged.
+        root.delete(_object(path, array, start))
+    # An object that is there is how a written block of zeros differs from a lost one.
+    array.with_config({"write_empty_chunks": True})[start : start + len(values)] = values
+
+
+def _read(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
+    if not 0 <= start < stop <= array.shape[0]:
+        raise ValueError(f"{array.name}: clips {start}:{stop} are not among 0:{array.shape[0]}")
+    for first in range(start - start % _clips_a_block(array), stop, _clips_a_block(array)):
+        where = _object(path, array, first)
+        if not root.exists(where):
+            raise MissingBlock(f"{root.join(where)} is missing (clips from {first}): run again to write it")
+    with _damage(root, path, array, start, stop):
+        return np.asarray(array[start:stop])
+
+
+def _object(path: str, array: zarr.Array[Any], start: int) -> str:
+    place = (start // _clips_a_block(array), *(0 for _ in array.shape[1:]))
+    return f"{path}/{array.name.lstrip('/')}/{array.metadata.encode_chunk_key(place)}"
+
+
+@contextmanager
+def _damage(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedBlock(
+            f"{root.join(path)}{array.name} is damaged in clips {start}:{stop} ({reason}):"
+            " delete the receipts of these clips and run again"
+        ) from error

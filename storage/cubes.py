@@ -1,0 +1,330 @@
+"""The zarr groups of frames, motion and relevance, and how a finished run is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from storage.blocks import Attributes, Coordinate, Variable, blocks, create_group, read_block, write_block
+from storage.layout import Root, run_at
+
+__all__ = [
+    "UnfinishedRun",
+    "blocks",
+    "create_frames",
+    "create_motion",
+    "create_relevance",
+    "decode",
+    "encode",
+    "open_run",
+    "read_block",
+    "read_relevance",
+    "write_block",
+]
+
+PER_CLIP = ("logits", "target", "predicted", "conservation_error")
+
+Columns = Mapping[str, ArrayLike]
+
+
+class UnfinishedRun(FileNotFoundError):
+    """A run without its success marker."""
+
+
+def create_frames(
+    root: Root,
+    path: str,
+    columns: Columns,
+    *,
+    length: int,
+    height: int,
+    width: int,
+    block_clips: int = 64,
+    attrs: Attributes | None = None,
+) -> None:
+    """Create the group of decoded frames: ``frames`` (clip, time, y, x, channel) uint8 RGB.
+
+    Parameters
+    ----------
+    root, path
+        Where the group lies.
+    columns : mapping of str to array of shape (clip,)
+        One value a clip, of the index: video, class, group, start_frame, n_valid_frames, fps
+        and any other; they become coordinates. ``clip`` is 0, 1, .. if absent.
+    length, height, width : int
+        Frames of a clip, and pixels.
+    block_clips : int
+        Clips of a block.
+    attrs : mapping
+        JSON attributes of the group.
+
+    Raises
+    ------
+    TemplateMismatch
+        If the group is there already and was made otherwise; if it was made the same,
+        nothing happens.
+    """
+    sizes = (_n_clips(columns), length, height, width, 3)
+    dims = ("clip", "time", "y", "x", "channel")
+    variables = {"frames": Variable(dims, sizes, "uint8", 0, {"units": "1", "long_name": "pixel value, RGB"})}
+    coordinates = _axes(columns, length, height, width)
+    coordinates["channel"] = Coordinate(("channel",), np.array(["R", "G", "B"]))
+    create_group(root, path, variables, coordinates, block_clips, attrs)
+
+
+def create_motion(
+    root: Root,
+    path: str,
+    columns: Columns,
+    *,
+    length: int,
+    height: int,
+    width: int,
+    block_clips: int = 64,
+    attrs: Attributes | None = None,
+) -> None:
+    """Create the group of optical flow: ``flow`` (clip, time, y, x, component) float16, pixels per frame.
+
+    NaN where it is unknown. Parameters and errors as `create_frames`.
+    """
+    sizes = (_n_clips(columns), length, height, width, 2)
+    dims = ("clip", "time", "y", "x", "component")
+    about = {"units": "px/frame", "long_name": "optical flow from this frame to the next"}
+    coordinates = _axes(columns, length, height, width)
+    coordinates["component"] = Coordinate(("component",), np.array(["x", "y"]))
+    create_group(
+        root, path, {"flow": Variable(dims, sizes, "float16", np.nan, about)}, coordinates, block_clips, attrs
+    )
+
+
+def create_relevance(
+    root: Root,
+    path: str,
+    columns: Columns,
+    *,
+    methods: Mapping[str, Attributes],
+    outputs: Sequence[str],
+    length: int,
+    height: int,
+    width: int,
+    block_clips: int = 64,
+    attrs: Attributes | None = None,
+) -> None:
+    """Create the group of a run's explanations.
+
+    Holds for every method ``<method>`` (clip, time, y, x) float16 in [-1, 1] and
+    ``<method>_scale`` (clip) float32, see `encode`; ``logits`` (clip, output) float32,
+    ``target`` and ``predicted`` (clip) int32, -1 where unknown, ``conservation_error`` (clip) float32.
+
+    Parameters
+    ----------
+    root, path, columns, length, height, width, block_clips, attrs
+        As `create_frames`; ``attrs`` says at least the checkpoint's sha256 and the profile.
+    methods : mapping of str to mapping
+        Attributes of each method's array, by the method's name.
+    outputs : sequence of str
+        Names of the model's outputs, in its own order.
+
+    Raises
+    ------
+    TemplateMismatch
+        As `create_frames`.
+    ValueError
+        If a method has the name of another array.
+    """
+    n_clips = _n_clips(columns)
+    variables: dict[str, Variable] = {}
+    for method, about in methods.items():
+        variables |= _method_variables(method, about, (n_clips, length, height, width))
+    variables |= _model_variables(n_clips, len(outputs))
+    coordinates = _axes(columns, length, height, width)
+    coordinates["output"] = Coordinate(
+        ("output",), np.array(list(outputs)), {"long_name": "class of the output"}
+    )
+    _check_names(variables, coordinates, methods)
+    create_group(root, path, variables, coordinates, block_clips, attrs)
+
+
+def read_relevance(root: Root, path: str, method: str, start: int, stop: int) -> NDArray[np.float32]:
+    """Read the cubes of one method in real units: float32 (clip, time, y, x).
+
+    Errors as `read_block`.
+    """
+    found = read_block(root, path, start, stop, [method, f"{method}_scale"])
+    return decode(found[method], found[f"{method}_scale"])
+
+
+def encode(cubes: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Scale every cube by its largest magnitude and round it to float16.
+
+    The sign of every voxel survives: what would round to zero becomes the smallest float16, 6e-8
+    of the maximum, so that "relevant" (R > 0) means the same before and after. The relative
+    error is at most 2**-11, the absolute error below 6e-5 of the maximum at most 6e-8 of it.
+
+    Parameters
+    ----------
+    cubes : float32 array (clip, time, y, x)
+        Relevance.
+
+    Returns
+    -------
+    values : float16 array (clip, time, y, x)
+        In [-1, 1].
+    scale : float32 array (clip,)
+        Largest magnitude of each cube; 0 for a cube of zeros.
+
+    Raises
+    ------
+    ValueError
+        If a cube holds NaN or infinity.
+    """
+    scale = np.abs(cubes).max(axis=(1, 2, 3)).astype(np.float32)
+    if not np.isfinite(scale).all():
+        bad = np.flatnonzero(~np.isfinite(scale)).tolist()
+        raise ValueError(
+            f"cubes {bad} of the block hold NaN or infinity: relevance must be finite to be stored"
+        )
+    divisor = np.where(scale > 0, scale, np.float32(1))[:, None, None, None]
+    exact = cubes / divisor
+    values = exact.astype(np.float16)
+    lost = (values == 0) & (cubes != 0)
+    values[lost] = np.copysign(np.finfo(np.float16).smallest_subnormal, cubes[lost]).astype(np.float16)
+    return values, scale
+
+
+def decode(values: NDArray[np.float16], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring stored cubes back to real units: float32 (clip, time, y, x), the inverse of `encode`."""
+    return values.astype(np.float32) * scale[:, None, None, None]
+
+
+def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
+    """Open a run's explanations lazily, each method in real units.
+
+    Parameters
+    ----------
+    url : str
+        ``<root>/runs/<name>``, a directory, ``file://`` or ``s3://``.
+    unfinished : bool
+        Open a run that is not finished too; clips that are not written yet are NaN.
+
+    Returns
+    -------
+    xarray.Dataset
+        Every method float32 (clip, time, y, x), with the names of clips, videos and classes as
+        coordinates. Nothing of the cubes is read before it is asked for.
+
+    Raises
+    ------
+    UnfinishedRun
+        If the run has no success marker.
+    FileNotFoundError
+        If there is no such run.
+    """
+    root, run = run_at(url)
+    _check_run(root, run.relevance, run.success, unfinished)
+    store = root.zarr_store(run.relevance, read_only=True)
+    dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
+    dataset = dataset.assign_coords({name: coordinate.load() for name, coordinate in dataset.coords.items()})
+    return _in_real_units(dataset)
+
+
+def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
+    scales = {str(name): array.attrs["scale"] for name, array in dataset.items() if "scale" in array.attrs}
+    for name, scale in scales.items():
+        real = dataset[name].astype("float32") * dataset[scale]
+        real.attrs = {key: value for key, value in dataset[name].attrs.items() if key != "scale"}
+        dataset[name] = real
+    return dataset.drop_vars(list(scales.values()))
+
+
+def _check_run(root: Root, relevance: str, success: str, unfinished: bool) -> None:
+    if not root.exists(f"{relevance}/zarr.json"):
+        raise FileNotFoundError(
+            f"no explanations at {root.join(relevance)}: `selrel runs --root URL` lists the runs"
+        )
+    if not unfinished and not root.exists(success):
+        raise UnfinishedRun(
+            f"the run at {root.join(relevance)} is not finished (no {root.join(success)}):"
+            " finish it by the same `selrel explain` command, or open it with unfinished=True"
+        )
+
+
+def _method_variables(method: str, about: Attributes, shape: tuple[int, ...]) -> dict[str, Variable]:
+    scale = f"{method}_scale"
+    attrs = {"method": method, "long_name": f"{method} relevance", "units": "1", **about, "scale": scale}
+    about_scale = {"long_name": f"largest magnitude of each {method} cube", "units": attrs["units"]}
+    about_scale["comment"] = f"{method} is stored divided by it"
+    return {
+        method: Variable(("clip", "time", "y", "x"), shape, "float16", np.nan, attrs),
+        scale: _per_clip(shape[0], "float32", np.nan, about_scale),
+    }
+
+
+def _model_variables(n_clips: int, n_outputs: int) -> dict[str, Variable]:
+    logits = {"long_name": "the model's outputs before softmax", "units": "1"}
+    error = {"long_name": "relative difference of the deep Taylor cube's sum from its start", "units": "1"}
+    return {
+        "logits": Variable(("clip", "output"), (n_clips, n_outputs), "float32", np.nan, logits, False),
+        "target": _per_clip(n_clips, "int32", -1, {"long_name": "output that is explained"}),
+        "predicted": _per_clip(n_clips, "int32", -1, {"long_name": "output with the highest logit"}),
+        "conservation_error": _per_clip(n_clips, "float32", np.nan, error),
+    }
+
+
+def _per_clip(n_clips: int, dtype: DTypeLike, fill: float | int, attrs: Attributes) -> Variable:
+    return Variable(("clip",), (n_clips,), dtype, fill, attrs, one_clip_a_chunk=False)
+
+
+def _n_clips(columns: Columns) -> int:
+    lengths = {name: len(np.asarray(values)) for name, values in columns.items()}
+    if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(
+            f"columns must hold one value a clip, and one clip or more; their lengths are {lengths}"
+        )
+    return next(iter(lengths.values()))
+
+
+def _axes(columns: Columns, length: int, height: int, width: int) -> dict[str, Coordinate]:
+    of_clips = {"clip": np.arange(_n_clips(columns)), **{name: np.asarray(v) for name, v in columns.items()}}
+    axes = {name: Coordinate(("clip",), _plain(name, values)) for name, values in of_clips.items()}
+    axes["time"] = _time_axis(of_clips.get("fps"), length)
+    for name, size in (("y", height), ("x", width)):
+        axes[name] = Coordinate((name,), np.arange(size), {"units": "px"})
+    return axes
+
+
+def _time_axis(fps: NDArray[Any] | None, length: int) -> Coordinate:
+    known = np.array([]) if fps is None else fps[np.isfinite(fps) & (fps > 0)]
+    if not known.size:
+        return Coordinate(
+            ("time",), np.arange(length), {"units": "frame", "long_name": "frame within the clip"}
+        )
+    # One axis for all clips: the lower middle value is a rate that videos really have.
+    usual = float(np.sort(known)[(known.size - 1) // 2])
+    about = {"units": "s", "long_name": "time within the clip", "fps": usual}
+    if (known != usual).any():
+        about["comment"] = "of the usual frame rate; fps holds the rate of each clip's video"
+    return Coordinate(("time",), np.arange(length) / usual, about)
+
+
+def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind in "biufU" and values.ndim == 1:
+        return values
+    if values.ndim == 1 and all(isinstance(value, str) for value in values.tolist()):
+        return np.array(values.tolist(), dtype=str)
+    raise ValueError(f"column {name!r} has dtype {values.dtype}: give one number or one string a clip")
+
+
+def _check_names(
+    variables: Mapping[str, Any], coordinates: Mapping[str, Any], methods: Mapping[str, Any]
+) -> None:
+    expected = 2 * len(methods) + len(PER_CLIP)
+    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(PER_CLIP)))
+    if taken or len(variables) != expected:
+        raise ValueError(
+            f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"
+        )

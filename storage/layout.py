@@ -1,0 +1,417 @@
+"""Where everything lies under a root, and how bytes get there and back, on a disk or on S3."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import fsspec  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from zarr.storage import FsspecStore, LocalStore
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
+
+
+class UnusableRoot(ValueError):
+    """A root that names no place, or a place that can't be written."""
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """The files of one data set in one view, relative to the root."""
+
+    directory: str
+
+    @property
+    def description(self) -> str:
+        """What the data set was made from, as JSON: the inputs of its id."""
+        return f"{self.directory}/dataset.json"
+
+    @property
+    def index(self) -> str:
+        """Parquet, one row a clip."""
+        return f"{self.directory}/index.parquet"
+
+    @property
+    def exclusions(self) -> str:
+        """Parquet, one row for every video or clip left out."""
+        return f"{self.directory}/exclusions.parquet"
+
+    @property
+    def frames(self) -> str:
+        """The zarr group of the decoded frames."""
+        return f"{self.directory}/frames.zarr"
+
+    @property
+    def motion(self) -> str:
+        """The zarr group of the optical flow."""
+        return f"{self.directory}/motion.zarr"
+
+    def receipts(self, stage: str, block: int) -> str:
+        """Receipt of one block of one stage."""
+        return _receipt(self.directory, stage, block)
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run, relative to the root."""
+
+    directory: str
+
+    @property
+    def name(self) -> str:
+        """Name of the run: ``<checkpoint-name>-<run-id>``."""
+        return self.directory.rsplit("/", 1)[-1]
+
+    @property
+    def run_json(self) -> str:
+        """Everything that made the run, as JSON."""
+        return f"{self.directory}/run.json"
+
+    @property
+    def relevance(self) -> str:
+        """The zarr group of the explanations."""
+        return f"{self.directory}/relevance.zarr"
+
+    def receipts(self, stage: str, block: int) -> str:
+        """Receipt of one block of one stage."""
+        return _receipt(self.directory, stage, block)
+
+    @property
+    def scores(self) -> str:
+        """The directory of the score tables, one file a block."""
+        return f"{self.directory}/scores"
+
+    def score(self, block: int) -> str:
+        """Parquet, the score rows of one block."""
+        return f"{self.scores}/{_block_name(block)}.parquet"
+
+    @property
+    def tables(self) -> str:
+        """The directory of the aggregated tables."""
+        return f"{self.directory}/tables"
+
+    def table(self, name: str) -> str:
+        """Parquet, one aggregated table."""
+        return f"{self.tables}/{_checked_name('table', name)}.parquet"
+
+    @property
+    def overhead(self) -> str:
+        """The measured times of each explanation, as JSON; never part of a hash."""
+        return f"{self.directory}/overhead.json"
+
+    @property
+    def report(self) -> str:
+        """The page a person opens."""
+        return f"{self.directory}/report/index.html"
+
+    def media(self, name: str) -> str:
+        """One picture or clip of the report."""
+        return f"{self.directory}/report/media/{_checked_name('media file', name)}"
+
+    @property
+    def success(self) -> str:
+        """The marker of a finished run, written last."""
+        return f"{self.directory}/_SUCCESS.json"
+
+
+@dataclass(frozen=True)
+class Root:
+    """One place for all data sets and runs, named by a directory, ``file://`` or ``s3://`` URL.
+
+    Paths given to its methods are relative to it and use ``/``. It holds no connection, so it
+    can be sent to a worker. S3 credentials and the endpoint come from the usual AWS chain of
+    the process that reads or writes, never from the URL.
+
+    Parameters
+    ----------
+    url : str
+        A directory (made absolute), ``file:///directory`` or ``s3://bucket/prefix``.
+
+    Raises
+    ------
+    UnusableRoot
+        If the URL names none of these.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        """Bring the URL into its one form: an absolute directory or ``s3://bucket/prefix``."""
+        object.__setattr__(self, "url", _normalised(os.fspath(self.url)))
+
+    def __str__(self) -> str:
+        """Return the URL."""
+        return self.url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a directory of this machine."""
+        return not self.url.startswith("s3://")
+
+    def dataset(self, dataset_id: str) -> DatasetPaths:
+        """Paths of the data set with this id."""
+        return DatasetPaths(f"datasets/{_checked_name('data set id', dataset_id)}")
+
+    def run(self, name: str) -> RunPaths:
+        """Paths of the run with this name."""
+        return RunPaths(f"runs/{_checked_name('run name', name)}")
+
+    def join(self, path: str) -> str:
+        """Full directory or URL of a path under the root.
+
+        Raises
+        ------
+        ValueError
+            If the path leaves the root.
+        """
+        parts = path.split("/") if path else []
+        if any(part in ("", ".", "..") for part in parts):
+            raise ValueError(
+                f"path {path!r} does not stay under {self.url}: use relative names joined by '/'"
+            )
+        return "/".join([self.url.rstrip("/"), *parts])
+
+    def read_bytes(self, path: str) -> bytes:
+        """Contents of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
+        full = self.join(path)
+        try:
+            data = Path(full).read_bytes() if self.is_local else _s3().cat_file(full)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"no file {full}") from None
+        return bytes(data)
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a file so that a reader sees all of it or none, whatever happens meanwhile."""
+        full = self.join(path)
+        if self.is_local:
+            _replace_file(Path(full), data)
+        else:
+            _s3().pipe_file(full, data)
+
+    def read_json(self, path: str) -> Any:
+        """Parsed contents of a JSON file.
+
+        Raises
+        ------
+        ValueError
+            If the file is not JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(path))
+        except ValueError:
+            raise ValueError(
+                f"{self.join(path)} is not JSON: it is damaged; delete it and run again"
+            ) from None
+
+    def write_json(self, path: str, value: object) -> None:
+        """Write a value as JSON with sorted keys: the same value always gives the same bytes."""
+        text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+        self.write_bytes(path, (text + "\n").encode())
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+        full = self.join(path)
+        return Path(full).exists() if self.is_local else bool(_s3().exists(full))
+
+    def listdir(self, path: str) -> list[str]:
+        """Sorted names in a directory, without hidden ones; empty if it is absent."""
+        full = self.join(path)
+        try:
+            found = os.listdir(full) if self.is_local else _s3().ls(full, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def delete(self, path: str) -> None:
+        """Delete a file; nothing happens if it is absent."""
+        full = self.join(path)
+        if self.is_local:
+            Path(full).unlink(missing_ok=True)
+        else:
+            _s3().call_s3("delete_object", Bucket=_bucket(full), Key=_key(full))
+
+    def zarr_store(self, path: str, *, read_only: bool = False) -> LocalStore | FsspecStore:
+        """Return the zarr store at a path, for one group."""
+        full = self.join(path)
+        if self.is_local:
+            return LocalStore(full, read_only=read_only)
+        return FsspecStore.from_url(full, storage_options=_s3_options(), read_only=read_only)
+
+    def check_writable(self) -> None:
+        """Write and delete a small file, so that a run fails before its work and not after.
+
+        Raises
+        ------
+        UnusableRoot
+            If the root can't be written; one line says why.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        with _unusable(self.url):
+            self.write_bytes(probe, b"probe")
+            self.delete(probe)
+
+    def free_bytes(self) -> int | None:
+        """Free space for this user under a local root; None on S3, where nobody can tell."""
+        if not self.is_local:
+            return None
+        path = Path(self.url)
+        while not path.exists():
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+
+def run_at(url: str) -> tuple[Root, RunPaths]:
+    """Root and paths of the run at ``<root>/runs/<name>``.
+
+    Raises
+    ------
+    ValueError
+        If the URL does not end like that.
+    """
+    head, _, name = _normalised(url).rpartition("/")
+    root, _, runs = head.rpartition("/")
+    if runs != "runs" or not root:
+        raise ValueError(
+            f"{url!r} is not a run: give <root>/runs/<name>; `selrel runs --root URL` lists them"
+        )
+    return Root(root), Root(root).run(name)
+
+
+def run_name(checkpoint_name: str, run_id: str) -> str:
+    """Directory name of a run: the checkpoint's name in plain characters, then the run's id."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", checkpoint_name).strip("-.") or "checkpoint"
+    return f"{plain[:80]}-{run_id}"
+
+
+def content_hash(value: object) -> str:
+    """Sixteen hex digits of the sha256 of a JSON value in canonical form.
+
+    The order of keys and the kind of sequence do not matter; ``1`` and ``1.0`` differ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the value is not plain JSON, NaN and infinity included.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _normalised(url: str) -> str:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", url)
+    if not url.strip():
+        raise UnusableRoot(f"an empty root names no place: give {_ALLOWED}")
+    if scheme is None:
+        return os.path.abspath(os.path.expanduser(url))
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return os.path.abspath(url2pathname(parts.path))
+    if parts.scheme == "s3":
+        return _normalised_s3(url)
+    raise UnusableRoot(f"root {_without_secret(url)!r} can't be used: give {_ALLOWED}")
+
+
+def _normalised_s3(url: str) -> str:
+    bucket, *prefix = url.removeprefix("s3://").rstrip("/").split("/")
+    if "@" in bucket or ":" in bucket:
+        raise UnusableRoot(
+            "an s3:// root must not hold keys, a host or a port: give s3://bucket/prefix, and the rest by"
+            " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL or the AWS configuration files"
+        )
+    sound = all(part not in ("", ".", "..") and not re.search(r"[?#*\[\x00-\x1f]", part) for part in prefix)
+    if not _BUCKET.fullmatch(bucket) or not sound:
+        raise UnusableRoot(f"root {url!r} can't be used: give s3://bucket/prefix with plain names")
+    return "s3://" + "/".join([bucket, *prefix])
+
+
+def _without_secret(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//...@", url)
+
+
+def _checked_name(kind: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} {name!r} is not allowed: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _block_name(block: int) -> str:
+    return f"{block:06d}"
+
+
+def _receipt(directory: str, stage: str, block: int) -> str:
+    return f"{directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            # A receipt must not outlive a power cut as an empty file.
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _unusable(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BotoCoreError, ClientError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UnusableRoot(
+            f"root {url} can't be written: {reason}; give another one, or access to it"
+        ) from error
+
+
+def _s3_options() -> dict[str, Any]:
+    # Many S3 servers reject the checksum trailers botocore sends by default; receipts carry our own hashes.
+    config: dict[str, Any] = {
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if _has_own_endpoint(os.environ):
+        # bucket.host resolves at AWS; a server of one's own seldom has such names.
+        config["s3"] = {"addressing_style": "path"}
+    return {"config_kwargs": config, "use_listings_cache": False}
+
+
+def _has_own_endpoint(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+
+
+def _s3() -> Any:
+    return fsspec.filesystem("s3", **_s3_options())
+
+
+def _bucket(url: str) -> str:
+    return url.removeprefix("s3://").split("/", 1)[0]
+
+
+def _key(url: str) -> str:
+    return url.removeprefix("s3://").split("/", 1)[1]

@@ -1,0 +1,114 @@
+"""Runs: the description each one starts with, the marker it ends with, and the list of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage.layout import Root, RunPaths
+
+
+class FinishedRun(ValueError):
+    """A run that may not be changed any more."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a root.
+
+    Parameters
+    ----------
+    name : str
+        ``<checkpoint-name>-<run-id>``.
+    url : str
+        Where it lies.
+    description : dict
+        Its run.json; empty if that is absent or damaged.
+    summary : dict or None
+        Its success marker; None if it is not finished.
+    note : str
+        What is wrong with it, in words; empty if nothing is.
+    """
+
+    name: str
+    url: str
+    description: dict[str, Any]
+    summary: dict[str, Any] | None
+    note: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.summary is not None
+
+
+def write_run(root: Root, paths: RunPaths, description: Mapping[str, Any]) -> None:
+    """Write run.json: every parameter, file hash, library version and device of a run.
+
+    Raises
+    ------
+    FinishedRun
+        If the run is finished and its description is another one.
+    """
+    if is_finished(root, paths):
+        if read_run(root, paths) != dict(description):
+            raise FinishedRun(
+                f"run {paths.name} is finished and never changed: other settings make another run"
+            )
+        return
+    root.write_json(paths.run_json, dict(description))
+
+
+def read_run(root: Root, paths: RunPaths) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such run.
+    ValueError
+        If the file is damaged.
+    """
+    return _mapping(root, paths.run_json)
+
+
+def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> None:
+    """Write the success marker, after everything else; one that is there already stays as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run has no run.json.
+    """
+    read_run(root, paths)
+    if not is_finished(root, paths):
+        root.write_json(paths.success, dict(summary))
+
+
+def is_finished(root: Root, paths: RunPaths) -> bool:
+    """Whether the run has its success marker."""
+    return root.exists(paths.success)
+
+
+def list_runs(root: Root) -> list[Run]:
+    """All runs under a root, sorted by name, finished or not; a damaged one is listed with a note."""
+    return [_run(root, root.run(name)) for name in root.listdir("runs")]
+
+
+def _run(root: Root, paths: RunPaths) -> Run:
+    url = root.join(paths.directory)
+    description: dict[str, Any] = {}
+    try:
+        description = read_run(root, paths)
+        summary = _mapping(root, paths.success) if is_finished(root, paths) else None
+    except (FileNotFoundError, ValueError) as error:
+        return Run(paths.name, url, description, None, note=str(error))
+    return Run(paths.name, url, description, summary)
+
+
+def _mapping(root: Root, path: str) -> dict[str, Any]:
+    content = root.read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{root.join(path)} holds no JSON object: it is damaged; delete it and run again")
+    return content

@@ -1,0 +1,86 @@
+"""Parquet files: written whole, the same bytes for the same table, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from storage.layout import Root
+
+
+class DamagedTable(ValueError):
+    """A file that can't be read as the table it should be."""
+
+
+def write_table(root: Root, path: str, table: pa.Table | pd.DataFrame) -> str:
+    """Write a table as one parquet file, atomically.
+
+    Parameters
+    ----------
+    root : Root
+        Where everything lies.
+    path : str
+        File under the root.
+    table : pyarrow.Table or pandas.DataFrame
+        The rows; a frame's index is dropped.
+
+    Returns
+    -------
+    str
+        sha256 of the file, for a receipt. The same table gives the same bytes with the same
+        version of pyarrow.
+    """
+    plain = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
+    buffer = io.BytesIO()
+    # pandas writes its own version into the metadata, which would change the bytes with it.
+    pq.write_table(
+        plain.replace_schema_metadata(None),
+        buffer,
+        compression="zstd",
+        compression_level=3,
+        version="2.6",
+        write_page_checksum=True,
+    )
+    data = buffer.getvalue()
+    root.write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_table(root: Root, path: str) -> pa.Table:
+    """Read a parquet file, with its page checksums.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is absent.
+    DamagedTable
+        If it is not the parquet file it was.
+    """
+    data = root.read_bytes(path)
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedTable(f"{root.join(path)} is damaged ({reason}): delete it and run again") from error
+
+
+def read_tables(root: Root, directory: str) -> pa.Table:
+    """Concatenate all parquet files of a directory, in the order of their names, which is block order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    names = [name for name in root.listdir(directory) if name.endswith(".parquet")]
+    if not names:
+        raise FileNotFoundError(
+            f"no parquet file in {root.join(directory)}: has the stage that writes it run?"
+        )
+    tables = [read_table(root, f"{directory}/{name}") for name in names]
+    # A column that is null in a whole block has the type null there.
+    return pa.concat_tables(tables, promote_options="default")
