@@ -1,0 +1,1 @@
+"""The flows, and how a person starts them."""

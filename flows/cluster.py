@@ -1,0 +1,218 @@
+"""Dask clusters for the fan-out: local worker processes, or an existing scheduler."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dask
+from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
+
+from flows.scratch import scratch_directory
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+)
+
+
+class ThreadLimit(WorkerPlugin):
+    """Give the arithmetic of a worker a fixed number of threads.
+
+    The environment variables reach OpenMP and BLAS, not OpenCV's own pool.
+
+    Parameters
+    ----------
+    threads : int
+        Threads of torch and of OpenCV in each worker process.
+    """
+
+    name = "selrel-thread-limit"
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def setup(self, worker: Worker) -> None:
+        """Set the limits in the worker's process; called by Dask, again after a restart."""
+        import cv2
+        import torch
+
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)
+
+
+@contextmanager
+def cluster(
+    workers: int | None = None,
+    *,
+    threads_per_worker: int | None = None,
+    scheduler: str | None = None,
+    insecure: bool = False,
+    timeout: float = 60.0,
+) -> Iterator[Client]:
+    """Open a Dask client on a private local cluster, or on an existing scheduler.
+
+    The local cluster is one process a worker, each running one block at a time, spawned (never forked),
+    listening on loopback only, with certificates of its own (another user of this machine can't submit code),
+    without a dashboard and without Dask's memory limits, which would pause or kill a worker in the middle of
+    a block. Its workers exit by themselves when this process dies, however it dies. As with any spawned
+    process, a script that uses it needs ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Worker processes of the local cluster; by default one for each CPU this process may use.
+    threads_per_worker : int, optional
+        Threads of torch, OpenCV and BLAS inside each worker; by default the CPUs divided by the workers.
+    scheduler : str, optional
+        Address of an existing scheduler, such as ``tls://host:8786``; no cluster is started then, and
+        `workers` and `threads_per_worker` must be None.
+    insecure : bool
+        Accept an unencrypted `scheduler` on another machine.
+    timeout : float
+        Seconds to wait for the scheduler and its first worker.
+
+    Yields
+    ------
+    distributed.Client
+        Connected, with at least one worker.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1, or `scheduler` is malformed, unencrypted and not on loopback, or given
+        together with settings of a local cluster.
+    ConnectionError
+        If no scheduler or no worker answers in time.
+    """
+    if scheduler is not None:
+        if workers is not None or threads_per_worker is not None:
+            raise ValueError(
+                f"workers and threads per worker can't be set on an existing scheduler ({scheduler}): "
+                "its workers decide; leave them out, or leave out the scheduler"
+            )
+        with _existing_cluster(_checked_address(scheduler, insecure), timeout) as client:
+            yield client
+        return
+    processes = _at_least_one("workers", _cpus() if workers is None else workers)
+    threads = max(1, _cpus() // processes) if threads_per_worker is None else threads_per_worker
+    with _local_cluster(processes, _at_least_one("threads per worker", threads), timeout) as client:
+        yield client
+
+
+@contextmanager
+def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
+    variables = {name: str(threads) for name in THREAD_VARIABLES}
+    with (
+        scratch_directory("dask") as directory,
+        dask.config.set(_local_settings(variables)),
+        _restored_environment(variables),
+        _start_local(workers, directory) as local,
+        Client(local, timeout=timeout) as client,
+    ):
+        client.register_plugin(ThreadLimit(threads))
+        yield client
+
+
+def _start_local(workers: int, directory: Path) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        worker_class=Nanny,
+        host="127.0.0.1",
+        protocol="tls://",
+        security=Security.temporary(),
+        dashboard_address=None,
+        worker_dashboard_address=None,
+        memory_limit=0,
+        local_directory=str(directory),
+        scheduler_kwargs={
+            # One death is enough to hand the block back: `tasks.fanout` decides what to try again.
+            "allowed_failures": 0,
+            "dashboard_address": "127.0.0.1:0",
+        },
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _local_settings(variables: dict[str, str]) -> dict[str, object]:
+    return {
+        # A zarr array on S3 that was opened before a fork hangs in the child.
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.nanny.pre-spawn-environ": variables,
+        # The pages that remain without a dashboard; nobody reads them.
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
+
+
+@contextmanager
+def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=timeout)
+    except OSError as error:
+        raise ConnectionError(
+            f"no Dask scheduler answers at {address} within {timeout:g} s: start one with `dask scheduler`, "
+            "or correct the address"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError as error:
+            raise ConnectionError(
+                f"the Dask scheduler at {address} has no worker after {timeout:g} s: "
+                f"start one with `dask worker {address}`"
+            ) from error
+        yield client
+
+
+def _checked_address(address: str, insecure: bool) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname:
+        raise ValueError(f"scheduler address {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT")
+    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+        raise ValueError(
+            f"scheduler address {address!r} is neither encrypted nor on this machine: anyone on that network "
+            "could run code on the workers; use tls://, or allow it with --insecure"
+        )
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}: give 1 or more")
+    return value
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _restored_environment(names: dict[str, str]) -> Iterator[None]:
+    """Undo what Dask does to this process's variables in order to hand them to its workers."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

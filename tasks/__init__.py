@@ -1,0 +1,1 @@
+"""Prefect tasks: read, call the core, write, return a reference."""
