@@ -1,0 +1,1 @@
+"""Files and stores: data sets, videos, checkpoints, cubes, tables and receipts."""

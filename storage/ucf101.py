@@ -1,0 +1,340 @@
+"""Reads UCF-101 as it is published: class folders of AVIs, and the lists of three splits.
+
+Soomro et al. 2012, *UCF101: a dataset of 101 human actions classes from videos in the wild*. The
+lists are only ever compared with what the folders hold: no path is built from a list entry.
+"""
+
+import difflib
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
+
+Split = Literal["train", "test", "none"]
+Subset = Literal["all", "train", "test"]
+LabelOrder = Literal["classInd", "sorted"]
+
+VIDEOS = "UCF-101"
+LISTS = "ucfTrainTestlist"
+SPLITS = (1, 2, 3)
+SUBSETS = ("all", "train", "test")
+LABEL_ORDERS = ("classInd", "sorted")
+
+_FILE_NAME = re.compile(r"v_(?P<action>\w+)_g(?P<group>\d+)_c\d+\.avi", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video on disk.
+
+    Attributes
+    ----------
+    name : str
+        Folder and file as on disk, such as ``ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi``.
+    class_name : str
+        As in classInd.txt.
+    label : int
+        From 0, in classInd.txt's order.
+    group : str
+        Videos cut from the same footage share it, such as ``ApplyEyeMakeup/g01``.
+    split : "train", "test" or "none"
+        The list that names the video; "none" when neither does.
+    path : str
+        The file.
+    size_bytes : int
+        Its size.
+    """
+
+    name: str
+    class_name: str
+    label: int
+    group: str
+    split: Split
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The videos of a data set that are on disk.
+
+    Attributes
+    ----------
+    videos : tuple of Video
+        Sorted by name.
+    classes : tuple of str
+        In classInd.txt's order.
+    absent : int
+        Entries of the lists read that are not on disk.
+    """
+
+    videos: tuple[Video, ...]
+    classes: tuple[str, ...]
+    absent: int
+
+
+def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: str = "all") -> Dataset:
+    """Read which videos of UCF-101 there are, and the class and split of each.
+
+    Parameters
+    ----------
+    data_dir : path
+        The directory that holds ``UCF-101/`` and ``ucfTrainTestlist/``.
+    split : {1, 2, 3}
+        Which of the three pairs of lists.
+    subset : {"all", "train", "test"}
+        "all" also keeps videos that neither list names.
+
+    Returns
+    -------
+    Dataset
+        The videos on disk; the absent ones are only counted.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory, its folders, a list, or every video is missing.
+    ValueError
+        If a list or a folder does not have UCF-101's form: an unknown class, a label outside
+        1..n, an entry or a link that leads out of the tree, one video in both lists.
+    """
+    _check_choices(split, subset)
+    root = os.path.abspath(os.fspath(data_dir))
+    lists, folder = _directories(root)
+    classes = read_classes(os.path.join(lists, "classInd.txt"))
+    splits = _read_splits(lists, split, subset, classes)
+    on_disk = {video.name.lower(): video for video in _videos(folder, classes, splits)}
+    kept = [video for video in on_disk.values() if subset in ("all", video.split)]
+    absent = len(splits.keys() - on_disk.keys())
+    if not kept:
+        raise FileNotFoundError(
+            f"{folder} has no video of subset {subset!r} of split {split} ({absent} are listed, "
+            f"{len(on_disk)} others are there); check --data, --split and --subset"
+        )
+    return Dataset(tuple(sorted(kept, key=lambda video: video.name)), classes, absent)
+
+
+def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read classInd.txt: the class names in label order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a line is not ``<label> <class>``, or the labels are not 1..n, each once.
+    """
+    names: dict[int, str] = {}
+    lines = list(_lines(os.fspath(path)))
+    for where, line in lines:
+        label, _, name = line.partition(" ")
+        name = name.strip()
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"{where}: {line[:80]!r} is not '<label> <class>', such as '1 ApplyEyeMakeup'")
+        if names.setdefault(_checked_label(label, len(lines), where), name) != name:
+            raise ValueError(
+                f"{where}: label {label} is already {names[int(label)]}; give each class its own"
+            )
+    if len({name.lower() for name in names.values()}) != len(lines) or not names:
+        raise ValueError(f"{path}: names {len(names)} classes in {len(lines)} lines; give one line a class")
+    return tuple(names[label] for label in sorted(names))
+
+
+def draw_subset(videos: Sequence[Video], n: int, *, seed: int) -> tuple[Video, ...]:
+    """Draw videos at random, as evenly over the classes as they allow.
+
+    Parameters
+    ----------
+    videos : sequence of Video
+        What to draw from.
+    n : int
+        How many; 1,010 gives 10 a class on the whole of UCF-101, as many as the paper drew.
+    seed : int
+        Another seed, another draw. The draw depends on nothing else: not on the order of `videos`,
+        the machine or a library's version.
+
+    Returns
+    -------
+    tuple of Video
+        Sorted by name. The classes take turns; one that has run out is passed over.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not in 1..len(videos).
+    """
+    if not 1 <= n <= len(videos):
+        raise ValueError(f"cannot draw {n} of {len(videos)} videos; ask for 1 to {len(videos)}")
+    by_class: dict[str, list[Video]] = defaultdict(list)
+    for video in sorted(videos, key=lambda video: _lot(seed, video.name)):
+        by_class[video.class_name].append(video)
+    turns = sorted(by_class, key=lambda class_name: _lot(seed, class_name))
+    rounds = zip_longest(*(by_class[class_name] for class_name in turns))
+    drawn = [video for turn in rounds for video in turn if video is not None][:n]
+    return tuple(sorted(drawn, key=lambda video: video.name))
+
+
+def label_index(classes: Sequence[str], order: str) -> list[int]:
+    """Map labels to the outputs of a model.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        In classInd.txt's order.
+    order : "classInd" or "sorted"
+        The order that the model was trained on. Python's `sorted` puts HammerThrow before Hammering
+        and JumpRope before JumpingJack, classInd.txt after.
+
+    Returns
+    -------
+    list of int
+        Entry k is the model's output for label k.
+
+    Raises
+    ------
+    ValueError
+        If the order is unknown.
+    """
+    if order not in LABEL_ORDERS:
+        raise ValueError(f"label order is {order!r}; allowed: {', '.join(LABEL_ORDERS)}")
+    outputs = {name: output for output, name in enumerate(sorted(classes) if order == "sorted" else classes)}
+    return [outputs[name] for name in classes]
+
+
+def _check_choices(split: int, subset: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; allowed: {', '.join(map(str, SPLITS))}")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset is {subset!r}; allowed: {', '.join(SUBSETS)}")
+
+
+def _directories(root: str) -> tuple[str, str]:
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"{root} is not a directory; give the one that holds {VIDEOS}/ and {LISTS}/")
+    lists, folder = os.path.join(root, LISTS), os.path.join(root, VIDEOS)
+    for path in (folder, lists):
+        if not os.path.isdir(path):
+            raise FileNotFoundError(
+                f"{root} holds no {os.path.basename(path)}/; "
+                f"give the directory that holds {VIDEOS}/ and {LISTS}/"
+            )
+    return lists, folder
+
+
+def _read_splits(lists: str, split: int, subset: str, classes: Sequence[str]) -> dict[str, Split]:
+    """Read the split of every entry of the lists that matter, by lower-case name."""
+    wanted: tuple[Split, ...] = ("train", "test")
+    splits: dict[str, Split] = {}
+    for kind in wanted:
+        if subset in ("all", kind):
+            path = os.path.join(lists, f"{kind}list{split:02d}.txt")
+            for where, line in _lines(path):
+                name = _checked_entry(line, where, classes)
+                if splits.setdefault(name, kind) != kind:
+                    raise ValueError(
+                        f"{where}: {name} is in the train list too; a video belongs to one of them"
+                    )
+    return splits
+
+
+def _checked_entry(line: str, where: str, classes: Sequence[str]) -> str:
+    """Check a list entry, ``<class>/<file> [<label>]``, and give its name in lower case."""
+    name, *label = line.split()
+    folder, _, file = name.partition("/")
+    if not (re.fullmatch(r"\w+", folder) and _FILE_NAME.fullmatch(file)) or len(label) > 1:
+        raise ValueError(
+            f"{where}: {line[:80]!r} is no entry of this data set; allowed is "
+            "'<class>/v_<class>_gNN_cNN.avi <label>' inside the tree"
+        )
+    expected = _checked_class(folder, where, classes) + 1
+    if label and _checked_label(label[0], len(classes), where) != expected:
+        raise ValueError(
+            f"{where}: {folder} has label {label[0]}, but {expected} in classInd.txt; correct one"
+        )
+    return name.lower()
+
+
+def _checked_class(name: str, where: str, classes: Sequence[str]) -> int:
+    """Find the label, from 0, of a class folder."""
+    lower = [known.lower() for known in classes]
+    if name.lower() in lower:
+        return lower.index(name.lower())
+    near = difflib.get_close_matches(name, classes, n=1) or classes[:1]
+    raise ValueError(
+        f"{where}: unknown class {name!r}; allowed are the {len(classes)} of classInd.txt, such as {near[0]}"
+    )
+
+
+def _checked_label(text: str, n_classes: int, where: str) -> int:
+    """Check a label of a list, which counts from 1."""
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= n_classes:
+        raise ValueError(f"{where}: label {text[:20]!r} is not in 1..{n_classes}; labels count from 1")
+    return int(text)
+
+
+def _lines(path: str) -> Iterator[tuple[str, str]]:
+    """Yield (place, text) of the lines that are not blank."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if text := line.strip():
+                    yield f"{path}, line {number}", text
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing; it belongs to UCF-101's published lists") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as text ({error}); restore UCF-101's published list"
+        ) from error
+
+
+def _videos(folder: str, classes: Sequence[str], splits: dict[str, Split]) -> Iterator[Video]:
+    """Yield every video on disk; folders and files with a leading dot are not part of the data set."""
+    seen: set[str] = set()
+    for directory in _visible(folder):
+        if not directory.is_dir():
+            continue
+        label = _checked_class(directory.name, folder, classes)
+        for file in _visible(directory.path):
+            if file.name.lower().endswith(".avi"):
+                name = f"{directory.name}/{file.name}"
+                _check_inside(file, directory, folder)
+                if name.lower() in seen:
+                    raise ValueError(f"{folder}: {name} is there twice, in capitals and not; delete one")
+                seen.add(name.lower())
+                yield _video(file, name, classes[label], label, splits.get(name.lower(), "none"))
+
+
+def _visible(directory: str) -> list["os.DirEntry[str]"]:
+    with os.scandir(directory) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _check_inside(file: "os.DirEntry[str]", directory: "os.DirEntry[str]", folder: str) -> None:
+    """Refuse a link that leads out of the videos' folder."""
+    if file.is_symlink() or directory.is_symlink():
+        target, tree = os.path.realpath(file.path), os.path.realpath(folder)
+        if os.path.commonpath((target, tree)) != tree:
+            raise ValueError(f"{file.path} is a link to {target}, outside {tree}; copy the video there")
+
+
+def _video(file: "os.DirEntry[str]", name: str, class_name: str, label: int, split: Split) -> Video:
+    match = _FILE_NAME.fullmatch(file.name)
+    if match is None or match["action"].lower() != class_name.lower():
+        raise ValueError(f"{file.path}: is not named v_{class_name}_gNN_cNN.avi; rename it, or move it away")
+    group = f"{class_name}/g{int(match['group']):02d}"
+    try:
+        size_bytes = file.stat().st_size
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{file.path} cannot be read ({error.strerror}); restore or delete it"
+        ) from error
+    return Video(name, class_name, label, group, split, file.path, size_bytes)
+
+
+def _lot(seed: int, name: str) -> bytes:
+    # A hash, since random generators do not promise the same draw in their next version.
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
