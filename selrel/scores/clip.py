@@ -61,6 +61,7 @@ def score_clip(
     check_sigmas(sigmas)
     steps = sorted(set(sigmas))
     _check_cubes(relevance, flow, n_valid)
+    flow = flow.astype(np.float32, copy=False)
     counted = known(flow)
     counted[n_valid:] = False
     moves = moving(flow, rule=rule, tau=tau)[counted]

@@ -156,9 +156,10 @@ def nested_area_matched(
     areas = {f"area_precision_{100 * share:g}": round(share * len(relevance)) for share in shares}
     result = []
     for i in range(n_maps):
+        # Each map lies in the one before, so what is left gets shorter from map to map.
         held = reaches > i
-        map_ranks, map_moves = ranks[held], moves[held]
-        result.append({name: _top_precision(map_ranks, map_moves, area) for name, area in areas.items()})
+        ranks, moves, reaches = ranks[held], moves[held], reaches[held]
+        result.append({name: _top_precision(ranks, moves, area) for name, area in areas.items()})
     return result
 
 
