@@ -1,0 +1,87 @@
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+TINY_CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")
+TINY_SIZE = (64, 48)
+
+# name: (frames, entry in split 1's lists). The folder and the files of HandstandPushups differ in
+# capitals, as published; Archery's third video is in no list.
+TINY_VIDEOS = {
+    "Archery/v_Archery_g01_c01.avi": (20, "test"),
+    "Archery/v_Archery_g08_c01.avi": (16, "train"),
+    "Archery/v_Archery_g09_c01.avi": (3, None),
+    "Hammering/v_Hammering_g01_c01.avi": (17, "test"),
+    "Hammering/v_Hammering_g08_c01.avi": (9, "train"),
+    "HammerThrow/v_HammerThrow_g01_c01.avi": (33, "test"),
+    "HammerThrow/v_HammerThrow_g08_c01.avi": (16, "train"),
+    "HandstandPushups/v_HandStandPushups_g01_c01.avi": (18, "test"),
+    "HandstandPushups/v_HandStandPushups_g08_c01.avi": (12, "train"),
+}
+TINY_ABSENT = 5
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Directory with real videos and checkpoints, which are not part of the project."""
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    path = Path(os.environ.get("SELREL_TEST_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"no trial data at {path}; set SELREL_TEST_DATA to a directory that holds them")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of nine short real AVIs in UCF-101's layout; to be read only."""
+    root = tmp_path_factory.mktemp("tiny-ucf101")
+    for seed, (name, (n_frames, _)) in enumerate(TINY_VIDEOS.items()):
+        write_avi(root / "UCF-101" / name, moving_square(n_frames, seed=seed))
+    write_lists(root)
+    return root
+
+
+def write_lists(root: Path, *, classes: tuple[str, ...] = TINY_CLASSES, absent: int = TINY_ABSENT) -> None:
+    """Write the lists of split 1 with CRLF ends, as published; `absent` videos exist in them alone."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True, exist_ok=True)
+    train = [f"{n} {_label(n, classes)}" for n, (_, kind) in TINY_VIDEOS.items() if kind == "train"]
+    test = [name for name, (_, kind) in TINY_VIDEOS.items() if kind == "test"]
+    train += [f"Archery/v_Archery_g20_c{i:02d}.avi 1" for i in range(absent)]
+    for file, lines in {
+        "classInd.txt": [f"{label} {name}" for label, name in enumerate(classes, start=1)],
+        "trainlist01.txt": train,
+        "testlist01.txt": test,
+    }.items():
+        (lists / file).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+
+def write_avi(path: Path, frames: np.ndarray, *, codec: str = "MJPG", fps: float = 25.0) -> None:
+    """Write RGB frames (time, y, x, 3) as a real, lossy video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def moving_square(n_frames: int, *, seed: int = 0, size: tuple[int, int] = TINY_SIZE) -> np.ndarray:
+    """Draw RGB frames (time, y, x, 3): a bright square moves right over a fixed texture."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 120, (6, 8, 3), dtype=np.uint8)
+    background = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
+    frames = np.repeat(background[None], n_frames, axis=0)
+    for index, frame in enumerate(frames):
+        left = (seed + 2 * index) % (width - 12)
+        frame[height // 3 : height // 3 + 12, left : left + 12] = (230, 200, 60)
+    return frames
+
+
+def _label(name: str, classes: tuple[str, ...]) -> int:
+    return classes.index(name.partition("/")[0]) + 1
