@@ -16,7 +16,9 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
 from storage.layout import Root, content_hash
 from storage.receipts import array_sha256
@@ -157,7 +159,7 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     for name, values in arrays.items():
         _check_block(written[name], name, start, values)
     for name, values in arrays.items():
-        _write(root, path, written[name], start, values)
+        root.write_bytes(_object(path, written[name], start), _object_bytes(written[name], values))
     return {name: array_sha256(values) for name, values in arrays.items()}
 
 
@@ -252,10 +254,14 @@ def _template(
         name: [v.dims, v.shape, str(np.dtype(v.dtype)), str(v.fill), dict(v.attrs)]
         for name, v in variables.items()
     }
-    axes = {name: [c.dims, c.values.tolist(), dict(c.attrs)] for name, c in coordinates.items()}
+    axes = {name: [c.dims, _content(c.values), dict(c.attrs)] for name, c in coordinates.items()}
     return content_hash(
         {"arrays": arrays, "axes": axes, "block_clips": block_clips, "attrs": dict(attrs or {})}
     )
+
+
+def _content(values: NDArray[Any]) -> object:
+    return values.tolist() if values.dtype.kind == "U" else array_sha256(values)
 
 
 def _made_from(root: Root, path: str) -> str | None:
@@ -323,23 +329,43 @@ def _check_block(array: zarr.Array[Any], name: str, start: int, values: NDArray[
         )
 
 
-def _write(root: Root, path: str, array: zarr.Array[Any], start: int, values: NDArray[Any]) -> None:
-    if len(values) < _clips_a_block(array):
-        # zarr merges a shard it does not fill with what is there, which fails if that is damaged.
-        root.delete(_object(path, array, start))
-    # An object that is there is how a written block of zeros differs from a lost one.
-    array.with_config({"write_empty_chunks": True})[start : start + len(values)] = values
+def _object_bytes(array: zarr.Array[Any], values: NDArray[Any]) -> bytes:
+    # Written through the array itself, zarr would read the old object and merge it with the new
+    # block, and fail where the old one is damaged.
+    objects: dict[str, Buffer] = {}
+    alone = zarr.create_array(
+        MemoryStore(objects),
+        shape=values.shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        shards=array.shards,
+        compressors=array.compressors,
+        fill_value=array.fill_value,
+        # An object that is there is how a written block of zeros differs from a lost one.
+        config={"write_empty_chunks": True},
+    )
+    alone[:] = values
+    return objects[array.metadata.encode_chunk_key((0,) * values.ndim)].to_bytes()
 
 
 def _read(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
     if not 0 <= start < stop <= array.shape[0]:
         raise ValueError(f"{array.name}: clips {start}:{stop} are not among 0:{array.shape[0]}")
     for first in range(start - start % _clips_a_block(array), stop, _clips_a_block(array)):
-        where = _object(path, array, first)
-        if not root.exists(where):
-            raise MissingBlock(f"{root.join(where)} is missing (clips from {first}): run again to write it")
+        _check_object(root, path, array, first)
     with _damage(root, path, array, start, stop):
         return np.asarray(array[start:stop])
+
+
+def _check_object(root: Root, path: str, array: zarr.Array[Any], start: int) -> None:
+    where = _object(path, array, start)
+    size = root.size(where)
+    if size is None:
+        raise MissingBlock(f"{root.join(where)} is missing (clips from {start}): run again to write it")
+    # zarr reads an empty shard as one that was never written, and S3 has no words for one that
+    # is shorter than its index: 16 bytes a clip and a checksum.
+    if size < (16 * _clips_a_block(array) + 4 if array.shards else 1):
+        raise _damaged(root, path, array, start, start + _clips_a_block(array), f"only {size} bytes")
 
 
 def _object(path: str, array: zarr.Array[Any], start: int) -> str:
@@ -351,9 +377,15 @@ def _object(path: str, array: zarr.Array[Any], start: int) -> str:
 def _damage(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedBlock(
-            f"{root.join(path)}{array.name} is damaged in clips {start}:{stop} ({reason}):"
-            " delete the receipts of these clips and run again"
-        ) from error
+        raise _damaged(root, path, array, start, stop, reason) from error
+
+
+def _damaged(
+    root: Root, path: str, array: zarr.Array[Any], start: int, stop: int, reason: str
+) -> DamagedBlock:
+    return DamagedBlock(
+        f"{root.join(path)}{array.name} is damaged in clips {start}:{min(stop, array.shape[0])} ({reason}):"
+        " delete the receipts of these clips and run again"
+    )

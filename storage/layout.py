@@ -46,6 +46,15 @@ class DatasetPaths:
         return f"{self.directory}/index.parquet"
 
     @property
+    def all_counts(self) -> str:
+        """The directory of the counted frames, one file a block of videos."""
+        return f"{self.directory}/counts"
+
+    def counts(self, block: int) -> str:
+        """Parquet, a row a video: what decoding it to its end has shown."""
+        return f"{self.all_counts}/{_block_name(block)}.parquet"
+
+    @property
     def exclusions(self) -> str:
         """Parquet, one row for every video or clip left out."""
         return f"{self.directory}/exclusions.parquet"
@@ -100,6 +109,15 @@ class RunPaths:
         return f"{self.scores}/{_block_name(block)}.parquet"
 
     @property
+    def agreements(self) -> str:
+        """The directory of the agreement tables, one file a block."""
+        return f"{self.directory}/agreements"
+
+    def agreement(self, block: int) -> str:
+        """Parquet, the agreement rows of one block: a row a clip, pair of methods and sigma."""
+        return f"{self.agreements}/{_block_name(block)}.parquet"
+
+    @property
     def tables(self) -> str:
         """The directory of the aggregated tables."""
         return f"{self.directory}/tables"
@@ -109,9 +127,13 @@ class RunPaths:
         return f"{self.tables}/{_checked_name('table', name)}.parquet"
 
     @property
-    def overhead(self) -> str:
-        """The measured times of each explanation, as JSON; never part of a hash."""
-        return f"{self.directory}/overhead.json"
+    def overheads(self) -> str:
+        """The directory of the measured times, one file a block and stage; never part of a hash."""
+        return f"{self.directory}/overhead"
+
+    def overhead(self, stage: str, block: int) -> str:
+        """Parquet, the seconds a clip that each step of a stage took in one block."""
+        return f"{self.overheads}/{_checked_name('stage', stage)}-{_block_name(block)}.parquet"
 
     @property
     def report(self) -> str:
@@ -233,6 +255,14 @@ class Root:
         full = self.join(path)
         return Path(full).exists() if self.is_local else bool(_s3().exists(full))
 
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None if it is absent."""
+        full = self.join(path)
+        try:
+            return os.stat(full).st_size if self.is_local else int(_s3().info(full)["size"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def listdir(self, path: str) -> list[str]:
         """Sorted names in a directory, without hidden ones; empty if it is absent."""
         full = self.join(path)
@@ -319,7 +349,7 @@ def content_hash(value: object) -> str:
 
 
 def _normalised(url: str) -> str:
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", url)
+    scheme = re.match(r"file:|s3:|[A-Za-z][A-Za-z0-9+.-]*:/", url)
     if not url.strip():
         raise UnusableRoot(f"an empty root names no place: give {_ALLOWED}")
     if scheme is None:

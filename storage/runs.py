@@ -93,18 +93,19 @@ def is_finished(root: Root, paths: RunPaths) -> bool:
 
 def list_runs(root: Root) -> list[Run]:
     """All runs under a root, sorted by name, finished or not; a damaged one is listed with a note."""
-    return [_run(root, root.run(name)) for name in root.listdir("runs")]
+    return [_run(root, name) for name in root.listdir("runs")]
 
 
-def _run(root: Root, paths: RunPaths) -> Run:
-    url = root.join(paths.directory)
+def _run(root: Root, name: str) -> Run:
+    url = root.join(f"runs/{name}")
     description: dict[str, Any] = {}
     try:
+        paths = root.run(name)
         description = read_run(root, paths)
         summary = _mapping(root, paths.success) if is_finished(root, paths) else None
     except (FileNotFoundError, ValueError) as error:
-        return Run(paths.name, url, description, None, note=str(error))
-    return Run(paths.name, url, description, summary)
+        return Run(name, url, description, None, note=str(error))
+    return Run(name, url, description, summary)
 
 
 def _mapping(root: Root, path: str) -> dict[str, Any]:

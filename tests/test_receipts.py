@@ -1,0 +1,104 @@
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from storage.layout import Root
+from storage.receipts import (
+    DamagedReceipt,
+    Receipt,
+    array_sha256,
+    pending,
+    read_receipt,
+    read_receipts,
+    write_receipt,
+)
+
+
+def written(root, paths, block, stage="explain"):
+    return write_receipt(
+        root,
+        paths.receipts(stage, block),
+        stage=stage,
+        block=block,
+        start=block * 4,
+        stop=block * 4 + 4,
+        sha256={"deep_taylor": "ab" * 32},
+        counts={"clips": 4, "seconds": 0.5},
+    )
+
+
+def test_a_receipt_comes_back_and_has_the_same_bytes_again(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    receipt = written(root, run, 2)
+    first = root.read_bytes(run.receipts("explain", 2))
+    assert receipt == Receipt("explain", 2, 8, 12, {"deep_taylor": "ab" * 32}, {"clips": 4, "seconds": 0.5})
+    assert read_receipt(root, run.receipts("explain", 2)) == receipt
+    written(root, run, 2)
+    assert root.read_bytes(run.receipts("explain", 2)) == first
+    assert read_receipt(root, run.receipts("explain", 3)) is None
+
+
+def test_pending_blocks_are_those_without_a_receipt(tmp_path):
+    root = Root(str(tmp_path))
+    for paths in (root.run("c3d-01"), root.dataset("0123")):
+        assert pending(root, paths, "explain", range(5)) == [0, 1, 2, 3, 4]
+        for block in (3, 1):
+            written(root, paths, block)
+        written(root, paths, 2, stage="score")
+        assert pending(root, paths, "explain", range(5)) == [0, 2, 4]
+        assert pending(root, paths, "explain", [4, 3, 0]) == [4, 0]
+        root.delete(paths.receipts("explain", 3))
+        assert pending(root, paths, "explain", range(5)) == [0, 2, 3, 4]
+
+
+def test_an_unfinished_write_is_no_receipt(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 0)
+    (tmp_path / "runs/c3d-01/receipts/explain/.000001.json.x.unfinished").write_text("{")
+    assert pending(root, run, "explain", [0, 1]) == [1]
+    assert [receipt.block for receipt in read_receipts(root, run, "explain")] == [0]
+
+
+def test_all_receipts_come_in_block_order(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    assert read_receipts(root, run, "explain") == []
+    for block in (1_000_001, 10, 9, 999_999):
+        written(root, run, block)
+    assert [receipt.block for receipt in read_receipts(root, run, "explain")] == [9, 10, 999_999, 1_000_001]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"stage": 1}', b"\xff\xfe"])
+def test_a_damaged_receipt_is_named_in_one_line(tmp_path, content):
+    root = Root(str(tmp_path))
+    path = root.run("c3d-01").receipts("explain", 0)
+    root.write_bytes(path, content)
+    with pytest.raises(DamagedReceipt, match=r"000000\.json") as damaged:
+        read_receipt(root, path)
+    assert "\n" not in str(damaged.value)
+
+
+def test_an_array_hash_is_of_dtype_shape_and_values():
+    array = np.array([[1.5, -2.0], [np.nan, 0.0]], np.float32)
+    values = struct.pack("<4f", 1.5, -2.0, np.nan, 0.0)
+    assert array_sha256(array) == hashlib.sha256(b"<f4 (2, 2) " + values).hexdigest()
+    others = [array.astype(np.float64), array.reshape(4), array.reshape(1, 4), array.T, -array, array[:1]]
+    assert len({array_sha256(other) for other in [array, *others]}) == len(others) + 1
+
+
+def test_an_array_hash_does_not_depend_on_layout():
+    array = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    for same in (np.asfortranarray(array), array.astype(">f4"), np.repeat(array, 2, axis=0)[::2]):
+        assert array_sha256(same) == array_sha256(array)
+    assert array_sha256(np.float32(1).reshape(())) != array_sha256(np.ones(1, np.float32))
+    assert array_sha256(np.zeros((0, 3), np.uint8)) != array_sha256(np.zeros((3, 0), np.uint8))
+
+
+def test_an_array_without_fixed_bytes_has_no_hash():
+    for array in (np.array(["a"], object), np.array(["a"]), np.array([1j])):
+        with pytest.raises(TypeError, match="has no content hash"):
+            array_sha256(array)

@@ -1,0 +1,65 @@
+import pytest
+
+from storage.layout import Root
+from storage.runs import FinishedRun, is_finished, list_runs, mark_success, read_run, write_run
+
+DESCRIPTION = {"checkpoint": {"name": "c3d", "sha256": "ab"}, "methods": {"deep_taylor": {"alpha": 1.0}}}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return Root(str(tmp_path))
+
+
+def test_a_run_starts_with_its_description_and_ends_with_its_marker(root):
+    run = root.run("c3d-01")
+    write_run(root, run, DESCRIPTION)
+    assert read_run(root, run) == DESCRIPTION
+    assert not is_finished(root, run)
+    mark_success(root, run, {"clips": 10})
+    assert is_finished(root, run)
+    assert root.read_json(run.success) == {"clips": 10}
+
+
+def test_a_finished_run_is_not_changed(root):
+    run = root.run("c3d-01")
+    write_run(root, run, DESCRIPTION)
+    write_run(root, run, DESCRIPTION | {"device": "cpu"})
+    mark_success(root, run, {"clips": 10})
+    mark_success(root, run, {"clips": 11})
+    assert root.read_json(run.success) == {"clips": 10}
+    write_run(root, run, DESCRIPTION | {"device": "cpu"})
+    with pytest.raises(FinishedRun, match="c3d-01 is finished"):
+        write_run(root, run, DESCRIPTION)
+    assert read_run(root, run) == DESCRIPTION | {"device": "cpu"}
+
+
+def test_a_marker_needs_a_run(root):
+    with pytest.raises(FileNotFoundError, match=r"run\.json"):
+        mark_success(root, root.run("c3d-01"), {})
+    assert list_runs(root) == []
+
+
+def test_all_runs_are_listed_whatever_their_state(root):
+    assert list_runs(root) == []
+    for name in ("b", "a", "broken", "list"):
+        write_run(root, root.run(name), DESCRIPTION)
+    mark_success(root, root.run("b"), {"clips": 10})
+    root.write_bytes(root.run("broken").run_json, b"{")
+    root.write_bytes(root.run("list").run_json, b"[]")
+    root.write_bytes("runs/empty/receipts/x", b"")
+    found = list_runs(root)
+    assert [run.name for run in found] == ["a", "b", "broken", "empty", "list"]
+    assert [run.finished for run in found] == [False, True, False, False, False]
+    assert [bool(run.note) for run in found] == [False, False, True, True, True]
+    assert found[1].description == DESCRIPTION
+    assert found[1].summary == {"clips": 10}
+    assert found[1].url == root.join("runs/b")
+
+
+def test_a_stray_name_below_runs_is_listed_with_a_note(root):
+    write_run(root, root.run("a"), DESCRIPTION)
+    root.write_bytes("runs/not a run/x", b"")
+    found = list_runs(root)
+    assert [run.name for run in found] == ["a", "not a run"]
+    assert "not allowed" in found[1].note
