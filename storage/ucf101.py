@@ -118,6 +118,11 @@ def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: st
     return Dataset(tuple(sorted(kept, key=lambda video: video.name)), classes, absent)
 
 
+def video_path(data_dir: str | os.PathLike[str], name: str) -> str:
+    """Path of a video of a data set by its name, `Video.name`."""
+    return os.path.join(_directories(os.path.abspath(os.fspath(data_dir)))[1], name)
+
+
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read classInd.txt: the class names in label order.
 

@@ -108,6 +108,18 @@ def count_frames(path: str | os.PathLike[str]) -> VideoFacts:
     return VideoFacts(n_frames, header_frames, fps, width, height, note)
 
 
+def header_frames(path: str | os.PathLike[str]) -> int:
+    """Return how many frames a video's header claims, without decoding: quick, and no more than a claim.
+
+    Raises
+    ------
+    UndecodableVideo
+        If the file is missing or is no video in one of `CONTAINERS`.
+    """
+    with _opened(os.fspath(path)) as capture:
+        return _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
 def read_frames(
     path: str | os.PathLike[str], *, start: int = 0, stop: int | None = None
 ) -> Iterator[npt.NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future, KilledWorker, default_client
 
 Block = TypeVar("Block", bound=Hashable)
 Result = TypeVar("Result")
@@ -108,6 +108,12 @@ def run_blocks(
     return fanout.run(blocks, on_done=on_done or _ignore, on_retry=on_retry or _ignore)
 
 
+def current_client() -> Client:
+    """Return the client that the flow has opened in this process (`flows.cluster.cluster`)."""
+    client: Client = default_client()
+    return client
+
+
 @dataclass(frozen=True)
 class _Attempt(Generic[Block]):
     """A block on its way: which try this is, and whether it has the cluster to itself."""
@@ -156,6 +162,10 @@ class _Fanout(Generic[Block, Result]):
             while self.running:
                 self._settle(*self._next_finished(), on_done, on_retry)
                 self._fill(fresh)
+        except OSError as error:
+            # What Dask raises when the connection breaks in the middle of a call.
+            self.threads.check_scheduler(error)
+            raise
         finally:
             self._cancel_running()
         return FanoutReport(self.done, self.failed)
@@ -202,6 +212,7 @@ class _Fanout(Generic[Block, Result]):
         try:
             result = future.result()
         except Exception as error:
+            self.threads.check_scheduler(error)
             _log.debug("block %r failed, attempt %d", attempt.block, attempt.number, exc_info=error)
             self._settle_failure(attempt, error, on_retry)
             return
@@ -250,14 +261,18 @@ class _Threads:
 
     def check(self) -> None:
         """Raise when the scheduler is lost or the workers have been gone for too long."""
-        if self.client.status != "running":
-            raise ConnectionError(
-                "the Dask scheduler is gone: start the run again, it goes on where it stopped"
-            )
+        self.check_scheduler()
         if self.count() == 0 and time.monotonic() - self.seen_at > self.no_worker_timeout:
             raise ConnectionError(
                 f"no Dask worker for {self.no_worker_timeout:g} s: start workers, then start the run again"
             )
+
+    def check_scheduler(self, cause: Exception | None = None) -> None:
+        """Raise when the scheduler is lost."""
+        if self.client.status != "running":
+            raise ConnectionError(
+                "the Dask scheduler is gone: start the run again, it goes on where it stopped"
+            ) from cause
 
 
 def _reason(error: Exception) -> str:

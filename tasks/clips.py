@@ -1,0 +1,92 @@
+"""The clips of a stored data set, as the stages need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import pandas as pd
+
+from selrel.profiles import View
+from storage.blocks import blocks
+from storage.layout import Root
+from storage.tables import read_table
+
+_COORDINATES = ("video", "class", "label", "group", "split", "start_frame", "n_valid_frames", "fps")
+
+
+class Sizes(TypedDict):
+    """The sizes of a group of cubes."""
+
+    length: int
+    height: int
+    width: int
+    block_clips: int
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The index of a data set with what describes it.
+
+    Attributes
+    ----------
+    data
+        The directory that holds the videos.
+    classes
+        Their names in label order.
+    view
+        How frames are resized, cropped and cut into clips.
+    block_clips
+        Clips of a block.
+    table
+        The index, a row a clip.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    view: View
+    block_clips: int
+    table: pd.DataFrame
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(time, height, width) of one clip."""
+        return (self.view.clip_length, *self.view.crop)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The half-open clip range of every block."""
+        return blocks(len(self.table), self.block_clips)
+
+    def of_block(self, block: int) -> pd.DataFrame:
+        """The index rows of one block."""
+        start, stop = self.ranges[block]
+        return self.table.iloc[start:stop]
+
+    def by_video(self, block: int) -> Iterator[pd.DataFrame]:
+        """The index rows of one block, video by video."""
+        for _, rows in self.of_block(block).groupby("video", sort=False):
+            yield rows
+
+    def columns(self) -> dict[str, Any]:
+        """What becomes a coordinate of the cubes, a value a clip."""
+        return {name: self.table[name].to_numpy() for name in _COORDINATES}
+
+    def sizes(self) -> Sizes:
+        """The sizes of a group of cubes."""
+        length, height, width = self.shape
+        return {"length": length, "height": height, "width": width, "block_clips": self.block_clips}
+
+
+def clips_of(root: Root, dataset_id: str) -> Clips:
+    """Read the clips of a data set whose index is complete."""
+    paths = root.dataset(dataset_id)
+    description = root.read_json(paths.description)
+    return Clips(
+        data=description["data"],
+        classes=tuple(description["classes"]),
+        view=View.from_dict(description["view"]),
+        block_clips=description["block_clips"],
+        table=read_table(root, paths.index).to_pandas(),
+    )

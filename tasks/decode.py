@@ -1,0 +1,70 @@
+"""Decode: the frames of every clip, as the checkpoint's view resizes and crops them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from selrel.clips import loop_pad
+from selrel.profiles import View, crop, resize_frame
+from storage.cubes import create_frames, write_block
+from storage.layout import Root
+from storage.receipts import write_receipt
+from storage.ucf101 import video_path
+from storage.videos import read_frames
+from tasks.clips import Clips, clips_of
+from tasks.retries import RETRY
+from tasks.stages import run_stage
+
+
+@task(name="decode", cache_policy=NO_CACHE, **RETRY)
+def decode(root: str, dataset_id: str) -> None:
+    """Write frames.zarr: every clip of the data set, once for all runs that share its view."""
+    place = Root(root)
+    paths = place.dataset(dataset_id)
+    clips = clips_of(place, dataset_id)
+    create_frames(place, paths.frames, clips.columns(), **clips.sizes())
+    run_stage("decode", place, paths, partial(decode_block, root, dataset_id), clips.ranges)
+
+
+def decode_block(root: str, dataset_id: str, block: int) -> None:
+    """Decode and write the clips of one block."""
+    place = Root(root)
+    paths = place.dataset(dataset_id)
+    clips = clips_of(place, dataset_id)
+    start, stop = clips.ranges[block]
+    frames = np.concatenate([_clip_frames(clips, rows) for rows in clips.by_video(block)])
+    sha256 = write_block(place, paths.frames, start, {"frames": frames})
+    write_receipt(
+        place,
+        paths.receipts("decode", block),
+        stage="decode",
+        block=block,
+        start=start,
+        stop=stop,
+        sha256=sha256,
+    )
+
+
+def _clip_frames(clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
+    """The consecutive clips of one video, (clip, time, y, x, 3)."""
+    first = int(rows.start_frame.iloc[0])
+    last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
+    path = video_path(clips.data, rows.video.iloc[0])
+    frames = [crop(frame, clips.view) for frame in resized_frames(path, clips.view, first, last)]
+    length = clips.view.clip_length
+    windows = zip(rows.start_frame - first, rows.n_valid_frames, strict=True)
+    return np.stack([loop_pad(np.stack(frames[start : start + n]), length) for start, n in windows])
+
+
+def resized_frames(path: str, view: View, start: int, stop: int) -> Iterator[Any]:
+    """Decode frames start..stop and resize them to the view, uncropped."""
+    for frame in read_frames(path, start=start, stop=stop):
+        yield resize_frame(frame, view)

@@ -1,0 +1,225 @@
+"""Explain: one forward pass a batch of clips, all methods on it, their cubes into relevance.zarr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import pandas as pd
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch import Tensor
+
+from selrel.engine import Forward, Graph, trace
+from selrel.explanation import Explanation, explain_batch
+from selrel.models import recognise
+from selrel.profiles import Profile, bounds, normalise
+from selrel.selective import SelectiveParameters, selective_mask
+from storage.checkpoints import read_checkpoint
+from storage.cubes import create_relevance, encode, read_block, write_block
+from storage.layout import Root
+from storage.receipts import write_receipt
+from storage.runs import read_run
+from storage.tables import write_table
+from storage.ucf101 import label_index
+from tasks.clips import Clips, clips_of
+from tasks.retries import RETRY
+from tasks.stages import run_stage
+
+Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+
+
+@task(name="explain", cache_policy=NO_CACHE, **RETRY)
+def explain(root: str, run: str) -> None:
+    """Write relevance.zarr: the cube of every clip and method."""
+    place = Root(root)
+    paths, description = place.run(run), read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    settings = description["settings"]
+    create_relevance(
+        place,
+        paths.relevance,
+        clips.columns(),
+        methods={name: {"settings": chosen} for name, chosen in settings["methods"].items()},
+        outputs=clips.classes,
+        attrs={
+            "run": run,
+            "checkpoint_sha256": description["checkpoint_sha256"],
+            "profile": description["profile"],
+            "target": settings["target"],
+            "comment": "relevance in real units is <method> * <method>_scale",
+        },
+        **clips.sizes(),
+    )
+    run_stage("explain", place, paths, partial(explain_block, root, run), clips.ranges)
+
+
+def explain_block(root: str, run: str, block: int) -> None:
+    """Explain and write the clips of one block."""
+    place = Root(root)
+    paths, description = place.run(run), read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    start, stop = clips.ranges[block]
+    model = _model(description["checkpoint"], description["checkpoint_sha256"], _key(description["profile"]))
+    stopwatch = _Stopwatch(model.device)
+    job = _Job(place, description, clips, model, stopwatch)
+    arrays = _arrays(job, [job.explained(first, last) for first, last in job.batches(start, stop)])
+    sha256 = write_block(place, paths.relevance, start, arrays)
+    write_table(place, paths.overhead("explain", block), pd.DataFrame(stopwatch.rows))
+    write_receipt(
+        place,
+        paths.receipts("explain", block),
+        stage="explain",
+        block=block,
+        start=start,
+        stop=stop,
+        sha256=sha256,
+    )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A checkpoint, ready to explain on this worker's device."""
+
+    graph: Graph
+    profile: Profile
+    device: torch.device
+
+
+@lru_cache(maxsize=1)
+def _model(path: str, sha256: str, profile_key: str) -> _Model:
+    """Load and trace a checkpoint once a worker."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise ValueError(
+            f"{path} changed since the run was planned (sha256 {checkpoint.sha256[:12]}, not {sha256[:12]}); "
+            "start again: the new file makes a run of its own"
+        )
+    profile = Profile.from_dict(json.loads(profile_key))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = recognise(checkpoint.state, family=profile.family).model.to(device)
+    low, high = bounds(profile)
+    return _Model(trace(model, profile.sample_shape, low=low, high=high), profile, device)
+
+
+@dataclass
+class _Stopwatch:
+    """Measures steps on the device, synchronised."""
+
+    device: torch.device
+    clips: int = 0
+    warm: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def timed(self, step: str, function: Callable[[], Result]) -> Result:
+        """Call a function and note the seconds a clip that it took."""
+        self._wait()
+        began = time.perf_counter()
+        result = function()
+        self._wait()
+        seconds = (time.perf_counter() - began) / self.clips
+        self.rows.append({"method": step, "seconds_per_clip": seconds, "warm": self.warm})
+        return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One block's work."""
+
+    place: Root
+    description: dict[str, Any]
+    clips: Clips
+    model: _Model
+    stopwatch: _Stopwatch
+
+    @property
+    def outputs(self) -> list[int]:
+        """The model's output for every label."""
+        return label_index(self.clips.classes, self.model.profile.label_order)
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a range of clips into batches."""
+        size = self.description["settings"]["batch_clips"]
+        return ((first, min(first + size, stop)) for first in range(start, stop, size))
+
+    def input(self, start: int, stop: int) -> Tensor:
+        """The model's input for a range of clips."""
+        path = self.place.dataset(self.description["dataset_id"]).frames
+        frames = read_block(self.place, path, start, stop, ["frames"])["frames"]
+        return normalise(torch.from_numpy(frames).to(self.model.device), self.model.profile)
+
+    def explained(self, start: int, stop: int) -> Explanation:
+        """Explain one batch."""
+        watch = self.stopwatch
+        watch.clips = stop - start
+        found = explain_batch(
+            self.model.graph,
+            self.input(start, stop),
+            self.description["settings"]["methods"],
+            targets=self.targets(start, stop),
+            timed=watch.timed,
+        )
+        if self.stopwatch.warm:
+            self.time_selective_step(found, start)
+        watch.warm = True
+        return found
+
+    def time_selective_step(self, found: Explanation, start: int) -> None:
+        """Measure the selective step on one method's cubes, where they are."""
+        parameters = SelectiveParameters(**self.description["settings"]["selective"])
+        valid = self.clips.table.n_valid_frames.iloc[start:]
+        pairs = list(zip(next(iter(found.cubes.values())), map(int, valid), strict=False))
+        self.stopwatch.timed(
+            "selective step", lambda: [selective_mask(cube, n, parameters) for cube, n in pairs]
+        )
+
+    def targets(self, start: int, stop: int) -> Tensor | None:
+        """The outputs to explain; None for those that the model predicts clip by clip."""
+        target = self.description["settings"]["target"]
+        rows = self.clips.table.iloc[start:stop]
+        if target == "predicted":
+            return None
+        if target == "video":
+            return torch.tensor([self.of_video(video) for video in rows.video])
+        labels = rows.label if target == "true" else [self.clips.classes.index(target)] * len(rows)
+        return torch.tensor([self.outputs[label] for label in labels])
+
+    def of_video(self, video: str) -> int:
+        """The output with the highest mean logit over all clips of a video."""
+        clips = self.clips.table.index[self.clips.table.video == video]
+        batches = self.batches(int(clips[0]), int(clips[-1]) + 1)
+        total = sum(Forward(self.model.graph, self.input(*batch)).logits.sum(dim=0) for batch in batches)
+        assert isinstance(total, Tensor)
+        return int(total.argmax())
+
+
+def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
+    """The arrays of relevance.zarr; outputs in label order, whatever the checkpoint's is."""
+    logits = torch.cat([batch.logits for batch in batches])[:, job.outputs].cpu()
+    label_of = torch.tensor(job.outputs).argsort()
+    targets = torch.cat([batch.targets for batch in batches]).cpu()
+    arrays: dict[str, Array] = {
+        "logits": logits.numpy(),
+        "predicted": logits.argmax(dim=1).to(torch.int32).numpy(),
+        "target": label_of[targets].to(torch.int32).numpy(),
+        "conservation_error": torch.cat([b.conservation_error for b in batches]).float().cpu().numpy(),
+    }
+    for name in batches[0].cubes:
+        cubes = torch.cat([batch.cubes[name] for batch in batches]).cpu().numpy()
+        arrays[name], arrays[f"{name}_scale"] = encode(cubes)
+    return arrays
+
+
+def _key(profile: dict[str, Any]) -> str:
+    return json.dumps(profile, sort_keys=True)

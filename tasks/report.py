@@ -1,0 +1,126 @@
+"""Report: the tables, the page, and the marker that the run is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from selrel.scores.aggregate import motion_share, sweep, table1, table2, table3, table4
+from storage.cubes import read_block
+from storage.layout import Root, content_hash
+from storage.receipts import read_receipts
+from storage.runs import mark_success, read_run
+from storage.tables import read_table, read_tables, write_table
+from tasks.clips import clips_of
+from tasks.retries import RETRY
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+
+_STAGES_OF_RUN = ("explain", "score")
+_STAGES_OF_DATASET = ("decode", "motion")
+
+
+@task(name="report", cache_policy=NO_CACHE, **RETRY)
+def report(root: str, run: str) -> None:
+    """Reduce the scores to tables, write the report, and mark the run as complete."""
+    place = Root(root)
+    paths = place.run(run)
+    clips = explained_clips(place, run)
+    tables = _tables(place, run)
+    for name, rows in tables.items():
+        write_table(place, paths.table(name), pd.DataFrame(rows))
+    write_table(place, paths.table("clips"), clips)
+    summary = _summary(place, run, clips, tables)
+    mark_success(place, paths, summary)
+    if TaskRunContext.get() is not None:
+        _show_in_prefect(place, run, tables, summary)
+
+
+def explained_clips(place: Root, run: str) -> pd.DataFrame:
+    """One row a clip: the index, with what the model said and how exactly its relevance is conserved."""
+    paths, description = place.run(run), read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    names = ["logits", "predicted", "target", "conservation_error"]
+    found = read_block(place, paths.relevance, 0, len(clips.table), names)
+    classes = np.array(clips.classes)
+    logit = found["logits"][np.arange(len(clips.table)), found["target"]]
+    return clips.table.assign(
+        predicted=classes[found["predicted"]],
+        target=classes[found["target"]],
+        target_logit=logit,
+        correct=found["predicted"] == clips.table.label.to_numpy(),
+        conservation_error=found["conservation_error"],
+        # Relevance starts at the logit's existence, not its sign: such a clip explains a weak decision.
+        flag=np.where(logit > 0, "", "target logit is not positive"),
+    )
+
+
+def _tables(place: Root, run: str) -> Tables:
+    paths = place.run(run)
+    scores = _columns(read_tables(place, paths.scores).to_pandas())
+    times = read_tables(place, paths.overheads).to_pandas()
+    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
+    warm = times[times.warm] if times.warm.any() else times
+    tables = {
+        "table1": table1(scores),
+        "table3": table3(scores),
+        "sweep": sweep(scores),
+        "table4": table4(_columns(warm)),
+    }
+    if len(read_run(place, paths)["settings"]["methods"]) > 1:
+        tables["table2"] = table2(_columns(read_tables(place, paths.agreements).to_pandas()))
+    return tables
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _summary(place: Root, run: str, clips: pd.DataFrame, tables: Tables) -> dict[str, Any]:
+    paths, description = place.run(run), read_run(place, place.run(run))
+    scores = _columns(read_tables(place, paths.scores).to_pandas())
+    exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
+    explained = "deep_taylor" in description["settings"]["methods"]
+    errors = clips.conservation_error.dropna()
+    return {
+        "motion_share": motion_share(scores) if explained else None,
+        "videos": int(clips.video.nunique()),
+        "clips": len(clips),
+        "accuracy": float(clips.correct.mean()),
+        "flagged_clips": int((clips.flag != "").sum()),
+        "excluded_videos": int((exclusions.kind == "excluded").sum()),
+        "largest_conservation_error": float(errors.max()) if len(errors) else None,
+        "results_sha256": results_hash(place, run),
+    }
+
+
+def results_hash(place: Root, run: str) -> str:
+    """One hash of everything a run computed, from its receipts: equal for equal results."""
+    paths, description = place.run(run), read_run(place, place.run(run))
+    dataset = place.dataset(description["dataset_id"])
+    receipts = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
+    receipts += [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
+
+
+def _show_in_prefect(place: Root, run: str, tables: Tables, summary: Mapping[str, Any]) -> None:
+    paths = place.run(run)
+    share = summary["motion_share"]
+    headline = f"Motion share {share['mean']:.1%}" if share else "No deep Taylor explanation was asked for"
+    create_markdown_artifact(
+        f"# {run}\n\n{headline}, {summary['clips']:,} clips, accuracy {summary['accuracy']:.1%}.\n\n"
+        f"Report: `{place.join(paths.report)}`",
+        key="selrel-headline",
+        description=f"Result of {run}",
+    )
+    for name in ("table1", "table3"):
+        overall = [row for row in tables[name] if row["class"] is None]
+        create_table_artifact(overall, key=f"selrel-{name}", description=f"{name} of {run}")

@@ -1,0 +1,85 @@
+"""Score: the explanations of every clip against its motion and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from selrel.scores import score_clip
+from selrel.selective import SelectiveParameters
+from storage.cubes import read_block, read_relevance
+from storage.layout import Root
+from storage.receipts import write_receipt
+from storage.runs import read_run
+from storage.tables import write_table
+from tasks.clips import clips_of
+from tasks.retries import RETRY
+from tasks.stages import run_stage
+
+Cubes = npt.NDArray[np.floating[Any]]
+Row = dict[str, Any]
+
+_LABELS = ("clip", "video", "class", "group")
+
+
+@task(name="score", cache_policy=NO_CACHE, **RETRY)
+def score(root: str, run: str) -> None:
+    """Write the score rows of every clip, method and sigma, and the agreement of each two methods."""
+    place = Root(root)
+    description = read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    run_stage("score", place, place.run(run), partial(score_block, root, run), clips.ranges)
+
+
+def score_block(root: str, run: str, block: int) -> None:
+    """Score and write the clips of one block."""
+    place = Root(root)
+    paths, description = place.run(run), read_run(place, place.run(run))
+    dataset = place.dataset(description["dataset_id"])
+    clips = clips_of(place, description["dataset_id"])
+    start, stop = clips.ranges[block]
+    flow = read_block(place, dataset.motion, start, stop, ["flow"])["flow"]
+    methods = description["settings"]["methods"]
+    cubes = {name: read_relevance(place, paths.relevance, name, start, stop) for name in methods}
+    scores, agreements = _rows(clips.of_block(block), cubes, flow, description["settings"])
+    sha256 = {
+        "scores": write_table(place, paths.score(block), pd.DataFrame(scores)),
+        "agreements": write_table(place, paths.agreement(block), pd.DataFrame(agreements)),
+    }
+    write_receipt(
+        place,
+        paths.receipts("score", block),
+        stage="score",
+        block=block,
+        start=start,
+        stop=stop,
+        sha256=sha256,
+    )
+
+
+def _rows(
+    clips: pd.DataFrame, cubes: Mapping[str, Cubes], flow: Cubes, settings: Mapping[str, Any]
+) -> tuple[list[Row], list[Row]]:
+    """Score rows and agreement rows of consecutive clips, each with its clip's labels."""
+    scores: list[Row] = []
+    agreements: list[Row] = []
+    for position, clip in enumerate(clips.to_dict("records")):
+        found = score_clip(
+            {name: cube[position] for name, cube in cubes.items()},
+            flow[position],
+            clip["n_valid_frames"],
+            sigmas=settings["sigmas"],
+            parameters=SelectiveParameters(**settings["selective"]),
+            **settings["motion"],
+        )
+        labels = {name: clip[name] for name in _LABELS}
+        for rows, new in zip((scores, agreements), found, strict=True):
+            rows.extend({**labels, **row} for row in new)
+    return scores, agreements
