@@ -22,9 +22,9 @@ SIGMAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 def check_sigmas(sigmas: Sequence[float]) -> None:
-    """Refuse, by ValueError, sigmas that are not numbers above 0, none at all, or more than 255."""
-    if not 0 < len(sigmas) <= 255:
-        raise ValueError(f"{len(sigmas)} sigmas given; use 1 to 255 of them, such as 1 2 3")
+    """Refuse, by ValueError, sigmas that are not numbers above 0, none at all, or more than 254."""
+    if not 0 < len(sigmas) <= 254:
+        raise ValueError(f"{len(sigmas)} sigmas given; use 1 to 254 of them, such as 1 2 3")
     for sigma in sigmas:
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma is {sigma}; use a number of standard deviations above 0, such as 2")
@@ -192,13 +192,18 @@ def selective_mask(
     ----------
     Hiley et al. 2020 (arXiv 2003.14285), section 3.
     """
-    if relevance.ndim == 3:
-        return levels(relevance, int(n_valid), [parameters.sigma], parameters) > 0  # type: ignore[arg-type]
-    counts = [n_valid] * len(relevance) if isinstance(n_valid, int) else [int(n) for n in n_valid]
-    if len(counts) != len(relevance):
-        raise ValueError(f"{len(counts)} numbers of valid frames for {len(relevance)} clips; give one a clip")
-    masks = [selective_mask(clip, n, parameters) for clip, n in zip(relevance, counts, strict=True)]
-    return torch.stack(masks) if masks else torch.zeros_like(relevance, dtype=torch.bool)
+    numbers = torch.as_tensor(n_valid).flatten().tolist()
+    if relevance.ndim == 3 and len(numbers) == 1:
+        return levels(relevance, numbers[0], [parameters.sigma], parameters) > 0
+    if relevance.ndim != 4 or len(numbers) not in (1, len(relevance)):
+        raise ValueError(
+            f"{len(numbers)} numbers of valid frames for relevance of shape {tuple(relevance.shape)}; "
+            "give one a clip, or one for all"
+        )
+    mask = torch.zeros_like(relevance, dtype=torch.bool)
+    for clip, n in enumerate(numbers if len(numbers) > 1 else numbers * len(relevance)):
+        mask[clip] = selective_mask(relevance[clip], n, parameters)
+    return mask
 
 
 def sweep(

@@ -29,16 +29,16 @@ def counts(a: npt.NDArray[Any], b: npt.NDArray[Any], counted: Bools) -> Counts:
         ``either_voxels``. All add up over clips.
     """
     voxels_a, voxels_b = a[counted], b[counted]
-    none = np.zeros(voxels_a.shape, np.intp)
+    none = np.zeros(voxels_a.shape, np.uint8)
     return nested_counts(reach(voxels_a, none), reach(voxels_b, none), 1)[0]
 
 
-def nested_counts(a: npt.NDArray[np.intp], b: npt.NDArray[np.intp], n_maps: int) -> list[Counts]:
+def nested_counts(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], n_maps: int) -> list[Counts]:
     """Count, as `counts` does, for the baselines and for the selective maps of each sigma.
 
     Parameters
     ----------
-    a, b : intp arrays, (voxel,)
+    a, b : uint8 arrays, (voxel,)
         Reach (`selrel.scores.nested.reach`) of two methods at the counted voxels of one clip.
     n_maps : int
         Number of maps, the baseline included.

@@ -77,7 +77,7 @@ def score_clip(
     return scores, _agreement_rows(reaches, maps)
 
 
-def _map_rows(cube: Cube, moves: npt.NDArray[np.bool_], reached: npt.NDArray[np.intp], n: int) -> list[Row]:
+def _map_rows(cube: Cube, moves: npt.NDArray[np.bool_], reached: npt.NDArray[np.uint8], n: int) -> list[Row]:
     """Counts and ratios of one method's maps, the baseline first."""
     counts = precision.nested_counts(cube, moves, reached, n)
     areas = precision.nested_area_matched(cube, moves, reached, n)
@@ -91,7 +91,7 @@ def _map_rows(cube: Cube, moves: npt.NDArray[np.bool_], reached: npt.NDArray[np.
     ]
 
 
-def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.intp]], maps: Sequence[float]) -> list[Row]:
+def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.uint8]], maps: Sequence[float]) -> list[Row]:
     rows: list[Row] = []
     for a, b in combinations(reaches, 2):
         counts = agreement.nested_counts(reaches[a], reaches[b], len(maps))

@@ -10,33 +10,33 @@ import numpy as np
 import numpy.typing as npt
 
 
-def reach(relevance: npt.NDArray[Any], levels: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def reach(relevance: npt.NDArray[Any], levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Count the maps in which a voxel is relevant.
 
     Parameters
     ----------
     relevance : float array
         Signed baseline relevance.
-    levels : int array of the same shape
-        How many sigmas select the voxel (`selrel.selective.levels`).
+    levels : uint8 array of the same shape
+        How many sigmas select the voxel (`selrel.selective.levels`), at most 254.
 
     Returns
     -------
-    intp array of the same shape
+    uint8 array of the same shape
         0 where nothing is relevant, else 1 + levels: the voxel is relevant in map i (0: the baseline,
         i: the i-th sigma) when its reach is above i.
     """
-    return np.where(relevance > 0, levels.astype(np.intp) + 1, 0)
+    return (levels + np.uint8(1)) * (relevance > 0)
 
 
 def tally(
-    reached: npt.NDArray[np.intp], n_maps: int, *, weights: npt.NDArray[Any] | None = None
+    reached: npt.NDArray[np.uint8], n_maps: int, *, weights: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
     """Count the voxels of every map, or sum their weights.
 
     Parameters
     ----------
-    reached : intp array, (voxel,)
+    reached : uint8 array, (voxel,)
         From `reach`; none is above ``n_maps``.
     n_maps : int
         Number of maps, the baseline included.

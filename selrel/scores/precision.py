@@ -43,12 +43,12 @@ def counts(
         over clips.
     """
     voxels = relevance[counted]
-    levels = np.ones(voxels.shape, np.intp) if selected is None else selected[counted]
+    levels = np.ones(voxels.shape, np.uint8) if selected is None else selected[counted].view(np.uint8)
     return nested_counts(voxels, moving[counted], reach(voxels, levels), 2)[1]
 
 
 def nested_counts(
-    relevance: npt.NDArray[Any], moving: Bools, reached: npt.NDArray[np.intp], n_maps: int
+    relevance: npt.NDArray[Any], moving: Bools, reached: npt.NDArray[np.uint8], n_maps: int
 ) -> list[Counts]:
     """Count, as `counts` does, for the baseline and every selective map in one pass.
 
@@ -124,14 +124,14 @@ def area_matched(
     expected precision of a random choice among them, and does not depend on their order.
     """
     voxels = relevance[counted]
-    levels = np.ones(voxels.shape, np.intp) if selected is None else selected[counted]
+    levels = np.ones(voxels.shape, np.uint8) if selected is None else selected[counted].view(np.uint8)
     return nested_area_matched(voxels, moving[counted], reach(voxels, levels), 2, shares=shares)[1]
 
 
 def nested_area_matched(
     relevance: npt.NDArray[Any],
     moving: Bools,
-    reached: npt.NDArray[np.intp],
+    reached: npt.NDArray[np.uint8],
     n_maps: int,
     *,
     shares: Sequence[float] = SHARES,
@@ -150,14 +150,15 @@ def nested_area_matched(
     list of dict
         One for each map, the baseline first.
     """
-    relevant = np.flatnonzero(reached)
-    falling = relevant[np.argsort(-relevance[relevant])]
-    ranks, moves, reaches = -relevance[falling], moving[falling], reached[falling]
-    areas = {f"area_precision_{100 * share:g}": round(share * len(relevance)) for share in shares}
+    relevant = reached > 0
+    ranks, moves, reaches = -relevance[relevant], moving[relevant], reached[relevant]
+    falling = np.argsort(ranks)
+    ranks, moves, reaches = ranks[falling], moves[falling], reaches[falling]
+    areas = {f"area_precision_{100 * area:g}": round(area * len(relevance)) for area in shares}
     result = []
     for i in range(n_maps):
         # Each map lies in the one before, so what is left gets shorter from map to map.
-        held = reaches > i
+        held = np.flatnonzero(reaches > i)
         ranks, moves, reaches = ranks[held], moves[held], reaches[held]
         result.append({name: _top_precision(ranks, moves, area) for name, area in areas.items()})
     return result
