@@ -50,8 +50,16 @@ def write_table(root: Root, path: str, table: pa.Table | pd.DataFrame) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_table(root: Root, path: str) -> pa.Table:
+def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
     """Read a parquet file, with its page checksums.
+
+    Parameters
+    ----------
+    root, path
+        Where the file lies.
+    sha256 : str, optional
+        The file's hash from its receipt. The page checksums cover the rows but not the footer
+        with the columns' names and types; this covers all.
 
     Raises
     ------
@@ -61,6 +69,8 @@ def read_table(root: Root, path: str) -> pa.Table:
         If it is not the parquet file it was.
     """
     data = root.read_bytes(path)
+    if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise DamagedTable(f"{root.join(path)} is not the file of its receipt: delete both and run again")
     try:
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
