@@ -187,12 +187,11 @@ def _read_once(name: str, max_bytes: int) -> bytes:
         raise UnusableCheckpoint(
             f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UnusableCheckpoint(f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableCheckpoint(
-                f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file"
-            )
         data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if status.st_size > max_bytes or len(data) > max_bytes:
         raise UnusableCheckpoint(

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -44,22 +45,40 @@ def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_lists(root: Path, *, classes: tuple[str, ...] = TINY_CLASSES, absent: int = TINY_ABSENT) -> None:
-    """Write the lists of split 1 with CRLF ends, as published; `absent` videos exist in them alone."""
+@pytest.fixture(scope="session")
+def tiny_frames() -> dict[str, int]:
+    """Number of frames of every video of `tiny_ucf101`, by name."""
+    return {name: n_frames for name, (n_frames, _) in TINY_VIDEOS.items()}
+
+
+@pytest.fixture(scope="session")
+def make_avi() -> Callable[..., Path]:
+    """`make_avi(path, frames, codec="MJPG", fps=25.0)` writes RGB frames as a real AVI."""
+    return write_avi
+
+
+@pytest.fixture(scope="session")
+def make_frames() -> Callable[..., np.ndarray]:
+    """`make_frames(n_frames, seed=0, size=(64, 48))` draws a square that moves over a texture."""
+    return moving_square
+
+
+def write_lists(root: Path) -> None:
+    """Write the lists of split 1 with CRLF ends, as published; TINY_ABSENT videos exist in them alone."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True, exist_ok=True)
-    train = [f"{n} {_label(n, classes)}" for n, (_, kind) in TINY_VIDEOS.items() if kind == "train"]
+    train = [f"{n} {_label(n)}" for n, (_, kind) in TINY_VIDEOS.items() if kind == "train"]
     test = [name for name, (_, kind) in TINY_VIDEOS.items() if kind == "test"]
-    train += [f"Archery/v_Archery_g20_c{i:02d}.avi 1" for i in range(absent)]
+    train += [f"Archery/v_Archery_g20_c{i:02d}.avi 1" for i in range(TINY_ABSENT)]
     for file, lines in {
-        "classInd.txt": [f"{label} {name}" for label, name in enumerate(classes, start=1)],
+        "classInd.txt": [f"{label} {name}" for label, name in enumerate(TINY_CLASSES, start=1)],
         "trainlist01.txt": train,
         "testlist01.txt": test,
     }.items():
         (lists / file).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
 
 
-def write_avi(path: Path, frames: np.ndarray, *, codec: str = "MJPG", fps: float = 25.0) -> None:
+def write_avi(path: Path, frames: np.ndarray, *, codec: str = "MJPG", fps: float = 25.0) -> Path:
     """Write RGB frames (time, y, x, 3) as a real, lossy video."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames.shape[1:3]
@@ -68,6 +87,7 @@ def write_avi(path: Path, frames: np.ndarray, *, codec: str = "MJPG", fps: float
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
+    return path
 
 
 def moving_square(n_frames: int, *, seed: int = 0, size: tuple[int, int] = TINY_SIZE) -> np.ndarray:
@@ -83,5 +103,5 @@ def moving_square(n_frames: int, *, seed: int = 0, size: tuple[int, int] = TINY_
     return frames
 
 
-def _label(name: str, classes: tuple[str, ...]) -> int:
-    return classes.index(name.partition("/")[0]) + 1
+def _label(name: str) -> int:
+    return TINY_CLASSES.index(name.partition("/")[0]) + 1
