@@ -70,7 +70,8 @@ def score_clip(
     scores: list[Row] = []
     reaches = {}
     for method, cube in relevance.items():
-        selected = levels(torch.from_numpy(cube), n_valid, steps, parameters).numpy()
+        # A copy, since torch takes no read-only arrays, which is what comes out of stores and workers.
+        selected = levels(torch.from_numpy(np.array(cube)), n_valid, steps, parameters).numpy()
         reaches[method] = reach(cube[counted], selected[counted])
         for sigma, row in zip(maps, _map_rows(cube[counted], moves, reaches[method], len(maps)), strict=True):
             scores.append({"method": method, "sigma": sigma, **voxels, **row})

@@ -1,0 +1,332 @@
+"""Tables over clips: group sums that merge, Tables 1 to 4, the sweep and the motion share."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selrel.scores import score_clip
+from selrel.scores.aggregate import AREA_PRECISIONS, motion_share, sweep, table1, table2, table3, table4
+from selrel.scores.intervals import group_bootstrap
+from selrel.scores.paper import PAPER
+from selrel.scores.sums import group_sums, merge
+from selrel.selective import PRESETS
+
+METHODS = ("deep_taylor", "grad_cam")
+SIGMAS = (1.0, 2.0)
+N = 300
+RATIOS = ("precision", "base_rate", "weighted_precision", "kept_voxels", "kept_relevance", *AREA_PRECISIONS)
+
+
+def labelled(rows, clip):
+    """Rows of one clip with the labels that a task gives them."""
+    class_name = ("Archery", "YoYo", "Punch")[clip % 3]
+    labels = {"clip": clip, "class": class_name, "group": f"{class_name}/g{clip % 12 // 3:02}"}
+    return [labels | row for row in rows]
+
+
+def scored(seed=0, n_clips=36):
+    """Score and agreement rows of clips, one of them without known flow, some without relevance."""
+    generator = np.random.default_rng(seed)
+    scores, agreements = [], []
+    for clip in range(n_clips):
+        shape = (4, 6, 6)
+        relevance = {
+            "deep_taylor": generator.random(shape).astype(np.float32),
+            "grad_cam": np.maximum(generator.normal(size=shape) - 1, 0).astype(np.float32),
+        }
+        if clip % 5 == 0:
+            relevance["grad_cam"][:] = 0
+        flow = generator.normal(0, 0.1 + 0.05 * (clip % 12), (*shape, 2)).astype(np.float32)
+        if clip == 7:
+            flow[:] = np.nan
+        of_scores, of_agreements = score_clip(
+            relevance, flow, 4, sigmas=SIGMAS, parameters=PRESETS["default"], tau=0.2
+        )
+        scores += labelled(of_scores, clip)
+        agreements += labelled(of_agreements, clip)
+    return scores, agreements
+
+
+def columns(rows):
+    """As a parquet reader gives them: null is NaN, strings are objects."""
+    return {
+        name: np.array(
+            [math.nan if row[name] is None else row[name] for row in rows],
+            object if isinstance(rows[0][name], str) else float,
+        )
+        for name in rows[0]
+    }
+
+
+SCORES, AGREEMENTS = scored()
+
+
+def chosen(rows, **labels):
+    return [row for row in rows if all(row[name] == value for name, value in labels.items() if value)]
+
+
+def assert_summary(row, rows, score, prefix=""):
+    """Mean, deviation and interval of a table row, restated from the clips' rows."""
+    values = [clip[score] for clip in rows if clip[score] is not None]
+    groups = np.array([clip["group"] for clip in rows if clip[score] is not None])
+    name = (lambda statistic: f"{prefix}_{statistic}") if prefix else str
+    if not values:
+        assert [row[name(n)] for n in ("mean", "std", "low", "high")] == [None] * 4
+        return
+    assert row[name("mean")] == pytest.approx(statistics.fmean(values), rel=1e-12)
+    assert row[name("std")] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-12)
+    assert row[name("low")] <= row[name("mean")] <= row[name("high")]
+    if len(values) == len(rows):
+        interval = group_bootstrap(np.array(values), groups, n=N)
+        assert (row[name("low")], row[name("high")]) == pytest.approx(interval, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.floats(-1e3, 1e3)),
+            st.sampled_from("abcd"),
+            st.integers(0, 2),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_partial_sums_merge_to_the_whole(clips):
+    def sums(part):
+        return group_sums(np.array([v for v, _, _ in part], object), np.array([g for _, g, _ in part]))
+
+    parts = [[clip for clip in clips if clip[2] == block] for block in range(3)]
+    merged, whole = merge(sums(part) for part in parts if part), sums(clips)
+    assert merged.groups.tolist() == whole.groups.tolist() == sorted({g for _, g, _ in clips})
+    assert merged.n.tolist() == whole.n.tolist()
+    assert merged.n_null.tolist() == whole.n_null.tolist()
+    np.testing.assert_allclose(merged.total, whole.total, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(merged.squares, whole.squares, rtol=1e-9, atol=1e-6)
+
+    values = [v for v, _, _ in clips if v is not None]
+    assert int(merged.n_null.sum()) == len(clips) - len(values)
+    assert merged.mean == (pytest.approx(statistics.fmean(values), abs=1e-9) if values else None)
+    expected = statistics.stdev(values) if len(values) > 1 else None
+    assert merged.std == (None if expected is None else pytest.approx(expected, rel=1e-9, abs=1e-6))
+
+
+def test_the_deviation_of_equal_values_is_zero():
+    assert group_sums(np.full(1000, 0.1), np.arange(1000) % 7).std == pytest.approx(0, abs=1e-14)
+
+
+@pytest.mark.parametrize("class_name", [None, "Archery", "YoYo", "Punch"])
+@pytest.mark.parametrize("method", METHODS)
+def test_table_1_restated(class_name, method):
+    for sigma in (0.0, 2.0):
+        rows = [
+            row
+            for row in table1(columns(SCORES), n=N)
+            if (row["class"], row["method"], row["sigma"]) == (class_name, method, sigma)
+        ]
+        assert len(rows) == 1
+        row = rows[0]
+        clips = [
+            clip for clip in chosen(SCORES, method=method, **{"class": class_name}) if clip["sigma"] == sigma
+        ]
+        assert_summary(row, clips, "precision")
+        with_precision = [clip for clip in clips if clip["precision"] is not None]
+        assert row["n_clips"] == len(with_precision)
+        assert row["n_uncounted"] == sum(clip["counted_voxels"] == 0 for clip in clips)
+        nothing_relevant = [c for c in clips if c["counted_voxels"] and not c["relevant_voxels"]]
+        assert row["n_empty"] == len(nothing_relevant)
+        assert row["n_clips"] + row["n_empty"] + row["n_uncounted"] == len(clips)
+        base_rate = statistics.fmean(clip["base_rate"] for clip in with_precision)
+        assert row["base_rate"] == pytest.approx(base_rate)
+        assert row["lift"] == pytest.approx(row["mean"] / base_rate)
+        assert row["lift_low"] <= row["lift"] <= row["lift_high"]
+        for score, counter in [(name, name.replace("precision", "clips")) for name in AREA_PRECISIONS]:
+            values = [clip[score] for clip in clips if clip[score] is not None]
+            assert row[score] == (pytest.approx(statistics.fmean(values)) if values else None)
+            assert row[counter] == len(values)
+        weighted = statistics.fmean(clip["weighted_precision"] for clip in with_precision)
+        assert row["weighted_precision"] == pytest.approx(weighted)
+
+
+def test_the_trial_clips_have_empty_and_uncounted_ones():
+    overall = {(row["method"], row["sigma"]): row for row in table1(columns(SCORES), n=N)[:4]}
+    assert overall["grad_cam", 0.0]["n_empty"] == 8
+    assert {row["n_uncounted"] for row in overall.values()} == {1}
+
+
+def test_a_dense_baseline_has_lift_one_and_an_interval_of_no_width():
+    row = table1(columns(SCORES), n=N)[0]
+    assert (row["method"], row["sigma"]) == ("deep_taylor", 0.0)
+    assert [row["lift"], row["lift_low"], row["lift_high"]] == pytest.approx([1, 1, 1])
+    assert row["low"] < row["high"]
+
+
+def test_rows_come_overall_first_then_by_class_in_order():
+    rows = table1(columns(SCORES), n=N)
+    labels = [(row["class"], row["method"], row["sigma"]) for row in rows]
+    expected = [
+        (class_name, method, sigma)
+        for class_name in (None, "Archery", "Punch", "YoYo")
+        for method in METHODS
+        for sigma in (0.0, 2.0)
+    ]
+    assert labels == expected
+    assert {type(value) for row in rows for value in row.values()} <= {str, int, float, type(None)}
+
+
+@pytest.mark.parametrize("class_name", [None, "Punch"])
+def test_table_2_restated(class_name):
+    rows = [row for row in table2(columns(AGREEMENTS), n=N) if row["class"] == class_name]
+    assert [(r["method_a"], r["method_b"], r["sigma"]) for r in rows] == [(*METHODS, 0.0), (*METHODS, 2.0)]
+    for row in rows:
+        clips = [c for c in chosen(AGREEMENTS, **{"class": class_name}) if c["sigma"] == row["sigma"]]
+        assert_summary(row, clips, "agreement")
+        assert_summary(row, clips, "iou", prefix="iou")
+        assert row["n_uncounted"] == sum(clip["counted_voxels"] == 0 for clip in clips)
+        assert row["n_clips"] == len(clips) - row["n_uncounted"]
+        without_union = sum(clip["iou"] is None for clip in clips)
+        assert row["n_empty"] == without_union - row["n_uncounted"]
+
+
+@pytest.mark.parametrize("class_name", [None, "YoYo"])
+@pytest.mark.parametrize("method", METHODS)
+def test_table_3_restated(class_name, method):
+    rows = table3(columns(SCORES), sigma=1.0, n=N)
+    assert {row["sigma"] for row in rows} == {1.0}
+    (row,) = (r for r in rows if (r["class"], r["method"]) == (class_name, method))
+    clips = chosen(SCORES, method=method, sigma=1.0, **{"class": class_name})
+    assert_summary(row, clips, "kept_voxels", prefix="voxels")
+    assert_summary(row, clips, "kept_relevance", prefix="relevance")
+    counted = [clip for clip in clips if clip["counted_voxels"]]
+    assert row["n_clips"] == sum(clip["baseline_voxels"] > 0 for clip in counted)
+    assert row["n_empty"] == sum(clip["baseline_voxels"] == 0 for clip in counted)
+    assert row["n_uncounted"] == len(clips) - len(counted)
+
+
+def test_the_sweep_restated():
+    rows = sweep(columns(SCORES), n=N)
+    assert len(rows) == (1 + 3) * 2 * 3
+    for row in rows:
+        clips = chosen(SCORES, method=row["method"], **{"class": row["class"]})
+        clips = [clip for clip in clips if clip["sigma"] == row["sigma"]]
+        for score in ("precision", "kept_voxels", "kept_relevance"):
+            values = [clip[score] for clip in clips if clip[score] is not None]
+            assert row[score] == pytest.approx(statistics.fmean(values))
+            assert row[f"{score}_low"] <= row[score] + 1e-12
+            assert row[f"{score}_high"] >= row[score] - 1e-12
+        counted = [clip for clip in clips if clip["counted_voxels"]]
+        empty = [clip for clip in counted if not clip["relevant_voxels"]]
+        assert row["empty_share"] == len(empty) / len(counted)
+        assert row["n_clips"] == len(counted) - len(empty)
+        assert row["lift"] == pytest.approx(row["precision"] / row["base_rate"])
+
+
+def test_the_sweep_agrees_with_the_tables():
+    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(columns(SCORES), n=N)}
+    for row in table1(columns(SCORES), n=N):
+        other = by_label[row["class"], row["method"], row["sigma"]]
+        assert (row["mean"], row["low"], row["lift"], row["n_empty"]) == (
+            other["precision"],
+            other["precision_low"],
+            other["lift"],
+            other["n_empty"],
+        )
+
+
+def test_the_motion_share_is_table_3s_relevance_of_deep_taylor():
+    share = motion_share(columns(SCORES), n=N)
+    (row,) = (r for r in table3(columns(SCORES), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
+    assert {n: share[n] for n in ("mean", "std", "low", "high")} == {
+        n: row[f"relevance_{n}"] for n in ("mean", "std", "low", "high")
+    }
+    assert (share["method"], share["sigma"]) == ("deep_taylor", 2.0)
+    assert share["n_clips"] == 35
+    assert 0 < share["mean"] < 1
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    order = np.random.default_rng(0).permutation(len(SCORES))
+    shuffled = [SCORES[i] for i in order]
+    for build in (table1, table3, sweep):
+        for row, other in zip(build(columns(SCORES), n=N), build(columns(shuffled), n=N), strict=True):
+            assert list(row) == list(other)
+            for name, value in row.items():
+                expected = pytest.approx(other[name], rel=1e-12) if isinstance(value, float) else other[name]
+                assert value == expected, name
+
+
+def test_one_group_has_a_mean_and_no_interval():
+    rows = [row for row in SCORES if row["group"] == "YoYo/g01"]
+    row = table1(columns(rows), n=N)[0]
+    assert row["n_clips"] > 1
+    assert row["mean"] is not None
+    assert [row[name] for name in ("low", "high", "lift_low", "lift_high")] == [None] * 4
+
+
+def test_one_clip_has_a_mean_and_no_deviation():
+    row = table1(columns(chosen(SCORES, clip=1)), n=N)[0]
+    assert row["mean"] is not None
+    assert row["std"] is None
+
+
+def test_a_method_that_is_always_empty_has_null_and_not_nan():
+    rows = [row | {"precision": None, "relevant_voxels": 0} for row in SCORES if row["method"] == "grad_cam"]
+    row = table1(columns(rows), n=N)[0]
+    assert [row[n] for n in ("mean", "std", "low", "high", "base_rate", "lift", "lift_low")] == [None] * 7
+    assert (row["n_clips"], row["n_empty"], row["n_uncounted"]) == (0, 35, 1)
+    assert sweep(columns(rows), n=N)[0]["empty_share"] == 1.0
+
+
+def test_no_rows_make_no_table():
+    empty = {name: column[:0] for name, column in columns(SCORES).items()}
+    assert table1(empty) == table3(empty) == sweep(empty) == []
+    assert table4({"method": np.array([], object), "seconds_per_clip": np.array([])}) == []
+
+
+def test_table_4_is_the_median_and_the_quartiles():
+    seconds = {"grad_cam": [0.5, 0.1, 0.2, 0.3, 0.4], "deep_taylor": [2.0]}
+    timings = {
+        "method": np.array([method for method, times in seconds.items() for _ in times], object),
+        "seconds_per_clip": np.array([time for times in seconds.values() for time in times]),
+    }
+    deep_taylor, grad_cam = table4(timings)
+    assert deep_taylor == {
+        "method": "deep_taylor", "median": 2.0, "low": 2.0, "high": 2.0, "least": 2.0, "n": 1,
+    }  # fmt: skip
+    quartiles = statistics.quantiles(seconds["grad_cam"], method="inclusive")
+    assert [grad_cam[n] for n in ("low", "median", "high")] == pytest.approx(quartiles)
+    assert (grad_cam["least"], grad_cam["n"]) == (0.1, 5)
+
+
+def test_the_papers_figures_have_the_columns_of_our_tables():
+    ours = {"table1": table1(columns(SCORES), n=N), "table3": table3(columns(SCORES), n=N)}
+    ours["table2"] = table2(columns(AGREEMENTS), n=N)
+    ours["table4"] = [{"method": "", "low": 0.0, "high": 0.0}]
+    for table, rows in PAPER.items():
+        assert rows
+        for row in rows:
+            assert set(row) <= set(ours[table][0])
+            assert all(0 < row[name] < 1 for name in row if not name.startswith(("method", "sigma")))
+    by_label = {(row["method"], row["sigma"]): row["mean"] for row in PAPER["table1"]}
+    assert by_label["deep_taylor", 2.0] / by_label["deep_taylor", 0.0] == pytest.approx(1.48, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda c: table1(c, sigma=2.5), "nothing was scored at sigma 2.5; scored: 0.0, 1.0, 2.0"),
+        (lambda c: table1({n: v for n, v in c.items() if n != "group"}), "columns group are missing"),
+        (lambda c: table2(c), "columns method_a, method_b, agreement, iou are missing"),
+        (lambda c: motion_share(c, method="guided"), "no score of 'guided' at sigma 2.0; scored methods"),
+        (lambda c: table4(c), "columns seconds_per_clip are missing"),
+    ],
+)
+def test_bad_columns_are_refused_in_one_line(build, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(columns(SCORES))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,236 @@
+"""All scores of one clip, from the relevance and the flow to the rows."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from selrel.scores import score_clip
+from selrel.selective import PRESETS, SIGMAS, SelectiveParameters
+from tests.slow_selective import slow_area_precision, slow_mask
+
+SHAPE = (6, 5, 7)
+SCORE_COLUMNS = [
+    "method",
+    "sigma",
+    "voxels",
+    "counted_voxels",
+    "moving_voxels",
+    "relevant_voxels",
+    "relevant_moving_voxels",
+    "positive_relevance",
+    "positive_relevance_moving",
+    "baseline_voxels",
+    "baseline_relevance",
+    "precision",
+    "base_rate",
+    "lift",
+    "weighted_precision",
+    "kept_voxels",
+    "kept_relevance",
+    "area_precision_2",
+    "area_precision_5",
+    "area_precision_10",
+    "area_precision_20",
+]
+AGREEMENT_COLUMNS = [
+    "method_a",
+    "method_b",
+    "sigma",
+    "counted_voxels",
+    "a_voxels",
+    "b_voxels",
+    "both_voxels",
+    "either_voxels",
+    "agreement",
+    "iou",
+]
+
+
+def clip(seed=0):
+    """Relevance of three methods, dense, signed and sparse, and a flow whose last frame is unknown."""
+    generator = np.random.default_rng(seed)
+    signed = generator.standard_t(2.5, size=(3, *SHAPE)).astype(np.float32)
+    relevance = {
+        "deep_taylor": np.abs(signed[0]),
+        "guided_backprop": signed[1],
+        "grad_cam": np.maximum(signed[2] - 1, 0),
+    }
+    flow = generator.normal(0, 0.5, (*SHAPE, 2)).astype(np.float32)
+    flow[-1] = np.nan
+    return relevance, flow
+
+
+def divide(part, whole):
+    return part / whole if whole else None
+
+
+def slow_rows(relevance, flow, n_valid, sigmas, *, edge, border, tau):
+    """Every row again, by loops over voxels."""
+    counted = [v for v in np.ndindex(SHAPE) if v[0] < n_valid and not any(map(math.isnan, flow[v]))]
+    moves = {v for v in counted if math.hypot(*map(float, flow[v])) > tau}
+    rows, relevant = [], {}
+    for method, cube in relevance.items():
+        values = {v: float(cube[v]) for v in counted}
+        baseline = {v for v in counted if values[v] > 0}
+        for sigma in (0.0, *sigmas):
+            kept = baseline
+            if sigma:
+                kept = baseline & slow_mask(cube.tolist(), n_valid, sigma=sigma, edge=edge, border=border)
+            relevant[method, sigma] = kept
+            held, held_moving = (math.fsum(values[v] for v in part) for part in (kept, kept & moves))
+            whole = math.fsum(values[v] for v in baseline)
+            precision = divide(len(kept & moves), len(kept))
+            base_rate = divide(len(moves), len(counted))
+            lift = None if precision is None or not base_rate else precision / base_rate
+            scores = [n_valid * SHAPE[1] * SHAPE[2], len(counted), len(moves), len(kept), len(kept & moves)]
+            scores += [held, held_moving, len(baseline), whole, precision, base_rate, lift]
+            scores += [divide(held_moving, held), divide(len(kept), len(baseline)), divide(held, whole)]
+            ranked = [values[v] if v in kept else 0.0 for v in counted]
+            scores += [
+                slow_area_precision(ranked, [v in moves for v in counted], len(counted), share)
+                for share in (0.02, 0.05, 0.1, 0.2)
+            ]
+            rows.append(dict(zip(SCORE_COLUMNS, [method, sigma, *scores], strict=True)))
+    pairs = []
+    for a, b in itertools.combinations(relevance, 2):
+        for sigma in (0.0, *sigmas):
+            in_a, in_b = relevant[a, sigma], relevant[b, sigma]
+            both, either = len(in_a & in_b), len(in_a | in_b)
+            values = [a, b, sigma, len(counted), len(in_a), len(in_b), both, either]
+            values += [divide(both, len(counted)), divide(both, either)]
+            pairs.append(dict(zip(AGREEMENT_COLUMNS, values, strict=True)))
+    return rows, pairs
+
+
+def assert_same(rows, expected):
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert list(row) == list(other)
+        for name, value in other.items():
+            if isinstance(value, float):
+                assert row[name] == pytest.approx(value, rel=1e-9), name
+            else:
+                assert row[name] == value, name
+
+
+@pytest.mark.parametrize("n_valid", [6, 4])
+@pytest.mark.parametrize(("edge", "border"), [("magnitude", "replicate"), ("rising", "zero")])
+def test_every_row_restated(n_valid, edge, border):
+    relevance, flow = clip(1)
+    parameters = SelectiveParameters(edge=edge, border=border)
+    scores, agreements = score_clip(
+        relevance, flow, n_valid, sigmas=(0.5, 1.0, 2.0), parameters=parameters, tau=0.6
+    )
+    expected = slow_rows(relevance, flow, n_valid, (0.5, 1.0, 2.0), edge=edge, border=border, tau=0.6)
+    assert_same(scores, expected[0])
+    assert_same(agreements, expected[1])
+    assert any(row["sigma"] and row["relevant_voxels"] for row in scores)
+
+
+def test_rows_hold_plain_values_in_the_order_of_the_columns():
+    relevance, flow = clip()
+    scores, agreements = score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
+    assert [list(row) for row in scores] == [SCORE_COLUMNS] * 3 * 9
+    assert [list(row) for row in agreements] == [AGREEMENT_COLUMNS] * 3 * 9
+    assert [row["sigma"] for row in scores] == [0.0, *SIGMAS] * 3
+    kinds = {type(value) for row in (*scores, *agreements) for value in row.values()}
+    assert kinds == {str, int, float, type(None)}
+
+
+def test_the_baseline_keeps_everything_and_dense_relevance_has_the_base_rate():
+    scores, _ = score_clip(*clip(), 6, sigmas=[2], parameters=PRESETS["default"])
+    assert scores[0]["kept_voxels"] == scores[0]["kept_relevance"] == 1.0
+    assert scores[0]["precision"] == scores[0]["base_rate"]
+
+
+def test_sigmas_are_sorted_and_each_scored_once():
+    given, once = (
+        score_clip(*clip(), 6, sigmas=s, parameters=PRESETS["default"]) for s in ([2, 1, 2.0], [1, 2])
+    )
+    assert given == once
+
+
+def test_the_order_of_the_methods_changes_only_the_order_of_the_rows():
+    relevance, flow = clip()
+    scores, _ = score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
+    for method in relevance:
+        alone, pairs = score_clip(
+            {method: relevance[method]}, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"]
+        )
+        assert alone == [row for row in scores if row["method"] == method]
+        assert pairs == []
+
+
+def test_padded_frames_change_nothing():
+    relevance, flow = clip()
+    padded = {method: cube.copy() for method, cube in relevance.items()}
+    for cube in padded.values():
+        cube[4:] = np.nan
+    other = flow.copy()
+    other[4:] = 100
+    expected = score_clip(relevance, flow, 4, sigmas=SIGMAS, parameters=PRESETS["default"])
+    assert score_clip(padded, other, 4, sigmas=SIGMAS, parameters=PRESETS["default"]) == expected
+    assert score_clip(relevance, flow, 5, sigmas=SIGMAS, parameters=PRESETS["default"]) != expected
+
+
+def test_a_clip_whose_flow_is_unknown_has_only_nulls():
+    relevance, flow = clip()
+    scores, agreements = score_clip(
+        relevance, np.full_like(flow, np.nan), 6, sigmas=[2.0], parameters=PRESETS["default"]
+    )
+    for row in scores:
+        assert row["counted_voxels"] == row["relevant_voxels"] == 0
+        assert all(row[name] is None for name in SCORE_COLUMNS[11:])
+    assert all(row["agreement"] is None and row["iou"] is None for row in agreements)
+
+
+def test_a_selective_map_that_is_empty_keeps_nothing_and_has_no_precision():
+    flow = clip()[1]
+    static = {"deep_taylor": np.ones(SHAPE, np.float32)}
+    baseline, selective = score_clip(static, flow, 6, sigmas=[2.0], parameters=PRESETS["default"])[0]
+    assert baseline["precision"] == baseline["base_rate"]
+    assert selective["kept_voxels"] == selective["kept_relevance"] == 0.0
+    assert selective["precision"] is None
+    assert selective["area_precision_2"] is None
+
+
+def test_half_precision_flow_and_the_published_rule():
+    relevance, flow = clip()
+    half = flow.astype(np.float16)
+    arguments = {"sigmas": SIGMAS, "parameters": PRESETS["paper"], "rule": "frame_std"}
+    scores = score_clip(relevance, half, 6, **arguments)
+    assert scores == score_clip(relevance, half.astype(np.float32), 6, **arguments)
+    by_tau = score_clip(relevance, half, 6, sigmas=SIGMAS, parameters=PRESETS["paper"])
+    assert scores[0][0]["moving_voxels"] != by_tau[0][0]["moving_voxels"]
+
+
+def test_inputs_are_left_alone():
+    relevance, flow = clip()
+    copies = {method: cube.copy() for method, cube in relevance.items()}, flow.copy()
+    for cube in (*relevance.values(), flow):
+        cube.setflags(write=False)
+    score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
+    np.testing.assert_equal((relevance, flow), copies)
+
+
+def test_bad_calls_are_refused_in_one_line():
+    relevance, flow = clip()
+    damaged = {**relevance, "grad_cam": relevance["grad_cam"].copy()}
+    damaged["grad_cam"][2, 1, 1:3] = np.nan
+    good = {"relevance": relevance, "flow": flow, "n_valid": 6, "sigmas": [2.0], "rule": "tau", "tau": 0.5}
+    for change, message in [
+        ({"sigmas": [0.0]}, "sigma is 0.0; use a number of standard deviations above 0"),
+        ({"sigmas": []}, "0 sigmas given"),
+        ({"n_valid": 0}, "n_valid is 0; a clip of 6 frames has 1 to 6"),
+        ({"n_valid": 7}, "n_valid is 7"),
+        ({"flow": flow[:5]}, "n_valid is 6"),
+        ({"flow": flow[:, :4]}, "relevance of deep_taylor has shape"),
+        ({"relevance": damaged}, "relevance of grad_cam has 2 values that are not finite"),
+        ({"rule": "speed"}, "motion rule 'speed' is unknown"),
+        ({"tau": -0.5}, "tau is -0.5"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            score_clip(**(good | change), parameters=PRESETS["default"])
+        assert "\n" not in str(error.value)
