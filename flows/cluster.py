@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,18 @@ class ThreadLimit(WorkerPlugin):
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
+
+
+class InterruptGuard(WorkerPlugin):
+    """Leave Ctrl-C, which reaches every process of a terminal, to the process that owns the cluster."""
+
+    name = "selrel-interrupt-guard"
+
+    def setup(self, worker: Worker) -> None:
+        """Ignore the signal in the worker's process."""
+        # Only the main thread may; a worker that runs elsewhere does not get the signal either.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -118,6 +132,7 @@ def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Clien
         _start_local(workers, directory) as local,
         Client(local, timeout=timeout) as client,
     ):
+        client.register_plugin(InterruptGuard())
         client.register_plugin(ThreadLimit(threads))
         yield client
 

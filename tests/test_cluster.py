@@ -1,0 +1,186 @@
+"""Dask clusters: what they give their workers, where they listen, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.cluster import THREAD_VARIABLES, cluster
+from flows.scratch import scratch_directory
+from tests.dask_processes import dask_processes
+from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
+
+
+def describe_worker() -> dict[str, object]:
+    import cv2
+    import torch
+
+    variables = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+    return {
+        "pid": os.getpid(),
+        "torch": torch.get_num_threads(),
+        "cv2": cv2.getNumThreads(),
+        "variables": {os.environ.get(name) for name in variables},
+    }
+
+
+def test_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    mine = {process.pid for process in family(os.getpid())}
+    with cluster(2, threads_per_worker=1) as client:
+        workers = client.scheduler_info()["workers"].values()
+        assert [worker["nthreads"] for worker in workers] == [1, 1]
+        assert {worker["memory_limit"] for worker in workers} == {0}
+
+        described = client.run(by_value(describe_worker)).values()
+        assert len({worker["pid"] for worker in described} - {os.getpid()}) == 2
+        assert all(worker["torch"] == worker["cv2"] == 1 for worker in described)
+        assert all(worker["variables"] == {"1"} for worker in described)
+
+        processes = family(os.getpid())
+        # multiprocessing's resource tracker stays with its parent by design.
+        started = [
+            process
+            for process in processes
+            if process.pid not in mine and "resource_tracker" not in " ".join(process.cmdline())
+        ]
+        assert len(started) == 2
+        addresses = listening_addresses(processes)
+        assert len(addresses) >= 3
+        assert all(map(is_loopback, addresses))
+        assert len(list(tmp_path.glob("selrel-dask-*"))) == 1
+    assert wait_until_gone(started, timeout=5) == []
+    assert list(tmp_path.glob("selrel-*")) == []
+    assert {name: os.environ.get(name) for name in THREAD_VARIABLES} == before
+
+
+def test_threads_reach_a_worker_that_was_restarted() -> None:
+    with cluster(1, threads_per_worker=2) as client:
+        first = next(iter(client.run(by_value(describe_worker)).values()))
+        os.kill(first["pid"], signal.SIGKILL)
+        gone = wait_until_gone([psutil.Process(first["pid"])], timeout=5)
+        assert gone == []
+        client.wait_for_workers(1, timeout=30)
+        again = client.submit(by_value(describe_worker), pure=False).result(timeout=60)
+        assert again["pid"] != first["pid"]
+        assert (again["torch"], again["cv2"], again["variables"]) == (2, 2, {"2"})
+
+
+def test_another_process_without_the_certificate_is_refused() -> None:
+    with cluster(1, threads_per_worker=1) as client:
+        plain = client.scheduler.address.replace("tls://", "tcp://")
+        with (
+            pytest.raises(ConnectionError, match="no Dask scheduler answers"),
+            cluster(scheduler=plain, timeout=2),
+        ):
+            pass
+
+
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"busy\n"
+    processes = family(parent.pid)
+    assert sum("spawn_main" in " ".join(process.cmdline()) for process in processes) == 2
+    parent.kill()
+    parent.wait(timeout=10)
+    assert wait_until_gone(processes, timeout=10) == []
+
+
+PARENT = """
+    import time
+    from flows.cluster import cluster
+
+    def spin(block):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            pass
+
+    if __name__ == "__main__":
+        with cluster(2, threads_per_worker=1) as client:
+            futures = [client.submit(spin, block, pure=False) for block in range(4)]
+            while sum(map(len, client.processing().values())) < 4:
+                time.sleep(0.05)
+            print("busy", flush=True)
+            time.sleep(60)
+"""
+
+
+def test_an_abandoned_directory_is_swept_and_a_live_one_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned = tmp_path / "selrel-dask-abandoned"
+    abandoned.mkdir()
+    (abandoned / ".owner").touch()
+    (tmp_path / "selrel-dask-just-being-made").mkdir()
+    (tmp_path / "selrel-prefect-other").mkdir()
+    with scratch_directory("dask") as first, scratch_directory("dask") as second:
+        assert first != second
+        assert first.is_dir()
+        assert second.is_dir()
+        assert not abandoned.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "selrel-dask-just-being-made",
+        "selrel-prefect-other",
+    ]
+
+
+def test_an_existing_scheduler() -> None:
+    with dask_processes(workers=2) as (address, scheduler, workers):
+        with cluster(scheduler=address) as client:
+            assert client.submit(lambda: 21 * 2).result(timeout=30) == 42
+        assert scheduler.poll() is None
+        assert [worker.poll() for worker in workers] == [None, None]
+
+
+def test_a_scheduler_without_workers_is_an_error() -> None:
+    with (
+        dask_processes(workers=0) as (address, _, _),
+        pytest.raises(ConnectionError, match="has no worker after 1 s"),
+        cluster(scheduler=address, timeout=1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 0}, "workers is 0: give 1 or more"),
+        ({"workers": 1, "threads_per_worker": -1}, "threads per worker is -1"),
+        ({"scheduler": "10.0.0.1:8786"}, "give tls://HOST:PORT"),
+        ({"scheduler": "http://localhost:8786"}, "give tls://HOST:PORT"),
+        ({"scheduler": "tcp://10.0.0.1:8786"}, "neither encrypted nor on this machine"),
+        ({"scheduler": "tcp://localhost:8786", "workers": 2}, "can't be set on an existing scheduler"),
+        (
+            {"scheduler": "tcp://127.0.0.1:9", "timeout": 0.5},
+            "no Dask scheduler answers at tcp://127.0.0.1:9",
+        ),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises((ValueError, ConnectionError), match=message) as raised, cluster(**settings):  # type: ignore[arg-type]
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def by_value(function):  # type: ignore[no-untyped-def]
+    """The function as something that a worker, which does not know this file, can run."""
+    import types
+
+    return types.FunctionType(
+        function.__code__, {"__builtins__": __builtins__, "os": os, "__name__": "__main__"}
+    )
