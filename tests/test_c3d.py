@@ -148,7 +148,7 @@ def _without(key):
             r"fc6.weight \(7, 54\) instead of \(7, 96\)",
         ),
         (lambda state: state | {"module.conv1.bias": torch.zeros(2)}, "twice"),
-        (lambda state: {"layer1.0.conv1.weight": torch.zeros(1)}, "unknown checkpoint family"),
+        (lambda state: {"blocks.0.attn.weight": torch.zeros(1)}, "unknown checkpoint family"),
         (lambda state: {}, "unknown checkpoint family"),
     ],
 )
