@@ -9,7 +9,7 @@ from typing import Any, Literal
 from prefect import flow
 
 from flows.cluster import cluster
-from selrel.selective import PRESETS, SIGMAS, SelectiveParameters
+from selrel.selective import PRESETS, SIGMAS
 from tasks.decode import decode
 from tasks.explain import explain
 from tasks.index import index
@@ -73,27 +73,29 @@ def explain_ucf101(
     -------
         Where the run lies.
     """
-    given = {name: (method_settings or {}).get(name, {}) for name in methods}
-    request = Request(
-        data=data,
-        checkpoint=checkpoint,
-        root=root,
-        split=split,
-        subset=subset,
-        videos=videos,
-        seed=seed,
-        methods=given,
-        sigmas=tuple(sigmas),
-        selective=chosen(preset, selective),
-        motion_rule=motion_rule,
-        tau=tau,
-        target=target,
-        family=family,
-        profile=profile or {},
-        block_clips=block_clips,
-        batch_clips=batch_clips,
+    made = plan(
+        request_from(
+            data=data,
+            checkpoint=checkpoint,
+            root=root,
+            split=split,
+            subset=subset,
+            videos=videos,
+            seed=seed,
+            methods=methods,
+            method_settings=method_settings,
+            sigmas=sigmas,
+            preset=preset,
+            selective=selective,
+            motion_rule=motion_rule,
+            tau=tau,
+            target=target,
+            family=family,
+            profile=profile,
+            block_clips=block_clips,
+            batch_clips=batch_clips,
+        )
     )
-    made = plan(request)
     if not made.finished:
         publish(made)
         with cluster(workers, scheduler=scheduler):
@@ -111,6 +113,23 @@ def run_stages(made: Plan) -> None:
     report(made.root, made.run)
 
 
-def chosen(preset: str, selective: Mapping[str, Any] | None) -> SelectiveParameters:
-    """A preset of the selective step with single choices replaced."""
-    return dataclasses.replace(PRESETS[preset], **(selective or {}))
+def request_from(
+    *,
+    methods: Sequence[str] = PAPER_METHODS,
+    method_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    preset: str = "default",
+    selective: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    sigmas: Sequence[float] = SIGMAS,
+    **others: Any,
+) -> Request:
+    """Make the request of a flow's arguments; where the work is done is no part of it."""
+    return Request(
+        methods={name: (method_settings or {}).get(name, {}) for name in methods},
+        selective=dataclasses.replace(PRESETS[preset], **(selective or {})),
+        profile=profile or {},
+        sigmas=tuple(sigmas),
+        **others,
+    )

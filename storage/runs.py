@@ -86,6 +86,17 @@ def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> Non
         root.write_json(paths.success, dict(summary))
 
 
+def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
+    """Read the success marker of a finished run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is not finished.
+    """
+    return _mapping(root, paths.success)
+
+
 def is_finished(root: Root, paths: RunPaths) -> bool:
     """Whether the run has its success marker."""
     return root.exists(paths.success)

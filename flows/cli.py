@@ -1,0 +1,267 @@
+"""The `selrel` command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+app = App(
+    name="selrel",
+    help="Measure how much of a video classifier's decision rests on motion, and see where.",
+    help_epilogue="Try `selrel demo` first. Exit codes: 0 done, 1 failed (the same command goes on where it "
+    "stopped), 2 bad input, 130 interrupted.",
+    help_format="markdown",
+)
+
+_DATA = Group("Data", sort_key=1)
+_EXPLANATION = Group("Explanation", sort_key=2)
+_PROFILE = Group("Profile: what differs from the checkpoint family's", sort_key=3)
+_WORK = Group("Work", sort_key=4)
+
+Several = Parameter(consume_multiple=True, negative_iterable=())
+
+
+@app.command
+def explain(
+    *,
+    data: Annotated[Path, Parameter(group=_DATA)],
+    checkpoint: Annotated[Path, Parameter(group=_DATA)],
+    root: Annotated[str, Parameter(group=_DATA)],
+    split: Annotated[int, Parameter(group=_DATA)] = 1,
+    subset: Annotated[Literal["train", "test", "all"], Parameter(group=_DATA)] = "test",
+    videos: Annotated[int | None, Parameter(group=_DATA)] = None,
+    seed: Annotated[int, Parameter(group=_DATA)] = 0,
+    methods: Annotated[list[str] | None, Several, Parameter(group=_EXPLANATION)] = None,
+    sigmas: Annotated[list[float] | None, Several, Parameter(group=_EXPLANATION)] = None,
+    target: Annotated[str, Parameter(group=_EXPLANATION)] = "predicted",
+    preset: Annotated[Literal["default", "paper"], Parameter(group=_EXPLANATION)] = "default",
+    edge: Annotated[Literal["magnitude", "rising", "falling"] | None, Parameter(group=_EXPLANATION)] = None,
+    border: Annotated[Literal["replicate", "zero"] | None, Parameter(group=_EXPLANATION)] = None,
+    floor: Annotated[float | None, Parameter(group=_EXPLANATION)] = None,
+    scaling: Annotated[Literal["none", "max"] | None, Parameter(group=_EXPLANATION)] = None,
+    motion_rule: Annotated[Literal["tau", "frame_std"], Parameter(group=_EXPLANATION)] = "tau",
+    tau: Annotated[float, Parameter(group=_EXPLANATION)] = 0.5,
+    alpha: Annotated[float, Parameter(group=_EXPLANATION)] = 1.0,
+    start: Annotated[Literal["one", "logit"], Parameter(group=_EXPLANATION)] = "one",
+    family: Annotated[str | None, Parameter(group=_PROFILE)] = None,
+    colour_order: Annotated[Literal["RGB", "BGR"] | None, Parameter(group=_PROFILE)] = None,
+    resize: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
+    crop: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
+    mean: Annotated[tuple[float, float, float] | None, Parameter(group=_PROFILE)] = None,
+    std: Annotated[tuple[float, float, float] | None, Parameter(group=_PROFILE)] = None,
+    scale: Annotated[float | None, Parameter(group=_PROFILE)] = None,
+    label_order: Annotated[Literal["classInd", "sorted"] | None, Parameter(group=_PROFILE)] = None,
+    workers: Annotated[int | None, Parameter(group=_WORK)] = None,
+    block_clips: Annotated[int, Parameter(group=_WORK)] = 64,
+    batch_clips: Annotated[int, Parameter(group=_WORK)] = 8,
+) -> int:
+    """Explain a checkpoint on a data set and measure how much of its relevance follows motion.
+
+    Nothing has to be set up, and nothing keeps running afterwards. A finished run is found and not
+    repeated; an interrupted one goes on where it stopped.
+
+    Example: `selrel explain --data ucf --checkpoint c3d.pth.tar --root results --videos 1010`
+
+    Parameters
+    ----------
+    data
+        Directory that holds `UCF-101/` and `ucfTrainTestlist/`.
+    checkpoint
+        The checkpoint file.
+    root
+        Directory or `s3://bucket/prefix` under which all results lie.
+    split
+        UCF-101's split: 1, 2 or 3.
+    subset
+        Which of the split's videos; `all` takes every video on disk.
+    videos
+        How many videos to draw, evenly over the classes; all of them by default.
+    seed
+        Seed of the draw.
+    methods
+        Explanations, such as `deep_taylor grad_cam`; the paper's four by default.
+    sigmas
+        Thresholds of the selective step in standard deviations; 2 is always among them.
+    target
+        Class to explain: `predicted` for the clip, `video` (for its whole video), `true`, or a name.
+    preset
+        Choices that the paper leaves open: ours, or those that fit the paper's figures.
+    edge
+        Which temporal edges count, instead of the preset's.
+    border
+        What comes before the first and after the last frame, instead of the preset's.
+    floor
+        Edges below this share of the largest relevance never count, instead of the preset's.
+    scaling
+        Scaling of a cube before the filter, instead of the preset's.
+    motion_rule
+        When a voxel moves: flow longer than tau, or the rule of the authors' code.
+    tau
+        Pixels per frame.
+    alpha
+        Deep Taylor's weight of positive contributions; negative ones weigh alpha - 1.
+    start
+        What a deep Taylor cube sums to: one, or the target's logit.
+    family
+        The checkpoint's family, where its keys don't tell.
+    colour_order
+        Order of the input channels.
+    resize
+        Width and height of a frame before the crop.
+    crop
+        Height and width of the centre crop.
+    mean
+        Channel means, in the colour order.
+    std
+        Channel deviations, in the colour order.
+    scale
+        Multiplier of the pixel values 0..255.
+    label_order
+        Order of the model's outputs.
+    workers
+        Worker processes; one a CPU by default.
+    block_clips
+        Clips of a block, the unit of work, storage and resuming.
+    batch_clips
+        Clips of one forward pass.
+    """
+    given = {
+        "colour_order": colour_order,
+        "resize": resize,
+        "crop": crop,
+        "mean": mean,
+        "std": std,
+        "scale": scale,
+        "label_order": label_order,
+    }
+    selective = {"edge": edge, "border": border, "floor": floor, "scaling": scaling}
+    names = list(dict.fromkeys(methods)) if methods is not None else None
+    return _explain(
+        data=str(data),
+        checkpoint=str(checkpoint),
+        root=root,
+        split=split,
+        subset=subset,
+        videos=videos,
+        seed=seed,
+        target=target,
+        preset=preset,
+        selective=_set(selective),
+        motion_rule=motion_rule,
+        tau=tau,
+        method_settings={"deep_taylor": {"alpha": alpha, "start": start}},
+        family=family,
+        profile=_set(given),
+        workers=workers,
+        block_clips=block_clips,
+        batch_clips=batch_clips,
+        **_set({"methods": names, "sigmas": sigmas}),
+    )
+
+
+@app.command
+def runs(*, root: str) -> None:
+    """List the runs under a root.
+
+    Example: `selrel runs --root results`
+
+    Parameters
+    ----------
+    root
+        Directory or `s3://bucket/prefix`.
+    """
+    from flows.printing import print_runs
+    from storage.layout import Root
+    from storage.runs import list_runs
+
+    print_runs(Console(), list_runs(Root(root)))
+
+
+@app.command
+def report(run: str) -> None:
+    """Print the tables of a finished run beside the paper's.
+
+    Example: `selrel report results/runs/c3d-1bf523994dd872e1`
+
+    Parameters
+    ----------
+    run
+        Where the run lies, as `selrel runs` lists it.
+    """
+    from flows.printing import print_result
+
+    print_result(Console(), run)
+
+
+def _explain(**arguments: Any) -> int:
+    """Plan, then run the flow on a private server, then print the result."""
+    from flows.explain_ucf101 import explain_ucf101, request_from
+    from flows.local_server import temporary_server
+    from flows.printing import print_result
+    from tasks.plan import plan
+
+    console = Console()
+    made = plan(request_from(**arguments))
+    for note in made.notes:
+        console.print(note, highlight=False)
+    if made.finished:
+        console.print("This run is finished already; nothing to do.")
+    else:
+        console.print(f"Run {made.run}; Ctrl-C stops it, the same command goes on.", highlight=False)
+        with temporary_server():
+            explain_ucf101(**arguments)
+    print_result(console, made.url)
+    return 0
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    # Prefect and Dask would print a line for every request; what people want to see is ours.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    log = logging.getLogger("selrel")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return _guarded(
+        lambda: app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    )
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    """Turn what stops a command into one line and an exit code."""
+    from tasks.stages import StageFailed
+
+    try:
+        return int(command() or 0)
+    except CycloptsError:
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return _stopped("interrupted; start the same command again, it goes on where it stopped", INTERRUPTED)
+    except StageFailed as error:
+        return _stopped(str(error), FAILED)
+    except (ValueError, OSError) as error:
+        return _stopped(str(error), BAD_INPUT)
+
+
+def _stopped(reason: str, code: int) -> int:
+    print(f"selrel: {' '.join(reason.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

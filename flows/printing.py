@@ -1,0 +1,213 @@
+"""Prints a run for a person: the headline, and Tables 1 to 4 beside the paper's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from selrel.scores.paper import PAPER
+from storage.layout import Root, RunPaths, run_at
+from storage.runs import Run, is_finished, read_summary
+from storage.tables import read_table
+
+Row = Mapping[str, Any]
+
+
+def print_runs(console: Console, runs: Sequence[Run]) -> None:
+    """Print a line a run."""
+    if not runs:
+        console.print("No runs here yet; `selrel explain --help` shows how to make one.")
+        return
+    table = _table(None, "run", "state", "motion share", "accuracy", "clips")
+    for run in runs:
+        summary = run.summary or {}
+        state = "finished" if run.finished else run.note or "unfinished"
+        share = _interval(summary.get("motion_share") or {})
+        clips = f"{summary['clips']:,}" if "clips" in summary else "-"
+        table.add_row(run.url, state, share, _percent(summary.get("accuracy")), clips)
+    console.print(table)
+
+
+def print_result(console: Console, url: str) -> None:
+    """Print the headline and the tables of a finished run, and where everything lies.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished run.
+    """
+    root, paths = run_at(url)
+    if not is_finished(root, paths):
+        raise ValueError(f"{url} is not a finished run; `selrel runs --root {root}` lists the runs")
+    summary = read_summary(root, paths)
+    console.print(_headline(summary), highlight=False)
+    for name, table in (
+        ("table1", _precision),
+        ("table2", _agreement),
+        ("table3", _selectivity),
+        ("table4", _overhead),
+    ):
+        # A single method agrees with none.
+        if root.exists(paths.table(name)):
+            console.print(table(_overall(root, paths, name)), "")
+    console.print(_places(root, paths, summary), highlight=False, soft_wrap=True)
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    clips = (
+        f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
+        f"{_percent(summary['accuracy'])} of the clips."
+    )
+    share = summary["motion_share"]
+    if share is None:
+        return f"\nDeep Taylor was not asked for, so there is no motion share.\n{clips}\n"
+    return (
+        f"\n[bold]Motion share {_interval(share)}[/bold]\n"
+        "This part of the positive relevance changes over time (deep Taylor, 2 sigma; in\n"
+        "brackets the 95 % interval over groups of videos).\n"
+        f"{clips}\n"
+    )
+
+
+def _precision(rows: list[Row]) -> Table:
+    title = "Table 1. Precision: the share of relevant voxels that move (%)"
+    table = _table(title, "method", "map", "mean (sd)", "95 %", "base", "lift", "paper (sd)")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            _map(row),
+            _mean(row, "mean", "std"),
+            _range(row, "low", "high"),
+            _percent(row["base_rate"], ""),
+            _number(row["lift"]),
+            _mean(_of_paper("table1", row), "mean", "std"),
+        )
+    return table
+
+
+def _agreement(rows: list[Row]) -> Table:
+    title = "Table 2. Agreement: the share of voxels that are relevant for both (%)"
+    table = _table(title, "methods", "map", "mean (sd)", "95 %", "paper (sd)")
+    for row in rows:
+        table.add_row(
+            f"{row['method_a']} / {row['method_b']}",
+            _map(row),
+            _mean(row, "mean", "std"),
+            _range(row, "low", "high"),
+            _mean(_of_paper("table2", row), "mean", "std"),
+        )
+    return table
+
+
+def _selectivity(rows: list[Row]) -> Table:
+    title = "Table 3. Selectivity: what the selective map of 2 sigma keeps (%)"
+    columns = ("method", "voxels (sd)", "relevance (sd)", "95 %", "paper: voxels", "relevance")
+    table = _table(title, *columns)
+    for row in rows:
+        paper = _of_paper("table3", row)
+        table.add_row(
+            row["method"],
+            _mean(row, "voxels_mean", "voxels_std"),
+            _mean(row, "relevance_mean", "relevance_std"),
+            _range(row, "relevance_low", "relevance_high"),
+            _mean(paper, "voxels_mean", "voxels_std"),
+            _mean(paper, "relevance_mean", "relevance_std"),
+        )
+    return table
+
+
+def _overhead(rows: list[Row]) -> Table:
+    title = "Table 4. Time a clip, on top of the steps before (ms)"
+    table = _table(title, "step", "median", "quartiles", "paper (total)")
+    for row in rows:
+        paper = _of_paper("table4", row)
+        table.add_row(
+            row["method"],
+            _milliseconds(row["median"]),
+            f"{_milliseconds(row['low'])} to {_milliseconds(row['high'])}",
+            f"{_milliseconds(paper['low'])} to {_milliseconds(paper['high'])}" if paper else "-",
+        )
+    return table
+
+
+def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
+    odd = []
+    if summary["excluded_videos"]:
+        odd.append(f"{summary['excluded_videos']:,} videos were excluded (exclusions.parquet says why).")
+    if summary["flagged_clips"]:
+        odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")
+    if summary["largest_conservation_error"] is not None:
+        odd.append(f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e}.")
+    return "\n".join(
+        [
+            *odd,
+            "",
+            f"Report   {root.join(paths.report)}",
+            f"Tables   {root.join(paths.tables)}",
+            f"Cubes    {root.join(paths.relevance)}",
+            f"Results  sha256 {summary['results_sha256']}",
+        ]
+    )
+
+
+def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
+    """The rows over all classes."""
+    rows: list[Row] = read_table(root, paths.table(name)).to_pylist()
+    return [row for row in rows if row.get("class") is None]
+
+
+_TABLES = {"table1": _precision, "table2": _agreement, "table3": _selectivity, "table4": _overhead}
+
+
+def _of_paper(name: str, row: Row) -> Row:
+    keys = ("method", "method_a", "method_b", "sigma")
+    wanted = {key: row[key] for key in keys if key in row}
+    for paper in PAPER[name]:
+        if all(paper.get(key) == value for key, value in wanted.items()):
+            return paper
+    return {}
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(
+            column,
+            justify="left" if column in ("method", "methods", "map", "step") else "right",
+            no_wrap=True,
+        )
+    return table
+
+
+def _map(row: Row) -> str:
+    return "all" if row["sigma"] == 0 else f"{row['sigma']:g} sigma"
+
+
+def _percent(value: float | None, unit: str = " %") -> str:
+    return "-" if value is None else f"{100 * value:.1f}{unit}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _mean(row: Row, mean: str, deviation: str) -> str:
+    return f"{100 * row[mean]:.1f} ({100 * row[deviation]:.1f})" if row.get(mean) is not None else "-"
+
+
+def _range(row: Row, low: str, high: str) -> str:
+    return f"{100 * row[low]:.1f}-{100 * row[high]:.1f}" if row.get(low) is not None else "-"
+
+
+def _interval(row: Row) -> str:
+    if row.get("mean") is None:
+        return "-"
+    known = row["low"] is not None
+    return _percent(row["mean"]) + (f" ({100 * row["low"]:.1f} to {100 * row["high"]:.1f})" if known else "")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f}"
