@@ -206,7 +206,7 @@ def _interval(row: Row) -> str:
     if row.get("mean") is None:
         return "-"
     known = row["low"] is not None
-    return _percent(row["mean"]) + (f" ({100 * row["low"]:.1f} to {100 * row["high"]:.1f})" if known else "")
+    return _percent(row["mean"]) + (f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})" if known else "")
 
 
 def _milliseconds(seconds: float) -> str:
