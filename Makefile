@@ -1,0 +1,50 @@
+# Needs Python 3.11 or later and make. `make PYTHON=python3.12 demo` chooses another Python.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Prefect neither reports its use, nor touches the user's own Prefect settings.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_HOME ?= $(CURDIR)/build/prefect
+
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make setup   install everything into $(VENV), at the versions in constraints.txt"
+	@echo "make demo    make a small data set, train on it, explain it, print the tables"
+	@echo "make test    every test that needs neither a GPU nor minutes"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   measure times and sizes"
+	@echo "make clean   remove what these commands made"
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$$($(PYTHON) --version) is too old: give PYTHON=python3.11 or later"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	@touch $@
+
+demo: setup
+	$(BIN)/selrel demo
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+lint: setup
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+bench: setup
+	@set -e; for script in tests/benchmarks/*.py; do \
+		[ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
