@@ -1,20 +1,24 @@
 """The selective step and the scores restated slowly, voxel by voxel in float64, from the formulas."""
 
 import math
+from collections.abc import Sequence
+
+Voxel = tuple[int, int, int]
+Cube = Sequence[Sequence[Sequence[float]]]
 
 SMOOTHING = {-1: 1 / 4, 0: 2 / 4, 1: 1 / 4}
 DERIVATIVE = {-1: -1 / 2, 1: 1 / 2}
 
 
-def voxels(n_frames, height, width):
+def voxels(n_frames: int, height: int, width: int) -> list[Voxel]:
     return [(t, y, x) for t in range(n_frames) for y in range(height) for x in range(width)]
 
 
-def slow_edges(cube, border="replicate"):
+def slow_edges(cube: Cube, border: str = "replicate") -> dict[Voxel, float]:
     """Edge of every voxel of a (time, y, x) cube as a dict, by the 27 coefficients of the kernel."""
     n_frames, height, width = len(cube), len(cube[0]), len(cube[0][0])
 
-    def value(t, y, x):
+    def value(t: int, y: int, x: int) -> float:
         if border == "zero" and not 0 <= t < n_frames:
             return 0.0
         t, y, x = (min(max(i, 0), n - 1) for i, n in ((t, n_frames), (y, height), (x, width)))
@@ -31,7 +35,15 @@ def slow_edges(cube, border="replicate"):
     }
 
 
-def slow_mask(cube, n_valid, *, sigma=2.0, edge="magnitude", border="replicate", floor=1e-6):
+def slow_mask(
+    cube: Cube,
+    n_valid: int,
+    *,
+    sigma: float = 2.0,
+    edge: str = "magnitude",
+    border: str = "replicate",
+    floor: float = 1e-6,
+) -> set[Voxel]:
     """Selected voxels of a (time, y, x) cube, as a set of (t, y, x)."""
     valid = cube[:n_valid]
     sign = {"magnitude": abs, "rising": lambda e: e, "falling": lambda e: -e}[edge]
@@ -42,7 +54,7 @@ def slow_mask(cube, n_valid, *, sigma=2.0, edge="magnitude", border="replicate",
     return {voxel for voxel, e in edges.items() if e > sigma * deviation and e > floor * largest}
 
 
-def slow_area_precision(values, moves, n_counted, share):
+def slow_area_precision(values: list[float], moves: list[bool], n_counted: int, share: float) -> float | None:
     """Expected precision of the ``share`` of voxels with the highest of the positive values, or None."""
     area = round(share * n_counted)
     if area < 1 or area > sum(value > 0 for value in values):

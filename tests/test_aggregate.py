@@ -1,9 +1,13 @@
 """Tables over clips: group sums that merge, Tables 1 to 4, the sweep and the motion share."""
 
+import functools
 import math
 import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,26 +16,31 @@ from selrel.scores import score_clip
 from selrel.scores.aggregate import AREA_PRECISIONS, motion_share, sweep, table1, table2, table3, table4
 from selrel.scores.intervals import group_bootstrap
 from selrel.scores.paper import PAPER
-from selrel.scores.sums import group_sums, merge
+from selrel.scores.sums import GroupSums, group_sums, merge
 from selrel.selective import PRESETS
+
+Row = dict[str, Any]
+Rows = list[Row]
+Columns = Mapping[str, npt.NDArray[Any]]
+Clip = tuple[float | None, str, int]
 
 METHODS = ("deep_taylor", "grad_cam")
 SIGMAS = (1.0, 2.0)
 N = 300
-RATIOS = ("precision", "base_rate", "weighted_precision", "kept_voxels", "kept_relevance", *AREA_PRECISIONS)
 
 
-def labelled(rows, clip):
+def labelled(rows: Sequence[Mapping[str, Any]], clip: int) -> Rows:
     """Rows of one clip with the labels that a task gives them."""
     class_name = ("Archery", "YoYo", "Punch")[clip % 3]
     labels = {"clip": clip, "class": class_name, "group": f"{class_name}/g{clip % 12 // 3:02}"}
     return [labels | row for row in rows]
 
 
-def scored(seed=0, n_clips=36):
+@functools.cache
+def scored(seed: int = 0, n_clips: int = 36) -> tuple[Rows, Rows]:
     """Score and agreement rows of clips, one of them without known flow, some without relevance."""
     generator = np.random.default_rng(seed)
-    scores, agreements = [], []
+    all_scores, all_agreements = [], []
     for clip in range(n_clips):
         shape = (4, 6, 6)
         relevance = {
@@ -46,12 +55,12 @@ def scored(seed=0, n_clips=36):
         of_scores, of_agreements = score_clip(
             relevance, flow, 4, sigmas=SIGMAS, parameters=PRESETS["default"], tau=0.2
         )
-        scores += labelled(of_scores, clip)
-        agreements += labelled(of_agreements, clip)
-    return scores, agreements
+        all_scores += labelled(of_scores, clip)
+        all_agreements += labelled(of_agreements, clip)
+    return all_scores, all_agreements
 
 
-def columns(rows):
+def columns(rows: Rows) -> Columns:
     """As a parquet reader gives them: null is NaN, strings are objects."""
     return {
         name: np.array(
@@ -62,14 +71,19 @@ def columns(rows):
     }
 
 
-SCORES, AGREEMENTS = scored()
+def scores() -> Rows:
+    return scored()[0]
 
 
-def chosen(rows, **labels):
+def agreements() -> Rows:
+    return scored()[1]
+
+
+def chosen(rows: Rows, **labels: object) -> Rows:
     return [row for row in rows if all(row[name] == value for name, value in labels.items() if value)]
 
 
-def assert_summary(row, rows, score, prefix=""):
+def assert_summary(row: Row, rows: Rows, score: str, prefix: str = "") -> None:
     """Mean, deviation and interval of a table row, restated from the clips' rows."""
     values = [clip[score] for clip in rows if clip[score] is not None]
     groups = np.array([clip["group"] for clip in rows if clip[score] is not None])
@@ -97,8 +111,8 @@ def assert_summary(row, rows, score, prefix=""):
         max_size=40,
     )
 )
-def test_partial_sums_merge_to_the_whole(clips):
-    def sums(part):
+def test_partial_sums_merge_to_the_whole(clips: list[Clip]) -> None:
+    def sums(part: list[Clip]) -> GroupSums:
         return group_sums(np.array([v for v, _, _ in part], object), np.array([g for _, g, _ in part]))
 
     parts = [[clip for clip in clips if clip[2] == block] for block in range(3)]
@@ -116,23 +130,25 @@ def test_partial_sums_merge_to_the_whole(clips):
     assert merged.std == (None if expected is None else pytest.approx(expected, rel=1e-9, abs=1e-6))
 
 
-def test_the_deviation_of_equal_values_is_zero():
+def test_the_deviation_of_equal_values_is_zero() -> None:
     assert group_sums(np.full(1000, 0.1), np.arange(1000) % 7).std == pytest.approx(0, abs=1e-14)
 
 
 @pytest.mark.parametrize("class_name", [None, "Archery", "YoYo", "Punch"])
 @pytest.mark.parametrize("method", METHODS)
-def test_table_1_restated(class_name, method):
+def test_table_1_restated(class_name: str | None, method: str) -> None:
     for sigma in (0.0, 2.0):
         rows = [
             row
-            for row in table1(columns(SCORES), n=N)
+            for row in table1(columns(scores()), n=N)
             if (row["class"], row["method"], row["sigma"]) == (class_name, method, sigma)
         ]
         assert len(rows) == 1
         row = rows[0]
         clips = [
-            clip for clip in chosen(SCORES, method=method, **{"class": class_name}) if clip["sigma"] == sigma
+            clip
+            for clip in chosen(scores(), method=method, **{"class": class_name})
+            if clip["sigma"] == sigma
         ]
         assert_summary(row, clips, "precision")
         with_precision = [clip for clip in clips if clip["precision"] is not None]
@@ -153,21 +169,21 @@ def test_table_1_restated(class_name, method):
         assert row["weighted_precision"] == pytest.approx(weighted)
 
 
-def test_the_trial_clips_have_empty_and_uncounted_ones():
-    overall = {(row["method"], row["sigma"]): row for row in table1(columns(SCORES), n=N)[:4]}
+def test_the_trial_clips_have_empty_and_uncounted_ones() -> None:
+    overall = {(row["method"], row["sigma"]): row for row in table1(columns(scores()), n=N)[:4]}
     assert overall["grad_cam", 0.0]["n_empty"] == 8
     assert {row["n_uncounted"] for row in overall.values()} == {1}
 
 
-def test_a_dense_baseline_has_lift_one_and_an_interval_of_no_width():
-    row = table1(columns(SCORES), n=N)[0]
+def test_a_dense_baseline_has_lift_one_and_an_interval_of_no_width() -> None:
+    row = table1(columns(scores()), n=N)[0]
     assert (row["method"], row["sigma"]) == ("deep_taylor", 0.0)
     assert [row["lift"], row["lift_low"], row["lift_high"]] == pytest.approx([1, 1, 1])
     assert row["low"] < row["high"]
 
 
-def test_rows_come_overall_first_then_by_class_in_order():
-    rows = table1(columns(SCORES), n=N)
+def test_rows_come_overall_first_then_by_class_in_order() -> None:
+    rows = table1(columns(scores()), n=N)
     labels = [(row["class"], row["method"], row["sigma"]) for row in rows]
     expected = [
         (class_name, method, sigma)
@@ -180,11 +196,11 @@ def test_rows_come_overall_first_then_by_class_in_order():
 
 
 @pytest.mark.parametrize("class_name", [None, "Punch"])
-def test_table_2_restated(class_name):
-    rows = [row for row in table2(columns(AGREEMENTS), n=N) if row["class"] == class_name]
+def test_table_2_restated(class_name: str | None) -> None:
+    rows = [row for row in table2(columns(agreements()), n=N) if row["class"] == class_name]
     assert [(r["method_a"], r["method_b"], r["sigma"]) for r in rows] == [(*METHODS, 0.0), (*METHODS, 2.0)]
     for row in rows:
-        clips = [c for c in chosen(AGREEMENTS, **{"class": class_name}) if c["sigma"] == row["sigma"]]
+        clips = [c for c in chosen(agreements(), **{"class": class_name}) if c["sigma"] == row["sigma"]]
         assert_summary(row, clips, "agreement")
         assert_summary(row, clips, "iou", prefix="iou")
         assert row["n_uncounted"] == sum(clip["counted_voxels"] == 0 for clip in clips)
@@ -195,11 +211,11 @@ def test_table_2_restated(class_name):
 
 @pytest.mark.parametrize("class_name", [None, "YoYo"])
 @pytest.mark.parametrize("method", METHODS)
-def test_table_3_restated(class_name, method):
-    rows = table3(columns(SCORES), sigma=1.0, n=N)
+def test_table_3_restated(class_name: str | None, method: str) -> None:
+    rows = table3(columns(scores()), sigma=1.0, n=N)
     assert {row["sigma"] for row in rows} == {1.0}
     (row,) = (r for r in rows if (r["class"], r["method"]) == (class_name, method))
-    clips = chosen(SCORES, method=method, sigma=1.0, **{"class": class_name})
+    clips = chosen(scores(), method=method, sigma=1.0, **{"class": class_name})
     assert_summary(row, clips, "kept_voxels", prefix="voxels")
     assert_summary(row, clips, "kept_relevance", prefix="relevance")
     counted = [clip for clip in clips if clip["counted_voxels"]]
@@ -208,11 +224,11 @@ def test_table_3_restated(class_name, method):
     assert row["n_uncounted"] == len(clips) - len(counted)
 
 
-def test_the_sweep_restated():
-    rows = sweep(columns(SCORES), n=N)
+def test_the_sweep_restated() -> None:
+    rows = sweep(columns(scores()), n=N)
     assert len(rows) == (1 + 3) * 2 * 3
     for row in rows:
-        clips = chosen(SCORES, method=row["method"], **{"class": row["class"]})
+        clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
         clips = [clip for clip in clips if clip["sigma"] == row["sigma"]]
         for score in ("precision", "kept_voxels", "kept_relevance"):
             values = [clip[score] for clip in clips if clip[score] is not None]
@@ -226,9 +242,9 @@ def test_the_sweep_restated():
         assert row["lift"] == pytest.approx(row["precision"] / row["base_rate"])
 
 
-def test_the_sweep_agrees_with_the_tables():
-    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(columns(SCORES), n=N)}
-    for row in table1(columns(SCORES), n=N):
+def test_the_sweep_agrees_with_the_tables() -> None:
+    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(columns(scores()), n=N)}
+    for row in table1(columns(scores()), n=N):
         other = by_label[row["class"], row["method"], row["sigma"]]
         assert (row["mean"], row["low"], row["lift"], row["n_empty"]) == (
             other["precision"],
@@ -238,9 +254,9 @@ def test_the_sweep_agrees_with_the_tables():
         )
 
 
-def test_the_motion_share_is_table_3s_relevance_of_deep_taylor():
-    share = motion_share(columns(SCORES), n=N)
-    (row,) = (r for r in table3(columns(SCORES), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
+def test_the_motion_share_is_table_3s_relevance_of_deep_taylor() -> None:
+    share = motion_share(columns(scores()), n=N)
+    (row,) = (r for r in table3(columns(scores()), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
     assert {n: share[n] for n in ("mean", "std", "low", "high")} == {
         n: row[f"relevance_{n}"] for n in ("mean", "std", "low", "high")
     }
@@ -249,46 +265,48 @@ def test_the_motion_share_is_table_3s_relevance_of_deep_taylor():
     assert 0 < share["mean"] < 1
 
 
-def test_the_order_of_the_rows_does_not_matter():
-    order = np.random.default_rng(0).permutation(len(SCORES))
-    shuffled = [SCORES[i] for i in order]
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    order = np.random.default_rng(0).permutation(len(scores()))
+    shuffled = [scores()[i] for i in order]
     for build in (table1, table3, sweep):
-        for row, other in zip(build(columns(SCORES), n=N), build(columns(shuffled), n=N), strict=True):
+        for row, other in zip(build(columns(scores()), n=N), build(columns(shuffled), n=N), strict=True):
             assert list(row) == list(other)
             for name, value in row.items():
                 expected = pytest.approx(other[name], rel=1e-12) if isinstance(value, float) else other[name]
                 assert value == expected, name
 
 
-def test_one_group_has_a_mean_and_no_interval():
-    rows = [row for row in SCORES if row["group"] == "YoYo/g01"]
+def test_one_group_has_a_mean_and_no_interval() -> None:
+    rows = [row for row in scores() if row["group"] == "YoYo/g01"]
     row = table1(columns(rows), n=N)[0]
     assert row["n_clips"] > 1
     assert row["mean"] is not None
     assert [row[name] for name in ("low", "high", "lift_low", "lift_high")] == [None] * 4
 
 
-def test_one_clip_has_a_mean_and_no_deviation():
-    row = table1(columns(chosen(SCORES, clip=1)), n=N)[0]
+def test_one_clip_has_a_mean_and_no_deviation() -> None:
+    row = table1(columns(chosen(scores(), clip=1)), n=N)[0]
     assert row["mean"] is not None
     assert row["std"] is None
 
 
-def test_a_method_that_is_always_empty_has_null_and_not_nan():
-    rows = [row | {"precision": None, "relevant_voxels": 0} for row in SCORES if row["method"] == "grad_cam"]
+def test_a_method_that_is_always_empty_has_null_and_not_nan() -> None:
+    rows = [
+        row | {"precision": None, "relevant_voxels": 0} for row in scores() if row["method"] == "grad_cam"
+    ]
     row = table1(columns(rows), n=N)[0]
     assert [row[n] for n in ("mean", "std", "low", "high", "base_rate", "lift", "lift_low")] == [None] * 7
     assert (row["n_clips"], row["n_empty"], row["n_uncounted"]) == (0, 35, 1)
     assert sweep(columns(rows), n=N)[0]["empty_share"] == 1.0
 
 
-def test_no_rows_make_no_table():
-    empty = {name: column[:0] for name, column in columns(SCORES).items()}
+def test_no_rows_make_no_table() -> None:
+    empty = {name: column[:0] for name, column in columns(scores()).items()}
     assert table1(empty) == table3(empty) == sweep(empty) == []
     assert table4({"method": np.array([], object), "seconds_per_clip": np.array([])}) == []
 
 
-def test_table_4_is_the_median_and_the_quartiles():
+def test_table_4_is_the_median_and_the_quartiles() -> None:
     seconds = {"grad_cam": [0.5, 0.1, 0.2, 0.3, 0.4], "deep_taylor": [2.0]}
     timings = {
         "method": np.array([method for method, times in seconds.items() for _ in times], object),
@@ -303,9 +321,9 @@ def test_table_4_is_the_median_and_the_quartiles():
     assert (grad_cam["least"], grad_cam["n"]) == (0.1, 5)
 
 
-def test_the_papers_figures_have_the_columns_of_our_tables():
-    ours = {"table1": table1(columns(SCORES), n=N), "table3": table3(columns(SCORES), n=N)}
-    ours["table2"] = table2(columns(AGREEMENTS), n=N)
+def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
+    ours = {"table1": table1(columns(scores()), n=N), "table3": table3(columns(scores()), n=N)}
+    ours["table2"] = table2(columns(agreements()), n=N)
     ours["table4"] = [{"method": "", "low": 0.0, "high": 0.0}]
     for table, rows in PAPER.items():
         assert rows
@@ -326,7 +344,7 @@ def test_the_papers_figures_have_the_columns_of_our_tables():
         (lambda c: table4(c), "columns seconds_per_clip are missing"),
     ],
 )
-def test_bad_columns_are_refused_in_one_line(build, message):
+def test_bad_columns_are_refused_in_one_line(build: Callable[[Columns], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        build(columns(SCORES))
+        build(columns(scores()))
     assert "\n" not in str(error.value)

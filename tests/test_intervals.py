@@ -1,12 +1,19 @@
 """Bootstrap intervals over UCF groups."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from selrel.scores.intervals import group_bootstrap, ratio_interval
 
+Array = npt.NDArray[Any]
 
-def clips_of_groups(generator, n_groups=20, between=1.0, within=0.3):
+
+def clips_of_groups(
+    generator: np.random.Generator, n_groups: int = 20, between: float = 1.0, within: float = 0.3
+) -> tuple[Array, Array]:
     """Scores of 1 to 9 clips a group, alike within the group."""
     sizes = generator.integers(1, 10, n_groups)
     levels = generator.normal(0, between, n_groups)
@@ -14,7 +21,7 @@ def clips_of_groups(generator, n_groups=20, between=1.0, within=0.3):
     return values, np.repeat([f"YoYo/g{i:02}" for i in range(n_groups)], sizes)
 
 
-def test_the_bootstrap_restated():
+def test_the_bootstrap_restated() -> None:
     values, groups = clips_of_groups(np.random.default_rng(0))
     values[::4] = np.nan
     labels = sorted(set(groups.tolist()))
@@ -28,21 +35,21 @@ def test_the_bootstrap_restated():
     assert group_bootstrap(values, groups, n=50, seed=7) == pytest.approx(expected, rel=1e-12)
 
 
-def test_two_groups_have_three_possible_means():
+def test_two_groups_have_three_possible_means() -> None:
     values, groups = np.array([1.0, 1.0, 1.0, 5.0]), np.array(["a", "a", "a", "b"])
     assert group_bootstrap(values, groups) == (1.0, 5.0)
     # 1/4 of the resamples have mean 1, 1/2 have 2, 1/4 have 5.
     assert group_bootstrap(values, groups, confidence=0.2) == (2.0, 2.0)
 
 
-def test_one_clip_a_group_has_the_interval_of_a_mean():
+def test_one_clip_a_group_has_the_interval_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(3, 2, 400)
     low, high = group_bootstrap(values, np.arange(400))
     half = 1.96 * values.std() / np.sqrt(400)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
 
-def test_copies_within_a_group_add_no_certainty():
+def test_copies_within_a_group_add_no_certainty() -> None:
     values, groups = np.random.default_rng(2).normal(size=30), np.arange(30)
     copied = group_bootstrap(np.repeat(values, 8), np.repeat(groups, 8))
     assert copied == pytest.approx(group_bootstrap(values, groups))
@@ -50,7 +57,7 @@ def test_copies_within_a_group_add_no_certainty():
     assert independent[1] - independent[0] < 0.5 * (copied[1] - copied[0])
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(3)
     covered = 0
     for _ in range(300):
@@ -59,7 +66,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.88 < covered / 300 < 0.985
 
 
-def test_order_and_labels_do_not_matter_but_the_seed_does():
+def test_order_and_labels_do_not_matter_but_the_seed_does() -> None:
     values, groups = clips_of_groups(np.random.default_rng(4))
     order = np.random.default_rng(5).permutation(len(values))
     interval = group_bootstrap(values, groups)
@@ -69,7 +76,7 @@ def test_order_and_labels_do_not_matter_but_the_seed_does():
     assert group_bootstrap(values, groups, seed=1) != interval
 
 
-def test_nulls_are_left_out():
+def test_nulls_are_left_out() -> None:
     values, groups = clips_of_groups(np.random.default_rng(6))
     with_nulls = np.concatenate([values, np.full(20, np.nan)])
     same_groups = np.concatenate([groups, groups[:20]])
@@ -78,7 +85,7 @@ def test_nulls_are_left_out():
     assert group_bootstrap(as_objects, same_groups) == group_bootstrap(with_nulls, same_groups)
 
 
-def test_groups_without_a_value_make_no_nan():
+def test_groups_without_a_value_make_no_nan() -> None:
     low, high = group_bootstrap(np.array([1.0, 2.0, np.nan, np.nan, np.nan]), np.arange(5))
     assert (low, high) == (1.0, 2.0)
 
@@ -87,21 +94,21 @@ def test_groups_without_a_value_make_no_nan():
     ("values", "groups"),
     [([], []), ([1.0, 2.0], ["a", "a"]), ([1.0, np.nan], ["a", "b"]), ([np.nan, np.nan], ["a", "b"])],
 )
-def test_fewer_than_two_groups_have_no_interval(values, groups):
+def test_fewer_than_two_groups_have_no_interval(values: list[float], groups: list[str]) -> None:
     assert group_bootstrap(np.array(values), np.array(groups)) is None
 
 
-def test_a_score_that_is_the_same_everywhere_has_no_spread():
+def test_a_score_that_is_the_same_everywhere_has_no_spread() -> None:
     assert group_bootstrap(np.full(9, 0.25), np.arange(9)) == (0.25, 0.25)
 
 
-def test_a_wider_confidence_is_a_wider_interval():
+def test_a_wider_confidence_is_a_wider_interval() -> None:
     values, groups = clips_of_groups(np.random.default_rng(8))
     (low, high), (lower, higher) = (group_bootstrap(values, groups, confidence=c) for c in (0.8, 0.99))
     assert lower < low < np.mean(values) < high < higher
 
 
-def test_the_interval_of_a_ratio_resamples_both_sums_together():
+def test_the_interval_of_a_ratio_resamples_both_sums_together() -> None:
     sums = np.random.default_rng(9).uniform(1, 2, 12)
     assert ratio_interval(3 * sums, sums) == pytest.approx((3, 3))
     separately = ratio_interval(3 * sums, np.ones(12))
@@ -109,6 +116,6 @@ def test_the_interval_of_a_ratio_resamples_both_sums_together():
 
 
 @pytest.mark.parametrize(("n", "confidence"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, 95)])
-def test_bad_settings_are_refused(n, confidence):
+def test_bad_settings_are_refused(n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="resamples at confidence"):
         group_bootstrap(np.arange(4.0), np.arange(4), n=n, confidence=confidence)

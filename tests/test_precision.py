@@ -1,8 +1,10 @@
 """Precision, base rate, lift, relevance-weighted and area-matched precision."""
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +13,12 @@ from selrel.scores import precision
 from selrel.scores.nested import reach, tally
 from tests.slow_selective import slow_area_precision
 
+Array = npt.NDArray[Any]
+
 SHAPE = (3, 4, 5)
 
 
-def clip(seed=0, *, positive=False, ties=False):
+def clip(seed: int = 0, *, positive: bool = False, ties: bool = False) -> tuple[Array, Array, Array, Array]:
     """Relevance, moving voxels, counted voxels and a selective mask of one small clip."""
     generator = np.random.default_rng(seed)
     relevance = generator.normal(size=SHAPE).astype(np.float32)
@@ -26,7 +30,9 @@ def clip(seed=0, *, positive=False, ties=False):
     return relevance, moving, counted, selected
 
 
-def slow_counts(relevance, moving, counted, selected=None):
+def slow_counts(
+    relevance: Array, moving: Array, counted: Array, selected: Array | None = None
+) -> dict[str, Any]:
     names = (
         "counted_voxels",
         "moving_voxels",
@@ -50,14 +56,14 @@ def slow_counts(relevance, moving, counted, selected=None):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_restated(seed):
+def test_counts_restated(seed: int) -> None:
     relevance, moving, counted, selected = clip(seed)
     for mask in (None, selected):
         expected = slow_counts(relevance, moving, counted, mask)
         assert precision.counts(relevance, moving, counted, mask) == pytest.approx(expected, rel=1e-12)
 
 
-def test_counts_are_plain_numbers():
+def test_counts_are_plain_numbers() -> None:
     counts = precision.counts(*clip())
     kinds = {name: type(value) for name, value in counts.items()}
     assert {name for name, kind in kinds.items() if kind is float} == {
@@ -67,7 +73,7 @@ def test_counts_are_plain_numbers():
     assert set(kinds.values()) == {int, float}
 
 
-def test_ratios_restated():
+def test_ratios_restated() -> None:
     counts = {
         "counted_voxels": 200,
         "moving_voxels": 50,
@@ -82,7 +88,7 @@ def test_ratios_restated():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_a_map_positive_everywhere_has_the_base_rate_to_the_last_digit(seed):
+def test_a_map_positive_everywhere_has_the_base_rate_to_the_last_digit(seed: int) -> None:
     relevance, moving, counted, _ = clip(seed, positive=True)
     ratios = precision.ratios(precision.counts(relevance, moving, counted))
     assert ratios["precision"] == ratios["base_rate"]
@@ -91,7 +97,7 @@ def test_a_map_positive_everywhere_has_the_base_rate_to_the_last_digit(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_counts_of_the_parts_add_up_to_those_of_the_whole(seed):
+def test_counts_of_the_parts_add_up_to_those_of_the_whole(seed: int) -> None:
     relevance, moving, counted, selected = clip(seed)
     first = np.random.default_rng(seed + 1).random(SHAPE) < 0.5
     parts = [precision.counts(relevance, moving, counted & half, selected) for half in (first, ~first)]
@@ -99,7 +105,7 @@ def test_counts_of_the_parts_add_up_to_those_of_the_whole(seed):
     assert merged == pytest.approx(precision.counts(relevance, moving, counted, selected), rel=1e-12)
 
 
-def test_nothing_relevant_is_null_and_not_zero():
+def test_nothing_relevant_is_null_and_not_zero() -> None:
     relevance, moving, counted, _ = clip()
     counts = precision.counts(-np.abs(relevance), moving, counted)
     ratios = precision.ratios(counts)
@@ -110,7 +116,7 @@ def test_nothing_relevant_is_null_and_not_zero():
     assert set(precision.area_matched(-np.abs(relevance), moving, counted).values()) == {None}
 
 
-def test_nothing_counted_is_null():
+def test_nothing_counted_is_null() -> None:
     relevance, moving, counted, selected = clip()
     counts = precision.counts(relevance, moving, np.zeros_like(counted), selected)
     assert set(counts.values()) == {0}
@@ -118,27 +124,27 @@ def test_nothing_counted_is_null():
     assert set(precision.area_matched(relevance, moving, np.zeros_like(counted)).values()) == {None}
 
 
-def test_nothing_moving_has_precision_zero_and_no_lift():
+def test_nothing_moving_has_precision_zero_and_no_lift() -> None:
     relevance, moving, counted, _ = clip()
     ratios = precision.ratios(precision.counts(relevance, np.zeros_like(moving), counted))
     assert ratios == {"precision": 0.0, "base_rate": 0.0, "lift": None, "weighted_precision": 0.0}
 
 
-def test_sums_are_in_double_precision():
+def test_sums_are_in_double_precision() -> None:
     relevance = np.full((64, 64, 64), 0.1, np.float32)
     everywhere = np.ones(relevance.shape, bool)
     total = precision.counts(relevance, everywhere, everywhere)["positive_relevance"]
     assert total == pytest.approx(float(np.float32(0.1)) * 64**3, rel=1e-12)
 
 
-def test_relevance_of_zero_is_not_relevant():
+def test_relevance_of_zero_is_not_relevant() -> None:
     everywhere = np.ones(SHAPE, bool)
     assert precision.counts(np.zeros(SHAPE, np.float32), everywhere, everywhere)["relevant_voxels"] == 0
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_area_matched_precision_restated(seed, ties):
+def test_area_matched_precision_restated(seed: int, ties: bool) -> None:
     relevance, moving, counted, selected = clip(seed, ties=ties)
     shares = (0.02, 0.05, 0.1, 0.2, 0.3, 0.6)
     for mask in (counted, counted & selected):
@@ -157,7 +163,7 @@ def test_area_matched_precision_restated(seed, ties):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_area_matched_precision_does_not_depend_on_the_order_of_ties(seed):
+def test_area_matched_precision_does_not_depend_on_the_order_of_ties(seed: int) -> None:
     relevance, moving, _, _ = clip(seed, positive=True, ties=True)
     everywhere = np.ones(SHAPE, bool)
     order = np.random.default_rng(seed).permutation(relevance.size)
@@ -166,7 +172,7 @@ def test_area_matched_precision_does_not_depend_on_the_order_of_ties(seed):
     assert result == precision.area_matched(*shuffled, everywhere)
 
 
-def test_a_constant_map_has_the_base_rate_at_every_area():
+def test_a_constant_map_has_the_base_rate_at_every_area() -> None:
     _, moving, counted, _ = clip()
     constant = np.ones(SHAPE, np.float32)
     base_rate = precision.ratios(precision.counts(constant, moving, counted))["base_rate"]
@@ -174,7 +180,7 @@ def test_a_constant_map_has_the_base_rate_at_every_area():
     assert list(areas.values()) == pytest.approx([base_rate] * 3)
 
 
-def test_the_whole_area_of_a_positive_map_has_the_base_rate_and_a_perfect_map_has_one():
+def test_the_whole_area_of_a_positive_map_has_the_base_rate_and_a_perfect_map_has_one() -> None:
     relevance, moving, counted, _ = clip(3, positive=True)
     base_rate = precision.ratios(precision.counts(relevance, moving, counted))["base_rate"]
     areas = precision.area_matched(relevance, moving, counted, shares=(1.0,))
@@ -184,7 +190,7 @@ def test_the_whole_area_of_a_positive_map_has_the_base_rate_and_a_perfect_map_ha
     assert precision.area_matched(-perfect + 200, moving, counted)["area_precision_20"] == 0.0
 
 
-def test_an_area_larger_than_the_map_is_null():
+def test_an_area_larger_than_the_map_is_null() -> None:
     relevance = np.zeros((1, 10, 10), np.float32)
     relevance[0, 0, :5] = 1
     everywhere = np.ones(relevance.shape, bool)
@@ -197,12 +203,12 @@ def test_an_area_larger_than_the_map_is_null():
     }
 
 
-def test_an_area_that_rounds_to_no_voxel_is_null():
+def test_an_area_that_rounds_to_no_voxel_is_null() -> None:
     ones = np.ones((1, 1, 10), np.float32)
     assert precision.area_matched(ones, ones > 0, ones > 0)["area_precision_2"] is None
 
 
-def test_all_maps_in_one_pass_are_each_map_by_itself():
+def test_all_maps_in_one_pass_are_each_map_by_itself() -> None:
     relevance, moving, counted, _ = clip(4)
     levels = np.random.default_rng(5).integers(0, 4, SHAPE).astype(np.uint8)
     reached = reach(relevance[counted], levels[counted])
@@ -214,7 +220,7 @@ def test_all_maps_in_one_pass_are_each_map_by_itself():
         assert areas[i] == precision.area_matched(relevance, moving, counted, selected)
 
 
-def test_tally_restated():
+def test_tally_restated() -> None:
     reached = np.array([0, 1, 3, 2, 3, 0, 1], np.uint8)
     weights = np.array([5.0, 1, 2, 3, 4, 6, 7])
     assert tally(reached, 4).tolist() == [sum(r > i for r in reached.tolist()) for i in range(4)]

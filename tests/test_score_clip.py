@@ -2,13 +2,20 @@
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from selrel.scores import score_clip
 from selrel.selective import PRESETS, SIGMAS, SelectiveParameters
 from tests.slow_selective import slow_area_precision, slow_mask
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+Rows = list[Row]
 
 SHAPE = (6, 5, 7)
 SCORE_COLUMNS = [
@@ -48,7 +55,7 @@ AGREEMENT_COLUMNS = [
 ]
 
 
-def clip(seed=0):
+def clip(seed: int = 0) -> tuple[dict[str, Array], Array]:
     """Relevance of three methods, dense, signed and sparse, and a flow whose last frame is unknown."""
     generator = np.random.default_rng(seed)
     signed = generator.standard_t(2.5, size=(3, *SHAPE)).astype(np.float32)
@@ -62,11 +69,20 @@ def clip(seed=0):
     return relevance, flow
 
 
-def divide(part, whole):
+def divide(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def slow_rows(relevance, flow, n_valid, sigmas, *, edge, border, tau):
+def slow_rows(
+    relevance: dict[str, Array],
+    flow: Array,
+    n_valid: int,
+    sigmas: tuple[float, ...],
+    *,
+    edge: Any,
+    border: Any,
+    tau: float,
+) -> tuple[Rows, Rows]:
     """Every row again, by loops over voxels."""
     counted = [v for v in np.ndindex(SHAPE) if v[0] < n_valid and not any(map(math.isnan, flow[v]))]
     moves = {v for v in counted if math.hypot(*map(float, flow[v])) > tau}
@@ -104,7 +120,7 @@ def slow_rows(relevance, flow, n_valid, sigmas, *, edge, border, tau):
     return rows, pairs
 
 
-def assert_same(rows, expected):
+def assert_same(rows: Sequence[Mapping[str, Any]], expected: Rows) -> None:
     assert len(rows) == len(expected)
     for row, other in zip(rows, expected, strict=True):
         assert list(row) == list(other)
@@ -117,7 +133,7 @@ def assert_same(rows, expected):
 
 @pytest.mark.parametrize("n_valid", [6, 4])
 @pytest.mark.parametrize(("edge", "border"), [("magnitude", "replicate"), ("rising", "zero")])
-def test_every_row_restated(n_valid, edge, border):
+def test_every_row_restated(n_valid: int, edge: Any, border: Any) -> None:
     relevance, flow = clip(1)
     parameters = SelectiveParameters(edge=edge, border=border)
     scores, agreements = score_clip(
@@ -129,7 +145,7 @@ def test_every_row_restated(n_valid, edge, border):
     assert any(row["sigma"] and row["relevant_voxels"] for row in scores)
 
 
-def test_rows_hold_plain_values_in_the_order_of_the_columns():
+def test_rows_hold_plain_values_in_the_order_of_the_columns() -> None:
     relevance, flow = clip()
     scores, agreements = score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
     assert [list(row) for row in scores] == [SCORE_COLUMNS] * 3 * 9
@@ -139,20 +155,20 @@ def test_rows_hold_plain_values_in_the_order_of_the_columns():
     assert kinds == {str, int, float, type(None)}
 
 
-def test_the_baseline_keeps_everything_and_dense_relevance_has_the_base_rate():
+def test_the_baseline_keeps_everything_and_dense_relevance_has_the_base_rate() -> None:
     scores, _ = score_clip(*clip(), 6, sigmas=[2], parameters=PRESETS["default"])
     assert scores[0]["kept_voxels"] == scores[0]["kept_relevance"] == 1.0
     assert scores[0]["precision"] == scores[0]["base_rate"]
 
 
-def test_sigmas_are_sorted_and_each_scored_once():
+def test_sigmas_are_sorted_and_each_scored_once() -> None:
     given, once = (
         score_clip(*clip(), 6, sigmas=s, parameters=PRESETS["default"]) for s in ([2, 1, 2.0], [1, 2])
     )
     assert given == once
 
 
-def test_the_order_of_the_methods_changes_only_the_order_of_the_rows():
+def test_the_order_of_the_methods_changes_only_the_order_of_the_rows() -> None:
     relevance, flow = clip()
     scores, _ = score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
     for method in relevance:
@@ -163,7 +179,7 @@ def test_the_order_of_the_methods_changes_only_the_order_of_the_rows():
         assert pairs == []
 
 
-def test_padded_frames_change_nothing():
+def test_padded_frames_change_nothing() -> None:
     relevance, flow = clip()
     padded = {method: cube.copy() for method, cube in relevance.items()}
     for cube in padded.values():
@@ -175,7 +191,7 @@ def test_padded_frames_change_nothing():
     assert score_clip(relevance, flow, 5, sigmas=SIGMAS, parameters=PRESETS["default"]) != expected
 
 
-def test_a_clip_whose_flow_is_unknown_has_only_nulls():
+def test_a_clip_whose_flow_is_unknown_has_only_nulls() -> None:
     relevance, flow = clip()
     scores, agreements = score_clip(
         relevance, np.full_like(flow, np.nan), 6, sigmas=[2.0], parameters=PRESETS["default"]
@@ -186,7 +202,7 @@ def test_a_clip_whose_flow_is_unknown_has_only_nulls():
     assert all(row["agreement"] is None and row["iou"] is None for row in agreements)
 
 
-def test_a_selective_map_that_is_empty_keeps_nothing_and_has_no_precision():
+def test_a_selective_map_that_is_empty_keeps_nothing_and_has_no_precision() -> None:
     flow = clip()[1]
     static = {"deep_taylor": np.ones(SHAPE, np.float32)}
     baseline, selective = score_clip(static, flow, 6, sigmas=[2.0], parameters=PRESETS["default"])[0]
@@ -196,7 +212,7 @@ def test_a_selective_map_that_is_empty_keeps_nothing_and_has_no_precision():
     assert selective["area_precision_2"] is None
 
 
-def test_half_precision_flow_and_the_published_rule():
+def test_half_precision_flow_and_the_published_rule() -> None:
     relevance, flow = clip()
     half = flow.astype(np.float16)
     arguments = {"sigmas": SIGMAS, "parameters": PRESETS["paper"], "rule": "frame_std"}
@@ -206,7 +222,7 @@ def test_half_precision_flow_and_the_published_rule():
     assert scores[0][0]["moving_voxels"] != by_tau[0][0]["moving_voxels"]
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_left_alone() -> None:
     relevance, flow = clip()
     copies = {method: cube.copy() for method, cube in relevance.items()}, flow.copy()
     for cube in (*relevance.values(), flow):
@@ -215,7 +231,7 @@ def test_inputs_are_left_alone():
     np.testing.assert_equal((relevance, flow), copies)
 
 
-def test_bad_calls_are_refused_in_one_line():
+def test_bad_calls_are_refused_in_one_line() -> None:
     relevance, flow = clip()
     damaged = {**relevance, "grad_cam": relevance["grad_cam"].copy()}
     damaged["grad_cam"][2, 1, 1:3] = np.nan

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,21 +26,21 @@ DEFAULT = PRESETS["default"]
 CHOICES = list(itertools.product(("magnitude", "rising", "falling"), ("replicate", "zero")))
 
 
-def random_cube(seed=0, shape=(6, 5, 7)):
+def random_cube(seed: int = 0, shape: tuple[int, ...] = (6, 5, 7)) -> torch.Tensor:
     """Heavy-tailed signed relevance."""
     generator = np.random.default_rng(seed)
     return torch.from_numpy((generator.standard_t(2.5, size=shape)).astype(np.float32))
 
 
-def held(mask):
+def held(mask: torch.Tensor) -> set[tuple[int, ...]]:
     return {tuple(voxel) for voxel in mask.nonzero().tolist()}
 
 
-def static_cube(n_frames=16):
+def static_cube(n_frames: int = 16) -> torch.Tensor:
     return random_cube(5, (1, 9, 11)).abs().expand(n_frames, 9, 11).contiguous()
 
 
-def antisymmetric_cube(seed, tail):
+def antisymmetric_cube(seed: int, tail: float) -> torch.Tensor:
     """Relevance whose edge map has mean zero: each voxel has a mirror image of the opposite sign."""
     half = torch.from_numpy(np.random.default_rng(seed).standard_t(tail, size=(8, 6, 10)))
     return torch.cat([half, -half.flip(-1)], dim=-1)
@@ -47,7 +48,7 @@ def antisymmetric_cube(seed, tail):
 
 @pytest.mark.parametrize("border", ["replicate", "zero"])
 @pytest.mark.parametrize("shape", [(6, 5, 7), (1, 4, 4), (2, 1, 3)])
-def test_edges_are_the_sobel_filter_restated(border, shape):
+def test_edges_are_the_sobel_filter_restated(border: Any, shape: tuple[int, ...]) -> None:
     cube = random_cube(1, shape)
     expected = slow_edges(cube.tolist(), border)
     edges = temporal_edges(cube, border=border)
@@ -57,14 +58,14 @@ def test_edges_are_the_sobel_filter_restated(border, shape):
         assert edges[voxel].item() == pytest.approx(edge, abs=1e-6)
 
 
-def test_edges_of_a_batch_are_those_of_its_clips():
+def test_edges_of_a_batch_are_those_of_its_clips() -> None:
     batch = random_cube(2, (3, 6, 5, 7))
     for border in ("replicate", "zero"):
         singles = torch.stack([temporal_edges(clip, border=border) for clip in batch])
         assert torch.equal(temporal_edges(batch, border=border), singles)
 
 
-def test_an_edge_is_the_change_per_frame():
+def test_an_edge_is_the_change_per_frame() -> None:
     ramp = torch.arange(8.0)[:, None, None].expand(8, 4, 4) * 3
     assert torch.allclose(temporal_edges(ramp)[1:-1], torch.tensor(3.0))
 
@@ -72,7 +73,7 @@ def test_an_edge_is_the_change_per_frame():
 @pytest.mark.parametrize(("edge", "border"), CHOICES)
 @pytest.mark.parametrize("n_valid", [1, 2, 5, 6])
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
-def test_the_mask_restated(edge, border, n_valid, sigma):
+def test_the_mask_restated(edge: Any, border: Any, n_valid: int, sigma: float) -> None:
     cube = random_cube(3)
     parameters = SelectiveParameters(edge=edge, sigma=sigma, border=border)
     expected = slow_mask(cube.tolist(), n_valid, sigma=sigma, edge=edge, border=border)
@@ -82,26 +83,26 @@ def test_the_mask_restated(edge, border, n_valid, sigma):
 
 @pytest.mark.parametrize("edge", ["magnitude", "rising", "falling"])
 @pytest.mark.parametrize("sigma", [0.01, 2.0])
-def test_a_static_clip_selects_nothing(edge, sigma):
+def test_a_static_clip_selects_nothing(edge: Any, sigma: float) -> None:
     assert not selective_mask(static_cube(), 16, SelectiveParameters(edge=edge, sigma=sigma)).any()
     assert not selective_mask(torch.zeros(16, 9, 11), 16, SelectiveParameters(edge=edge, sigma=sigma)).any()
 
 
-def test_a_static_clip_moves_at_the_ends_of_a_zero_border():
+def test_a_static_clip_moves_at_the_ends_of_a_zero_border() -> None:
     mask = selective_mask(static_cube(), 16, SelectiveParameters(sigma=0.5, border="zero"))
     assert mask[0].any()
     assert mask[-1].any()
     assert not mask[1:-1].any()
 
 
-def test_rounding_noise_is_under_the_floor():
+def test_rounding_noise_is_under_the_floor() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).uniform(-1e-7, 1e-7, (16, 9, 11)))
     cube = static_cube().double() * (1 + noise)
     assert not selective_mask(cube, 16, DEFAULT).any()
     assert selective_mask(cube, 16, dataclasses.replace(DEFAULT, floor=0.0)).any()
 
 
-def test_the_floor_is_relative_to_the_largest_relevance():
+def test_the_floor_is_relative_to_the_largest_relevance() -> None:
     cube = torch.zeros(8, 5, 5)
     cube[:, 0, 0] = -1000.0
     cube[4, 3, 3] = 1.0
@@ -109,12 +110,12 @@ def test_the_floor_is_relative_to_the_largest_relevance():
     assert not selective_mask(cube, 8, dataclasses.replace(DEFAULT, floor=1e-3))[3, 3, 3]
 
 
-def test_one_valid_frame_selects_nothing():
+def test_one_valid_frame_selects_nothing() -> None:
     assert not selective_mask(random_cube(), 1, SelectiveParameters(sigma=0.1)).any()
 
 
 @pytest.mark.parametrize("border", ["replicate", "zero"])
-def test_padded_frames_take_no_part(border):
+def test_padded_frames_take_no_part(border: Any) -> None:
     parameters = SelectiveParameters(sigma=1.0, border=border)
     cube, other = random_cube(4), random_cube(4)
     other[4:] = 1e6
@@ -126,7 +127,7 @@ def test_padded_frames_take_no_part(border):
 
 
 @pytest.mark.parametrize(("edge", "border"), CHOICES)
-def test_a_batch_is_its_clips(edge, border):
+def test_a_batch_is_its_clips(edge: Any, border: Any) -> None:
     batch, n_valid = random_cube(6, (4, 6, 5, 7)), [6, 3, 1, 5]
     parameters = SelectiveParameters(edge=edge, sigma=1.0, border=border)
     singles = torch.stack([selective_mask(c, n, parameters) for c, n in zip(batch, n_valid, strict=True)])
@@ -139,7 +140,7 @@ def test_a_batch_is_its_clips(edge, border):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), n_valid=st.integers(1, 6), choice=st.sampled_from(CHOICES))
-def test_the_mask_shrinks_as_sigma_grows(seed, n_valid, choice):
+def test_the_mask_shrinks_as_sigma_grows(seed: int, n_valid: int, choice: tuple[Any, Any]) -> None:
     cube = random_cube(seed)
     parameters = SelectiveParameters(edge=choice[0], border=choice[1])
     masks = sweep(cube, n_valid, SIGMAS, parameters)
@@ -149,7 +150,7 @@ def test_the_mask_shrinks_as_sigma_grows(seed, n_valid, choice):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-40, 20), choice=st.sampled_from(CHOICES))
-def test_the_mask_does_not_depend_on_units(seed, exponent, choice):
+def test_the_mask_does_not_depend_on_units(seed: int, exponent: int, choice: tuple[Any, Any]) -> None:
     cube = random_cube(seed)
     parameters = SelectiveParameters(edge=choice[0], sigma=1.0, border=choice[1])
     assert torch.equal(
@@ -157,7 +158,7 @@ def test_the_mask_does_not_depend_on_units(seed, exponent, choice):
     )
 
 
-def test_a_rise_is_a_fall_of_the_negative_and_of_the_reverse():
+def test_a_rise_is_a_fall_of_the_negative_and_of_the_reverse() -> None:
     cube = random_cube(7)
     masks = {
         e: selective_mask(cube, 6, SelectiveParameters(edge=e, sigma=1.0)) for e in ("rising", "falling")
@@ -171,7 +172,7 @@ def test_a_rise_is_a_fall_of_the_negative_and_of_the_reverse():
 
 @pytest.mark.parametrize("edge", ["rising", "falling"])
 @pytest.mark.parametrize(("sigma", "bound"), [(4.0, 1 / 17), (2.0, 1 / 5)])
-def test_a_signed_zero_mean_map_is_bounded_by_cantelli(edge, sigma, bound):
+def test_a_signed_zero_mean_map_is_bounded_by_cantelli(edge: Any, sigma: float, bound: float) -> None:
     parameters = SelectiveParameters(edge=edge, sigma=sigma)
     shares = [
         selective_mask(antisymmetric_cube(seed, tail), 8, parameters).double().mean().item()
@@ -180,7 +181,7 @@ def test_a_signed_zero_mean_map_is_bounded_by_cantelli(edge, sigma, bound):
     assert 0 < max(shares) <= bound
 
 
-def test_a_steady_rise_in_19_percent_comes_close_to_cantellis_bound():
+def test_a_steady_rise_in_19_percent_comes_close_to_cantellis_bound() -> None:
     # What reaches the bound has two values: high in the share 1 / (1 + n^2), equally low elsewhere.
     change = torch.full((1000,), -190 / 810, dtype=torch.float64)
     change[:190] = 1.0
@@ -189,7 +190,7 @@ def test_a_steady_rise_in_19_percent_comes_close_to_cantellis_bound():
     assert 0.18 < share <= 1 / 5
 
 
-def test_the_sweep_is_every_sigma_by_itself_in_the_order_given():
+def test_the_sweep_is_every_sigma_by_itself_in_the_order_given() -> None:
     cube = random_cube(8)
     sigmas = [2.0, 0.5, 3.0, 0.5]
     masks = sweep(cube, 5, sigmas, PRESETS["paper"])
@@ -199,7 +200,7 @@ def test_the_sweep_is_every_sigma_by_itself_in_the_order_given():
     assert masks[0].any()
 
 
-def test_levels_count_the_sigmas_that_select():
+def test_levels_count_the_sigmas_that_select() -> None:
     cube = random_cube(9)
     expected = sweep(cube, 5, SIGMAS, DEFAULT).sum(0)
     reached = levels(cube, 5, SIGMAS, DEFAULT)
@@ -208,7 +209,7 @@ def test_levels_count_the_sigmas_that_select():
     assert reached.max() >= 4
 
 
-def test_scaling_by_the_maximum_changes_no_mask():
+def test_scaling_by_the_maximum_changes_no_mask() -> None:
     cube = random_cube(10)
     cube[3, 2, 2] = -64.0
     assert torch.equal(
@@ -217,14 +218,14 @@ def test_scaling_by_the_maximum_changes_no_mask():
     assert not selective_mask(torch.zeros(6, 4, 4), 6, SelectiveParameters(scaling="max")).any()
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_left_alone() -> None:
     cube = random_cube(11)
     before = cube.clone()
     selective_mask(cube, 4, SelectiveParameters(edge="falling", scaling="max", border="zero"))
     assert torch.equal(cube, before)
 
 
-def test_presets_name_the_choices():
+def test_presets_name_the_choices() -> None:
     assert PRESETS["default"] == SelectiveParameters("magnitude", 2.0, "replicate", 1e-6, "none")
     assert PRESETS["paper"] == SelectiveParameters("magnitude", 2.0, "zero", 1e-6, "none")
     assert SIGMAS == (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4)
@@ -244,13 +245,13 @@ def test_presets_name_the_choices():
         ({"floor": 1.0}, "floor is 1.0"),
     ],
 )
-def test_parameters_that_mean_nothing_are_refused_in_one_line(values, message):
+def test_parameters_that_mean_nothing_are_refused_in_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         SelectiveParameters(**values)
     assert "\n" not in str(error.value)
 
 
-def test_bad_calls_are_refused_in_one_line():
+def test_bad_calls_are_refused_in_one_line() -> None:
     cube = random_cube()
     for call, message in [
         (lambda: selective_mask(cube, 0, DEFAULT), "n_valid is 0; a clip of 6 frames has 1 to 6"),

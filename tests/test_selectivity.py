@@ -1,23 +1,28 @@
 """Selectivity: the share of voxels and of relevance that a selective map keeps."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selrel.scores import selectivity
 
+Array = npt.NDArray[Any]
+
 SHAPE = (3, 4, 5)
 
 
-def clip(seed=0):
+def clip(seed: int = 0) -> tuple[Array, Array, Array]:
     generator = np.random.default_rng(seed)
     baseline = generator.normal(size=SHAPE).astype(np.float32)
     return baseline, generator.random(SHAPE) < 0.4, generator.random(SHAPE) < 0.8
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_selectivity_restated(seed):
+def test_selectivity_restated(seed: int) -> None:
     baseline, selected, counted = clip(seed)
     before = [float(baseline[v]) for v in np.ndindex(SHAPE) if counted[v] and baseline[v] > 0]
     after = [float(baseline[v]) for v in np.ndindex(SHAPE) if counted[v] and selected[v] and baseline[v] > 0]
@@ -37,7 +42,7 @@ def test_selectivity_restated(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_a_smaller_mask_keeps_less_and_complements_keep_all(seed):
+def test_a_smaller_mask_keeps_less_and_complements_keep_all(seed: int) -> None:
     baseline, selected, counted = clip(seed)
     smaller = selected & (np.random.default_rng(seed + 1).random(SHAPE) < 0.5)
     wide, narrow, rest = (
@@ -49,7 +54,7 @@ def test_a_smaller_mask_keeps_less_and_complements_keep_all(seed):
         assert wide[name] + rest[name] == pytest.approx(1)
 
 
-def test_the_whole_and_nothing():
+def test_the_whole_and_nothing() -> None:
     baseline, selected, counted = clip()
     everything = selectivity.counts(baseline, np.ones_like(selected), counted)
     nothing = selectivity.counts(baseline, np.zeros_like(selected), counted)
@@ -57,13 +62,13 @@ def test_the_whole_and_nothing():
     assert selectivity.ratios(nothing) == {"kept_voxels": 0.0, "kept_relevance": 0.0}
 
 
-def test_a_baseline_without_positive_relevance_is_null():
+def test_a_baseline_without_positive_relevance_is_null() -> None:
     baseline, selected, counted = clip()
     counts = selectivity.counts(-np.abs(baseline), selected, counted)
     assert selectivity.ratios(counts) == {"kept_voxels": None, "kept_relevance": None}
 
 
-def test_the_two_shares_differ_where_relevance_is_uneven():
+def test_the_two_shares_differ_where_relevance_is_uneven() -> None:
     baseline = np.array([[[9.0, 1.0, -5.0, 0.0]]], np.float32)
     selected = np.array([[[True, False, True, True]]])
     ratios = selectivity.ratios(selectivity.counts(baseline, selected, np.ones_like(selected)))

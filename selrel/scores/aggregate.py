@@ -16,7 +16,7 @@ from selrel.scores.precision import SHARES, share
 from selrel.scores.sums import group_sums
 
 Columns = Mapping[str, npt.NDArray[Any]]
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
 
 SIGMA = 2.0
 AREA_PRECISIONS = tuple(f"area_precision_{100 * area:g}" for area in SHARES)

@@ -13,7 +13,7 @@ from selrel.scores import agreement, precision, selectivity
 from selrel.scores.nested import reach
 from selrel.selective import SelectiveParameters, check_sigmas, levels
 
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
 Cube = npt.NDArray[np.float32]
 
 
