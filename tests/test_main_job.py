@@ -1,0 +1,254 @@
+"""The main job end to end, on videos that the tests make: real Prefect server, real Dask workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import xarray as xr
+
+from selrel.engine import Forward, trace
+from selrel.explain import deep_taylor, grad_cam, guided_backprop
+from selrel.models import recognise
+from selrel.models.c3d import C3D
+from selrel.profiles import View, bounds, crop, normalise, resize_frame
+from selrel.scores import score_clip
+from selrel.selective import SelectiveParameters
+from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.cubes import open_run
+from storage.layout import run_at
+from storage.runs import read_summary
+from storage.ucf101 import label_index, read_dataset
+from storage.videos import read_frames
+from tests.processes import family, wait_until_gone
+
+METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    model = C3D((4, 4, 8, 8, 8, 8, 8, 8), (16, 16), 4)
+    for module in model.modules():
+        # PyTorch's default shrinks the signal of eight layers to nothing.
+        if isinstance(module, torch.nn.Conv3d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+            # No unit is driven by its bias alone, so no relevance is lost where W+ a is 0.
+            torch.nn.init.zeros_(module.bias)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.pth.tar"
+    write_checkpoint(path, model.state_dict())
+    return path
+
+
+def command(data: Path, checkpoint: Path, root: Path, *more: str) -> list[str]:
+    where = ["--data", str(data), "--checkpoint", str(checkpoint), "--root", str(root)]
+    return [sys.executable, "-m", "flows.cli", "explain", *where, *more]
+
+
+def explain(data: Path, checkpoint: Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    options = ("--subset", "all", "--block-clips", "3", "--batch-clips", "2", "--workers", "2", *more)
+    return subprocess.run(
+        command(data, checkpoint, root, *options), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_ucf101: Path, checkpoint: Path, root: Path) -> Path:
+    """A finished run of the tiny data set, made by the command line."""
+    done = explain(tiny_ucf101, checkpoint, root)
+    assert done.returncode == 0, done.stderr
+    assert "Motion share" in done.stdout
+    assert "paper" in done.stdout
+    (found,) = (root / "runs").iterdir()
+    return found
+
+
+def files(directory: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def all_windows(data: Path, view: View) -> np.ndarray:
+    """Every clip of a data set, cut and padded by hand, (clip, time, y, x, 3)."""
+    windows = []
+    for video in read_dataset(data).videos:
+        frames = [crop(resize_frame(frame, view), view) for frame in read_frames(video.path)]
+        for start in range(0, len(frames), 16):
+            n = min(16, len(frames) - start)
+            windows.append(np.stack([frames[start + t % n] for t in range(16)]))
+    return np.stack(windows)
+
+
+def test_cubes_are_those_of_a_direct_call(run: Path, tiny_ucf101: Path, checkpoint: Path) -> None:
+    cubes = open_run(str(run))
+    recognised = recognise(read_checkpoint(checkpoint).state)
+    low, high = bounds(recognised.profile)
+    graph = trace(recognised.model, recognised.profile.sample_shape, low=low, high=high)
+    order = label_index(read_dataset(tiny_ucf101).classes, recognised.profile.label_order)
+    windows = all_windows(tiny_ucf101, recognised.profile.view)
+    assert len(windows) == cubes.sizes["clip"]
+    torch.set_num_threads(1)
+    for block in range(0, len(windows), 3):
+        for batch in (slice(block, block + 2), slice(block + 2, block + 3)):
+            # The same batches, since another batch size rounds otherwise and may move a pooling's winner.
+            stored = cubes.isel(clip=slice(batch.start, min(batch.stop, len(windows)))).load()
+            if not stored.sizes["clip"]:
+                continue
+            forward = Forward(graph, normalise(windows[batch], recognised.profile))
+            target = forward.logits.argmax(dim=1)
+            np.testing.assert_allclose(stored.logits, forward.logits[:, order], rtol=1e-5)
+            assert [order[label] for label in stored.predicted.values] == target.tolist()
+            expected = {
+                "deep_taylor": deep_taylor.explain(forward, target),
+                "grad_cam": grad_cam.explain(forward, target),
+                "guided_backprop": guided_backprop.explain(forward, target),
+            }
+            expected["guided_grad_cam"] = expected["grad_cam"] * expected["guided_backprop"]
+            for method, cube in expected.items():
+                # float16 keeps 11 bits of a voxel, and 6e-8 of the largest.
+                largest = float(cube.abs().max())
+                np.testing.assert_allclose(stored[method], cube, rtol=1e-3, atol=1e-7 * largest)
+
+
+def test_scores_are_those_of_a_direct_call(run: Path, root: Path) -> None:
+    cubes = open_run(str(run))
+    (dataset,) = (root / "datasets").iterdir()
+    flow = xr.open_zarr(dataset / "motion.zarr").flow
+    scores = pd.concat([pd.read_parquet(path) for path in sorted((run / "scores").glob("*.parquet"))])
+    assert not scores.duplicated(["clip", "method", "sigma"]).any()
+    assert len(scores) == cubes.sizes["clip"] * len(METHODS) * 9
+    for clip in range(cubes.sizes["clip"]):
+        row = cubes.isel(clip=clip)
+        rows, _ = score_clip(
+            {method: row[method].values for method in METHODS},
+            flow[clip].values,
+            int(row.n_valid_frames),
+            sigmas=(0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4),
+            parameters=SelectiveParameters(),
+        )
+        stored = scores[scores["clip"] == clip].set_index(["method", "sigma"])
+        for expected in rows:
+            found = stored.loc[(expected["method"], expected["sigma"])]
+            for name in ("relevant_voxels", "relevant_moving_voxels", "precision", "kept_relevance"):
+                value = np.nan if expected[name] is None else expected[name]
+                assert found[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_last_frame_of_a_video_has_no_flow(run: Path, root: Path) -> None:
+    (dataset,) = (root / "datasets").iterdir()
+    motion = xr.open_zarr(dataset / "motion.zarr").load()
+    known = np.isfinite(motion.flow).all(("y", "x", "component"))
+    unknown = np.isnan(motion.flow).all(("y", "x", "component"))
+    assert (known | unknown).all()
+    n_frames = pd.read_parquet(dataset / "index.parquet").n_frames.to_numpy()
+    last = (motion.start_frame + motion.n_valid_frames).values == n_frames
+    np.testing.assert_array_equal(known.sum("time"), motion.n_valid_frames - last)
+
+
+def test_deep_taylor_conserves(run: Path) -> None:
+    cubes = open_run(str(run))
+    error = np.abs(cubes.deep_taylor.sum(("time", "y", "x"), dtype="float64") - 1)
+    # The stored error is that before rounding to float16.
+    assert float(cubes.conservation_error.max()) < 1e-4
+    assert float(error.max()) < 1e-3
+
+
+def test_plain_xarray_opens_lazily_with_coordinates_and_attributes(run: Path) -> None:
+    cubes = xr.open_zarr(run / "relevance.zarr")
+    assert cubes.deep_taylor.dims == ("clip", "time", "y", "x")
+    assert cubes.deep_taylor.chunks is not None
+    assert {"video", "class", "group", "start_frame", "time", "y", "x"} <= set(cubes.coords)
+    assert cubes.attrs["checkpoint_sha256"]
+    assert cubes.deep_taylor.attrs["units"]
+    assert cubes.time.attrs["units"] == "s"
+
+
+def test_finished_run_is_found_and_not_repeated(
+    run: Path, root: Path, tiny_ucf101: Path, checkpoint: Path
+) -> None:
+    before = files(root)
+    again = explain(tiny_ucf101, checkpoint, root)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert files(root) == before
+
+
+def test_other_settings_make_another_run_on_the_same_data(
+    run: Path, root: Path, tiny_ucf101: Path, checkpoint: Path
+) -> None:
+    before = files(root)
+    other = explain(tiny_ucf101, checkpoint, root, "--methods", "grad_cam", "--target", "true")
+    assert other.returncode == 0, other.stderr
+    after = files(root)
+    assert {path: after[path] for path in before if "dataset.json" not in path} == {
+        path: stat for path, stat in before.items() if "dataset.json" not in path
+    }
+    (new,) = {p for p in (root / "runs").iterdir() if p != run}
+    cubes = open_run(str(new))
+    assert (cubes.target.values == cubes.label.values).all()
+    assert set(cubes.data_vars) & set(METHODS) == {"grad_cam"}
+
+
+@pytest.fixture
+def killed(
+    tiny_ucf101: Path, checkpoint: Path, tmp_path: Path
+) -> Iterator[tuple[Path, list[psutil.Process]]]:
+    """A root whose run was killed, with everything it had started, after its first explained block."""
+    options = ("--subset", "all", "--block-clips", "3", "--batch-clips", "2", "--workers", "1")
+    process = subprocess.Popen(
+        command(tiny_ucf101, checkpoint, tmp_path, *options),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob("runs/*/receipts/explain/*.json")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started = family(process.pid)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    yield tmp_path, started
+
+
+def test_killed_run_leaves_no_process_and_goes_on_with_the_same_result(
+    killed: tuple[Path, list[psutil.Process]], run: Path, tiny_ucf101: Path, checkpoint: Path
+) -> None:
+    root, started = killed
+    assert len(started) > 2, "there should be a server and a worker"
+    assert wait_until_gone(started, timeout=30) == []
+    done = {path: stat for path, stat in files(root).items() if "/receipts/" in path}
+    assert done
+    assert not list(root.glob("runs/*/_SUCCESS.json"))
+    again = explain(tiny_ucf101, checkpoint, root)
+    assert again.returncode == 0, again.stderr
+    after = files(root)
+    assert {path: after[path] for path in done} == done, "finished blocks were done again"
+    (resumed,) = (root / "runs").iterdir()
+    assert summary(resumed)["results_sha256"] == summary(run)["results_sha256"]
+
+
+def summary(run: Path) -> dict[str, object]:
+    return read_summary(*run_at(str(run)))
