@@ -27,7 +27,8 @@ class Node:
     nonnegative
         Whether its output is known to have no negative entry, whatever the clip.
     moves_pixels
-        Whether its output holds nothing but pixels of the clip and zeros (padding, slices, views).
+        Whether its output holds nothing but pixels of the clip, at most scaled and shifted by channel,
+        and zeros (padding, slices, views).
     """
 
     name: str
@@ -69,10 +70,10 @@ class Graph:
             return self.bounds
         node = self.nodes[value - 1]
         incoming = [self.bound_images(i) for i in node.inputs]
-        return (
-            node.operation.forward(*(low for low, _ in incoming))[0],
-            node.operation.forward(*(high for _, high in incoming))[0],
-        )
+        first = node.operation.forward(*(low for low, _ in incoming))[0]
+        second = node.operation.forward(*(high for _, high in incoming))[0]
+        # A negative factor turns them round.
+        return torch.minimum(first, second), torch.maximum(first, second)
 
 
 @dataclass(frozen=True, eq=False)

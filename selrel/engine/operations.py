@@ -36,7 +36,7 @@ class Operation(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A convolution over any number of spatial axes; also a batch norm that has no convolution to join."""
+    """A convolution over any number of spatial axes."""
 
     weight: Tensor
     bias: Tensor | None
@@ -89,9 +89,13 @@ class Convolution:
         """The negative part of the weight."""
         return self.weight.clamp(max=0)
 
-    def bias_view(self) -> Tensor | float:
+    def by_output(self, values: Tensor) -> Tensor:
+        """A value for each output channel, shaped to be combined with the output."""
+        return values.view(-1, *(1,) * len(self.stride))
+
+    def bias_view(self) -> Tensor:
         """The bias, shaped to be added to the output."""
-        return 0.0 if self.bias is None else self.bias.view(-1, *(1,) * len(self.stride))
+        return self.weight.new_zeros(()) if self.bias is None else self.by_output(self.bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +131,33 @@ class Linear:
         """The negative part of the weight."""
         return self.weight.clamp(max=0)
 
-    def bias_view(self) -> Tensor | float:
+    def by_output(self, values: Tensor) -> Tensor:
+        """A value for each output, shaped to be combined with the output."""
+        return values
+
+    def bias_view(self) -> Tensor:
         """The bias, shaped to be added to the output."""
-        return 0.0 if self.bias is None else self.bias
+        return self.weight.new_zeros(()) if self.bias is None else self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """A factor and a shift for every channel: a batch norm that has no layer before it to join."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+        """Scale and shift."""
+        return inputs[0] * self._view(self.factor, inputs[0]) + self._view(self.shift, inputs[0]), None
+
+    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+        """Scale."""
+        return (gradient * self._view(self.factor, inputs[0]),)
+
+    @staticmethod
+    def _view(values: Tensor, x: Tensor) -> Tensor:
+        return values.view(-1, *(1,) * (x.dim() - 2))
 
 
 @dataclass(frozen=True, eq=False)

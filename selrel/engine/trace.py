@@ -7,6 +7,7 @@ The model itself is neither changed nor run.
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Callable
@@ -26,12 +27,13 @@ from selrel.engine.operations import (
     Operation,
     Relu,
     Routing,
+    Scaling,
 )
 
 aten = torch.ops.aten
 
-# Any batch size but 1, which models treat specially when they squeeze.
-_TRACED_BATCH = 2
+# Not 1, which models treat specially when they squeeze; a size that no other axis is likely to have.
+_TRACED_BATCH = 7
 
 
 class UnsupportedModel(ValueError):
@@ -46,7 +48,8 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], *, low: Tensor, hi
     model
         Maps (clip, channel, time, height, width) to logits (clip, class). It is traced in eval mode
         and left as it came. Its parameters are shared, not copied; batch norms are folded into
-        copies of their convolutions' weights.
+        copies of their convolutions' weights. The graph is that of the weights at this moment: after
+        they have changed, trace again.
     shape
         (channel, time, height, width) of one clip.
     low, high
@@ -92,21 +95,16 @@ def _export(model: nn.Module, shape: tuple[int, int, int, int]) -> torch.export.
 
 @dataclass(frozen=True, eq=False)
 class _BatchNorm:
-    """A batch norm in eval mode: a scale and a shift for every channel."""
+    """A batch norm in eval mode: a scale and a shift for every channel; `axes` follow the channel."""
 
-    name: str
     scale: Tensor
     shift: Tensor
     axes: int
     dtype: torch.dtype
 
-    def alone(self) -> Convolution:
-        """The same as a convolution of its own, one weight a channel."""
-        if self.axes == 0:
-            raise UnsupportedModel(f"can't explain {self.name}: no layer before it to fold it into")
-        one, zero = (1,) * self.axes, (0,) * self.axes
-        weight = self.scale.view(-1, 1, *one).to(self.dtype)
-        return Convolution(weight, self.shift.to(self.dtype), one, zero, one, groups=len(self.scale))
+    def alone(self) -> Scaling:
+        """The same as an operation of its own."""
+        return Scaling(self.scale.to(self.dtype), self.shift.to(self.dtype))
 
     def after(self, layer: Convolution | Linear) -> Convolution | Linear:
         """The layer before it with the norm folded in."""
@@ -197,13 +195,15 @@ class _Translation:
             return True, False
         linear = isinstance(operation, Convolution | Linear | _BatchNorm)
         nonnegative = not linear and all(i > 0 and nodes[i - 1].nonnegative for i in inputs)
-        moves = isinstance(operation, Routing) and all(i == 0 or nodes[i - 1].moves_pixels for i in inputs)
+        still = isinstance(operation, Routing | _BatchNorm)
+        moves = still and all(i == 0 or nodes[i - 1].moves_pixels for i in inputs)
         return nonnegative, moves
 
     def _check_output(self, nodes: list[Node]) -> None:
         (results,) = self.program.graph.output_node().args
         assert isinstance(results, (tuple, list))
-        last = results[0] if len(results) == 1 else None
+        form = self.program.call_spec.out_spec
+        last = results[0] if len(results) == 1 and form is not None and form.is_leaf() else None
         if not isinstance(last, fx.Node) or self.positions.get(last) != len(nodes) or not nodes:
             raise UnsupportedModel("the model must return one tensor, its logits (clip, class)")
         if last.meta["val"].dim() != 2:
@@ -280,21 +280,31 @@ def _convolution(axes: int) -> Callable[[_Call], Operation]:
     def translate(call: _Call) -> Operation:
         def several(index: int, name: str, default: int) -> tuple[int, ...]:
             given = call.argument(index, name, [default] * axes)
-            if isinstance(given, str):
-                raise call.refuse(call.node, f"its padding is given as {given!r}; give numbers")
             values = [given] if isinstance(given, int) else list(given)
             return tuple(values * axes if len(values) == 1 else values)
 
+        weight, dilation = call.argument(1, "weight"), several(5, "dilation", 1)
+        named = isinstance(call.argument(4, "padding"), str)
         return Convolution(
-            weight=call.argument(1, "weight"),
+            weight=weight,
             bias=call.argument(2, "bias"),
             stride=several(3, "stride", 1),
-            padding=several(4, "padding", 0),
-            dilation=several(5, "dilation", 1),
+            padding=_named_padding(call, weight, dilation) if named else several(4, "padding", 0),
+            dilation=dilation,
             groups=call.argument(6, "groups", 1),
         )
 
     return translate
+
+
+def _named_padding(call: _Call, weight: Tensor, dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """What "valid" and "same" pad."""
+    if call.argument(4, "padding") == "valid":
+        return (0,) * len(dilation)
+    both = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
+    if any(total % 2 for total in both):
+        raise call.refuse(call.node, 'padding="same" is lopsided for its even kernel, so pad before it')
+    return tuple(total // 2 for total in both)
 
 
 def _linear(call: _Call) -> Operation:
@@ -310,7 +320,7 @@ def _batch_norm(call: _Call) -> Any:
     scale = (variance.double() + call.argument(6, "eps")).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    return _BatchNorm(_name(call.node), scale, shift, len(call.shape) - 2, mean.dtype)
+    return _BatchNorm(scale, shift, len(call.shape) - 2, mean.dtype)
 
 
 def _relu(call: _Call) -> Operation:
@@ -362,7 +372,7 @@ def _reshape(call: _Call) -> Operation:
 
 
 def _move(call: _Call) -> Operation:
-    if call.node.target in (aten.slice.Tensor, aten.select.int) and call.argument(1, "dim", 0) == 0:
+    if call.argument(1, "dim", 0) % call.input_rank == 0:
         raise call.refuse(call.node, "it cuts the batch")
     return Routing(_applied(call))
 
@@ -372,6 +382,13 @@ def _permute(call: _Call) -> Operation:
     if order[0] != 0:
         raise call.refuse(call.node, "it moves the batch axis")
     return Routing(lambda x: x.permute(order))
+
+
+def _transpose(call: _Call) -> Operation:
+    first, second = (d % len(call.shape) for d in (call.argument(1, "dim0"), call.argument(2, "dim1")))
+    if 0 in (first, second):
+        raise call.refuse(call.node, "it moves the batch axis")
+    return Routing(lambda x: x.transpose(first, second))
 
 
 def _pad(call: _Call) -> Operation:
@@ -409,6 +426,9 @@ _TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
     aten.conv1d.default: _convolution(1),
     aten.conv2d.default: _convolution(2),
     aten.conv3d.default: _convolution(3),
+    aten.conv1d.padding: _convolution(1),
+    aten.conv2d.padding: _convolution(2),
+    aten.conv3d.padding: _convolution(3),
     aten.linear.default: _linear,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.relu.default: _relu,
@@ -432,6 +452,7 @@ _TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
     aten.squeeze.dims: _reshape,
     aten.unsqueeze.default: _reshape,
     aten.permute.default: _permute,
+    aten.transpose.int: _transpose,
     aten.slice.Tensor: _move,
     aten.select.int: _move,
     aten.pad.default: _pad,
@@ -460,7 +481,7 @@ def _consumers(nodes: list[Node]) -> list[int]:
 
 
 def _fold_batch_norms(nodes: list[Node]) -> list[Node]:
-    """Fold each batch norm into the convolution before it, or make it a convolution by itself."""
+    """Fold each batch norm into the layer before it, or let it stand by itself."""
     counts = _consumers(nodes)
     folded = list(nodes)
     for index, node in enumerate(nodes):
@@ -468,8 +489,8 @@ def _fold_batch_norms(nodes: list[Node]) -> list[Node]:
         if not isinstance(norm, _BatchNorm):
             continue
         before = node.inputs[0] - 1
-        layer = folded[before].operation if before >= 0 else None
-        if isinstance(layer, Convolution | Linear) and counts[before + 1] == 1:
+        layer: Any = folded[before].operation if before >= 0 else None
+        if _joins(norm, layer) and counts[before + 1] == 1:
             folded[before] = replace(folded[before], operation=norm.after(layer))
             folded[index] = replace(node, operation=Routing(_same))
         else:
@@ -477,25 +498,53 @@ def _fold_batch_norms(nodes: list[Node]) -> list[Node]:
     return folded
 
 
+def _joins(norm: _BatchNorm, layer: Any) -> bool:
+    """Whether a norm's channels are the outputs of a layer."""
+    return isinstance(layer, Convolution) or (isinstance(layer, Linear) and norm.axes == 0)
+
+
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+# Their outputs are new tensors, which no rule but a layer's own looks at again.
+_ALLOCATING = (Convolution, Linear, Addition, Scaling)
 
 
 def _rectify_in_place(nodes: list[Node]) -> tuple[Node, ...]:
     """Let a rectifier overwrite its input where nothing else reads it: one map less in memory.
 
-    A rule may then find a layer's output rectified. That is harmless: relevance arrives only where
-    the rectified output is positive, and there both are equal.
+    A rule may then find a layer's output rectified. That is harmless where relevance arrives only
+    at positive entries: there both are equal.
     """
     counts = _consumers(nodes)
+    quiet = _quiet_when_not_positive(nodes)
     rewritten = []
-    for node in nodes:
-        if isinstance(node.operation, Relu):
+    for position, node in enumerate(nodes, start=1):
+        if isinstance(node.operation, Relu) and quiet[position]:
             source = _owner(nodes, counts, node.inputs[0])
-            if source is not None and isinstance(source.operation, Convolution | Linear | Addition):
+            if source is not None and isinstance(source.operation, _ALLOCATING):
                 node = replace(node, operation=Relu(in_place=True))
         rewritten.append(node)
     return tuple(rewritten)
+
+
+def _quiet_when_not_positive(nodes: list[Node]) -> list[bool]:
+    """Tell of each value whether its entries at or below 0 get no relevance from what reads it.
+
+    A layer gives them none if the value has no negative entry: it multiplies by the entry. Poolings,
+    additions, rectifiers and moves give them none if their own output gets none there. The logits get
+    what an explanation starts from, whatever their sign.
+    """
+    quiet = [True] * len(nodes) + [False]
+    for position in range(len(nodes), 0, -1):
+        operation = nodes[position - 1].operation
+        for source in nodes[position - 1].inputs:
+            if isinstance(operation, Convolution | Linear):
+                quiet[source] &= source > 0 and nodes[source - 1].nonnegative
+            else:
+                quiet[source] &= quiet[position] and not isinstance(operation, Scaling)
+    return quiet
 
 
 def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
@@ -509,10 +558,15 @@ def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
 
 
 def _cam_value(nodes: tuple[Node, ...], shapes: list[tuple[int, ...]]) -> int | None:
-    """The last rectified feature map, concatenations of such maps included, before it is pooled."""
+    """The last rectified feature map, concatenations of such maps included, before it is pooled.
+
+    A map of a single place, as in a head of 1x1x1 convolutions, shows nothing of where.
+    """
     maps: list[int] = []
     for position, node in enumerate(nodes, start=1):
         follows = isinstance(node.operation, Routing) and all(i in maps for i in node.inputs)
-        if len(shapes[position]) == 4 and (isinstance(node.operation, Relu) or follows):
+        shape = shapes[position]
+        located = len(shape) == 4 and math.prod(shape[1:]) > 1
+        if located and (isinstance(node.operation, Relu) or follows):
             maps.append(position)
     return maps[-1] if maps else None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selrel.engine import Forward, Rule, Step, gradient_rule
-from selrel.engine.operations import Addition, Average, Convolution, Linear, Relu
+from selrel.engine.operations import Addition, Average, Convolution, Linear, Relu, Scaling
 
 # Smaller denominators are sums in which every summand is 0.
 _TINY = 1e-30
@@ -69,7 +69,8 @@ def relevance_rule(alpha: float) -> Rule:
         operation = step.node.operation
         if isinstance(operation, Convolution | Linear):
             return (_layer(step, operation, relevance, alpha),)
-        if isinstance(operation, Relu):
+        if isinstance(operation, Relu | Scaling):
+            # One input an output, which gets all.
             return (relevance,)
         if isinstance(operation, Average):
             return (_in_proportion(step, relevance),)
@@ -112,7 +113,7 @@ def _alpha_beta(step: Step, layer: Layer, relevance: Tensor, positive: Tensor, a
     (a,) = step.inputs
     negative = step.output - layer.bias_view() - positive
     # Exact zeros come out of the subtraction as rounding noise, which must not divide.
-    noise = 1e-6 * positive
+    noise = _rounding(positive + layer.bias_view().abs())
     blame = _divide(relevance, -negative, smallest=noise) * -1.0
     credit = _divide(relevance, positive)
     # Where nothing inhibits, the positive part must carry everything, or relevance would be made.
@@ -145,17 +146,22 @@ def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor
 def _z_b(step: Step, layer: Layer, relevance: Tensor) -> Tensor:
     """R_in = x W^T s - l W+^T s - h W-^T s, s = R_out / (W x - W+ l - W- h), for l <= x <= h.
 
+    Differences of a few roundings count as 0, as at a black clip under a filter without negative
+    weights.
+
     With W- = W - W+ this is (x - h) W^T s + (h - l) W+^T s; the denominator follows from the output
     and a constant of the model, so no further convolution of x is needed.
     """
     (x,) = step.inputs
     low, high = step.graph.bound_images(step.node.inputs[0])
 
-    def corner() -> Tensor:
-        return layer.convolve(low, layer.positive) + layer.convolve(high, layer.negative) + layer.bias_view()
+    def corner() -> tuple[Tensor, Tensor]:
+        lowest = layer.convolve(low, layer.positive) + layer.convolve(high, layer.negative)
+        size = layer.weight.abs().flatten(1).sum(dim=1) * torch.maximum(-low, high).amax()
+        return lowest + layer.bias_view(), _rounding(layer.by_output(size) + layer.bias_view().abs())
 
-    denominator = step.output - step.graph.remember(("zB corner", step.node.name), corner)
-    share = _divide(relevance, denominator)
+    lowest, noise = step.graph.remember(("zB corner", step.node), corner)
+    share = _divide(relevance, step.output - lowest, smallest=noise)
     found = layer.transpose(share, layer.weight, x) * (x - high)
     return found.addcmul_(layer.transpose(share, layer.positive, x), high - low)
 
@@ -184,9 +190,14 @@ def _by_positive_parts(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
 
 
 def _divide(relevance: Tensor, denominator: Tensor, *, smallest: Tensor | None = None) -> Tensor:
-    """Divide, 0 where the denominator is 0. Overwrites the denominator."""
+    """Divide, 0 where the denominator is 0, or not above `smallest`. Overwrites the denominator."""
     if smallest is not None:
-        denominator = denominator.masked_fill(denominator <= smallest, math.inf)
+        denominator.masked_fill_(denominator <= smallest, math.inf)
     # R / inf is exactly 0, in one pass and without a mask in memory.
     denominator = F.threshold(denominator, _TINY, math.inf, inplace=True)
     return torch.div(relevance, denominator, out=denominator)
+
+
+def _rounding(size: Tensor) -> Tensor:
+    """What a few roundings in a sum of this size come to."""
+    return size * (8 * torch.finfo(size.dtype).eps)
