@@ -45,6 +45,6 @@ def wait_until_gone(processes: Iterable[psutil.Process], *, timeout: float) -> l
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,7 +22,7 @@ from tests.dask_processes import dask_processes
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
 
 
-def describe_worker() -> dict[str, object]:
+def describe_worker() -> dict[str, Any]:
     import cv2
     import torch
 
@@ -77,7 +80,7 @@ def test_threads_reach_a_worker_that_was_restarted() -> None:
 
 def test_another_process_without_the_certificate_is_refused() -> None:
     with cluster(1, threads_per_worker=1) as client:
-        plain = client.scheduler.address.replace("tls://", "tcp://")
+        plain = client.scheduler_info()["address"].replace("tls://", "tcp://")
         with (
             pytest.raises(ConnectionError, match="no Dask scheduler answers"),
             cluster(scheduler=plain, timeout=2),
@@ -177,10 +180,9 @@ def test_bad_settings_are_one_line(settings: dict[str, object], message: str) ->
     assert "\n" not in str(raised.value)
 
 
-def by_value(function):  # type: ignore[no-untyped-def]
+def by_value(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
     """The function as something that a worker, which does not know this file, can run."""
-    import types
-
+    assert isinstance(function, types.FunctionType)
     return types.FunctionType(
         function.__code__, {"__builtins__": __builtins__, "os": os, "__name__": "__main__"}
     )

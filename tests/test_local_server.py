@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -38,6 +39,7 @@ def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @task
 def double(value: int) -> int:
     artifact = create_progress_artifact(0.0, key="blocks")
+    assert isinstance(artifact, UUID)
     update_progress_artifact(artifact, 100.0)
     return 2 * value
 
