@@ -2,14 +2,15 @@
 
 An architecture file offers ``FAMILIES``, the published formats of its checkpoints, and
 ``build(state)``, which makes the model that fits a state with the architecture's own names. Files
-are found by listing this room; there is nothing to register.
+are found by listing this room; there is nothing to register. A model that no file knows comes from a
+factory of the user's own, by `from_factory`.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from selrel.profiles import Profile
 State = Mapping[str, Tensor]
 
 LISTED_KEYS = 20
+
+# Batch norm's count of training steps: no weight, and PyTorch before 0.4.1 did not save it.
+COUNTER = "num_batches_tracked"
 
 
 def _any_state(state: State) -> bool:
@@ -114,6 +118,43 @@ def recognise(state: State, *, family: str | None = None) -> Recognised:
     return Recognised(model, chosen.name, chosen.profile, _n_outputs(model))
 
 
+def from_factory(path: str, *, state: State | None = None) -> Recognised:
+    """Make a model that no file of this room knows, with a factory of the user's own.
+
+    Parameters
+    ----------
+    path : str
+        ``package.module:factory``: what to import, and a function in it that takes no arguments and
+        returns a `torch.nn.Module` and its `Profile` (or the profile's plain dict).
+    state : mapping of str to Tensor, optional
+        Weights under the model's own names, a leading ``module.`` ignored; by default the model keeps
+        those it was made with.
+
+    Returns
+    -------
+    Recognised
+        The model in eval mode and float32, with the profile; the family is the profile's.
+
+    Raises
+    ------
+    ValueError
+        If the factory can't be found, raises, or returns something else; if the model can't map one
+        clip of the profile to logits; or if the weights do not fit (all keys are listed).
+    """
+    model, profile = _made(_factory(path), path)
+    model = model.to("cpu", torch.float32)
+    if state is not None:
+        _load(model, _without_module(state), Family(profile.family, str, profile))
+    model = model.requires_grad_(True).eval()
+    return Recognised(model, profile.family, profile, _counted_outputs(model, profile, path))
+
+
+def size(state: State, key: str, axis: int, default: int) -> int:
+    """Length of one axis of a weight; `default` where no weight tells, so that all faults get listed."""
+    value = state.get(key)
+    return int(value.shape[axis]) if value is not None and value.ndim > axis and value.numel() else default
+
+
 def check_outputs(n_outputs: int, n_classes: int) -> None:
     """Refuse a model whose outputs are not the data set's classes.
 
@@ -176,11 +217,18 @@ def _built(state: State, family: Family, architecture: Architecture) -> nn.Modul
     # Without memory: the widths are a stranger's numbers, and the first values would be thrown away.
     with torch.device("meta"):
         model = architecture.build(renamed)
+    _load(model, state, family)
+    return model.requires_grad_(True).eval()
+
+
+def _load(model: nn.Module, state: State, family: Family) -> None:
     expected = model.state_dict()
     if faults := _faults(state, family, expected):
         raise ValueError(f"the checkpoint does not fit family {family.name}: {'; '.join(faults)}")
-    model.load_state_dict({key: _as_float32(renamed[key]) for key in expected}, assign=True)
-    return model.requires_grad_(True).eval()
+    renamed = _renamed(state, family)
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in expected.keys() - renamed.keys()}
+    weights = {key: _as_float32(value) for key, value in renamed.items()}
+    model.load_state_dict({**weights, **counters}, assign=True)
 
 
 def _as_float32(value: Tensor) -> Tensor:
@@ -190,7 +238,7 @@ def _as_float32(value: Tensor) -> Tensor:
 def _faults(state: State, family: Family, expected: State) -> list[str]:
     """List what does not fit, in the published names where the checkpoint has one."""
     own = {key: family.rename(key) or "" for key in state}
-    missing = [key for key in expected if key not in own.values()]
+    missing = [key for key in expected if key not in own.values() and not key.endswith(COUNTER)]
     unexpected = [key for key, name in own.items() if name not in expected]
     misshapen = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(expected[name].shape)}"
@@ -215,7 +263,71 @@ def _listed(keys: Iterable[str], most: int) -> str:
 
 
 def _n_outputs(model: nn.Module) -> int:
-    """Count the rows of the last linear layer, the model's head."""
-    heads = [module.out_features for module in model.modules() if isinstance(module, nn.Linear)]
-    assert heads, "an architecture ends in a linear layer"
+    """Count the rows of the last layer with weights, the model's head."""
+    heads = [m.weight.shape[0] for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    assert heads, "an architecture ends in a linear layer or a 1x1x1 convolution"
     return heads[-1]
+
+
+def _factory(path: str) -> Callable[[], object]:
+    module, _, name = path.partition(":")
+    if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise ValueError(f"the model {path!r} is not an import path; write package.module:factory")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise ValueError(
+            f"the model {path!r} can't be imported: {_reason(error)}; install its package into this "
+            "environment or add its directory to PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"the model {path!r}: {module} has no function {name}; name one that is there")
+    factory: Callable[[], object] = found
+    return factory
+
+
+def _made(factory: Callable[[], object], path: str) -> tuple[nn.Module, Profile]:
+    try:
+        made: Any = factory()
+    except Exception as error:
+        raise ValueError(f"the model {path!r} can't be made: its factory raised {_reason(error)}") from error
+    pair = made if isinstance(made, tuple | list) and len(made) == 2 else (made, None)
+    if not isinstance(pair[0], nn.Module) or not isinstance(pair[1], Profile | Mapping):
+        what = ", ".join(type(part).__name__ for part in made) if pair is made else type(made).__name__
+        raise ValueError(
+            f"the model {path!r} can't be used: its factory returned {what}; it must return a "
+            "torch.nn.Module and its Profile (or the profile as a dict)"
+        )
+    return pair[0], _as_profile(pair[1], path)
+
+
+def _as_profile(given: Profile | Mapping[str, Any], path: str) -> Profile:
+    if isinstance(given, Profile):
+        return given
+    try:
+        return Profile.from_dict(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the profile of the model {path!r} is not one: {_reason(error)}") from error
+
+
+def _counted_outputs(model: nn.Module, profile: Profile, path: str) -> int:
+    """Run one black clip: a stranger's model may end in any layer."""
+    shape = (1, *profile.sample_shape)
+    try:
+        with torch.no_grad():
+            logits: object = model(torch.zeros(shape))
+    except Exception as error:
+        raise ValueError(
+            f"the model {path!r} can't run a clip of shape {shape}, its profile's: {_reason(error)}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model {path!r} returned {what} for one clip; it must return logits (clip, class)"
+        )
+    return logits.shape[1]
+
+
+def _reason(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
