@@ -1,0 +1,314 @@
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from selrel.profiles import Profile, View, crop, normalise
+from selrel.training import Recipe, Samples, augment, evaluate, fit, initialise
+
+VIEW = View(resize=(16, 14), crop=(8, 10), clip_length=4)
+PROFILE = Profile("test", VIEW, "BGR", 1.0, (90.0, 98.0, 102.0), (1.0, 1.0, 1.0), "sorted")
+
+
+class Net(nn.Module):
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.conv1 = nn.Conv3d(3, 6, 3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.AdaptiveAvgPool3d((2, 2, 2))
+        self.dropout = nn.Dropout(dropout)
+        self.fc8 = nn.Linear(48, 2)
+
+    def forward(self, clips):
+        return self.fc8(self.dropout(torch.flatten(self.pool1(self.relu1(self.conv1(clips))), 1)))
+
+
+def clips_of(n, seed=0):
+    """Bright in the upper or in the lower half, over noise: (sample, time, y, x, 3), uncropped."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    frames = rng.integers(60, 120, (n, 4, 14, 16, 3), dtype=np.uint8)
+    for clip, label in zip(frames, labels, strict=True):
+        clip[:, 7 * label : 7 * label + 7] += 60
+    return frames, labels
+
+
+def samples_of(n=24, seed=0):
+    frames, labels = clips_of(n, seed)
+    return Samples(lambda sample, shift: frames[sample], labels)
+
+
+def made(seed=0, *, unit=1.0, dropout=0.0):
+    model = Net(dropout)
+    initialise(model, seed=seed, pixel_unit=unit)
+    return model.eval()
+
+
+def trained(recipe, *, seed=0, samples=None, **given):
+    model = made(unit=recipe.pixel_unit, **given)
+    records = list(fit(model, samples or samples_of(), profile=PROFILE, recipe=recipe, seed=seed))
+    return model, records
+
+
+FAST = Recipe(epochs=12, batch_size=8, learning_rate=0.05, pixel_unit=64.0)
+
+
+def test_default_recipe_is_the_papers():
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.momentum, recipe.batch_size) == (1e-3, 0.9, 32)
+    assert (recipe.schedule, recipe.patience, recipe.max_gradient_norm) == ("plateau", 10, None)
+    assert (recipe.pixel_unit, recipe.jitter, recipe.random_crop, recipe.colour) == (1.0, 0, False, 0.0)
+
+
+def test_model_learns_and_does_as_well_on_clips_it_never_saw():
+    model, records = trained(FAST)
+    assert [record.epoch for record in records] == list(range(1, 13))
+    assert records[-1].loss < 0.3 * records[0].loss
+    assert records[-1].accuracy == 1.0
+    loss, accuracy = evaluate(model, samples_of(20, seed=5), profile=PROFILE)
+    assert accuracy == 1.0
+    assert loss < 0.3
+
+
+def test_validation_is_measured_after_each_epoch_and_changes_nothing():
+    held_out = samples_of(10, seed=3)
+    model = made(unit=64.0)
+    for record in fit(model, samples_of(), profile=PROFILE, recipe=FAST, validation=held_out):
+        measured = evaluate(model, held_out, profile=PROFILE)
+        assert (record.validation_loss, record.validation_accuracy) == pytest.approx(measured, abs=1e-6)
+    without, records = trained(FAST)
+    assert records[0].validation_loss is None
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), without.parameters(), strict=True))
+
+
+def test_same_seed_same_weights_another_seed_others():
+    recipe = Recipe(epochs=2, batch_size=8, pixel_unit=64.0, random_crop=True, colour=0.2)
+    weights = [
+        torch.cat([p.detach().flatten() for p in trained(recipe, seed=seed, dropout=0.5)[0].parameters()])
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_same_seed_whatever_the_state_of_torchs_own_generator():
+    recipe = Recipe(epochs=1, batch_size=8, pixel_unit=64.0)
+    torch.manual_seed(1)
+    first, _ = trained(recipe, dropout=0.5)
+    second = made(unit=64.0, dropout=0.5)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    list(fit(second, samples_of(), profile=PROFILE, recipe=recipe))
+    assert torch.equal(first.fc8.weight, second.fc8.weight)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def slow_descent(model, samples, recipe, profile, seed):
+    """Momentum written out, in float64, on pixels divided by the unit."""
+    model = copy.deepcopy(model).double()
+    model.conv1.weight.data *= recipe.pixel_unit
+    speed = [torch.zeros_like(p) for p in model.parameters()]
+    order = np.random.default_rng(seed)
+    for _ in range(recipe.epochs):
+        shuffled = order.permutation(len(samples.labels))
+        for start in range(0, len(shuffled), recipe.batch_size):
+            batch = shuffled[start : start + recipe.batch_size]
+            # No jitter draws no chance that matters, but the number is drawn for every clip.
+            for _ in batch:
+                order.integers(0, 1)
+            clips = np.stack([[crop(frame, VIEW) for frame in samples.read(int(n), 0)] for n in batch])
+            logits = model(normalise(clips, profile).double() / recipe.pixel_unit)
+            picked = logits.log_softmax(1)[range(len(batch)), samples.labels[batch]]
+            gradients = torch.autograd.grad(-picked.mean(), list(model.parameters()))
+            for p, v, g in zip(model.parameters(), speed, gradients, strict=True):
+                v.mul_(recipe.momentum).add_(g)
+                p.data -= recipe.learning_rate * v
+    model.conv1.weight.data /= recipe.pixel_unit
+    return model
+
+
+@pytest.mark.parametrize(("unit", "std"), [(1.0, 64.0), (64.0, 1.0), (16.0, 4.0)])
+def test_descent_is_the_textbooks(unit, std):
+    profile = replace(PROFILE, std=(std, std, std))
+    recipe = Recipe(epochs=3, batch_size=7, learning_rate=0.02, momentum=0.8, pixel_unit=unit)
+    samples = samples_of(18)
+    slow = slow_descent(made(unit=unit), samples, recipe, profile, seed=4)
+    fast, start = made(unit=unit), made(unit=unit)
+    list(fit(fast, samples, profile=profile, recipe=recipe, seed=4))
+    for name, expected in slow.state_dict().items():
+        moved = (expected - start.state_dict()[name]).abs().max()
+        off = (fast.state_dict()[name] - expected).abs().max()
+        assert off < 1e-3 * moved
+
+
+def test_longer_gradients_are_shortened():
+    recipe = Recipe(epochs=1, batch_size=24, learning_rate=1.0, momentum=0.0, max_gradient_norm=1e-3)
+    before, (after, _) = made(), trained(recipe)
+    steps = [(a - b).detach() for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+    assert math.sqrt(sum(float(step.square().sum()) for step in steps)) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_plateau_divides_the_rate_by_ten():
+    # A rate this small changes no loss, so every epoch but the first is without progress.
+    recipe = Recipe(epochs=8, batch_size=24, learning_rate=1e-20, patience=3)
+    _, records = trained(recipe)
+    rates = [record.learning_rate for record in records]
+    # The first epoch is the best; then three times three without progress.
+    assert rates == pytest.approx([1e-20] * 4 + [1e-21] * 3 + [1e-22], rel=1e-6)
+
+
+def test_progress_keeps_the_rate():
+    recipe = Recipe(epochs=6, batch_size=8, learning_rate=0.01, patience=1, pixel_unit=64.0)
+    _, records = trained(recipe)
+    assert {record.learning_rate for record in records} == {0.01}
+
+
+def test_cosine_rises_and_falls_to_nothing():
+    recipe = Recipe(epochs=20, batch_size=8, learning_rate=0.05, schedule="cosine", pixel_unit=64.0)
+    _, records = trained(recipe)
+    rates = [record.learning_rate for record in records]
+    top = int(np.argmax(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(0.05, rel=0.05)
+    assert rates[-1] < 1e-4
+    assert 1 <= top <= 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_leaves_in_the_mode_it_came(training):
+    model = made().train(training)
+    for _ in fit(model, samples_of(), profile=PROFILE, recipe=Recipe(epochs=1)):
+        assert model.training is training
+    evaluate(model, samples_of(), profile=PROFILE)
+    assert model.training is training
+
+
+def test_failing_reader_leaves_the_model_as_it_was():
+    def read(sample, shift):
+        raise OSError("gone")
+
+    model = made(unit=64.0)
+    before = model.conv1.weight.clone()
+    with pytest.raises(OSError, match="gone"):
+        list(fit(model, Samples(read, np.zeros(4, np.int64)), profile=PROFILE, recipe=FAST))
+    assert not model.training
+    assert torch.equal(model.conv1.weight, before)
+
+
+def test_loss_that_is_not_finite_stops_the_training():
+    recipe = Recipe(epochs=5, batch_size=4, learning_rate=1e6)
+    with pytest.raises(ValueError, match="not finite; make learning_rate"):
+        trained(recipe)
+
+
+def test_no_clips_are_refused():
+    empty = Samples(lambda sample, shift: None, np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="no clip to train on"):
+        list(fit(made(), empty, profile=PROFILE, recipe=FAST))
+    with pytest.raises(ValueError, match="no clip to measure on"):
+        evaluate(made(), empty, profile=PROFILE)
+
+
+def test_evaluation_is_cross_entropy_and_accuracy():
+    model, samples = made(3), samples_of(11, seed=2)
+    losses, hits = [], []
+    for number, label in enumerate(samples.labels):
+        clip = np.stack([crop(frame, VIEW) for frame in samples.read(number, 0)])
+        logits = model(normalise(clip[None], PROFILE)).detach().double().numpy()[0]
+        losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
+        hits.append(np.argmax(logits) == label)
+    found = evaluate(model, samples, profile=PROFILE, batch_size=4)
+    assert found == pytest.approx((np.mean(losses), np.mean(hits)), rel=1e-5)
+
+
+def test_jitter_asks_for_shifted_clips():
+    frames, labels = clips_of(24)
+    shifts = []
+
+    def read(sample, shift):
+        shifts.append(shift)
+        return frames[sample]
+
+    trained(Recipe(epochs=4, jitter=2), samples=Samples(read, labels))
+    assert set(shifts) == {-2, -1, 0, 1, 2}
+    shifts.clear()
+    trained(Recipe(epochs=2), samples=Samples(read, labels))
+    assert set(shifts) == {0}
+
+
+def test_without_augmentation_a_clip_is_its_centre():
+    frames = clips_of(1)[0][0]
+    clip = augment(frames, VIEW, Recipe(), np.random.default_rng(0))
+    assert np.array_equal(clip, np.stack([crop(frame, VIEW) for frame in frames]))
+
+
+def test_random_crops_reach_every_corner_and_keep_frames_together():
+    grid = np.arange(14 * 16, dtype=np.uint8).reshape(14, 16)
+    frames = np.broadcast_to(grid[None, :, :, None], (4, 14, 16, 3))
+    rng = np.random.default_rng(0)
+    corners = set()
+    for _ in range(600):
+        clip = augment(frames, VIEW, Recipe(random_crop=True), rng)
+        assert clip.shape == (4, 8, 10, 3)
+        top, left = divmod(int(clip[0, 0, 0, 0]), 16)
+        assert np.array_equal(clip, frames[:, top : top + 8, left : left + 10])
+        corners.add((top, left))
+    assert corners == {(top, left) for top in range(7) for left in range(7)}
+
+
+def test_colour_changes_a_clip_as_a_whole():
+    frames = np.random.default_rng(0).integers(0, 256, (4, 14, 16, 3), dtype=np.uint8)
+    clip = augment(frames, VIEW, Recipe(colour=0.5), np.random.default_rng(1))
+    plain = augment(frames, VIEW, Recipe(), np.random.default_rng(1))
+    assert clip.dtype == np.uint8
+    assert not np.array_equal(clip, plain)
+    # Each new channel follows from one old channel by one rising table, in all frames.
+    for channel in range(3):
+        fits = []
+        for source in range(3):
+            order = np.argsort(plain[..., source].ravel(), kind="stable")
+            fits.append(bool((np.diff(clip[..., channel].ravel()[order].astype(int)) >= 0).all()))
+        assert any(fits)
+
+
+def test_initial_weights_have_the_spread_of_he():
+    model = nn.Sequential(
+        nn.Conv3d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(500, 400), nn.Linear(400, 5)
+    )
+    initialise(model, seed=0, pixel_unit=64.0)
+    assert float(model[0].weight.detach().std()) == pytest.approx(math.sqrt(2 / 81) / 64, rel=0.05)
+    assert float(model[3].weight.detach().std()) == pytest.approx(math.sqrt(2 / 500), rel=0.05)
+    assert float(model[4].weight.detach().std()) == pytest.approx(0.1 * math.sqrt(2 / 400), rel=0.1)
+    assert all(not layer.bias.any() for layer in (model[0], model[3], model[4]))
+
+
+def test_initial_weights_follow_from_the_seed():
+    a, b, c = made(1), made(1), made(2)
+    assert torch.equal(a.conv1.weight, b.conv1.weight)
+    assert not torch.equal(a.conv1.weight, c.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"patience": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"momentum": 1.0},
+        {"pixel_unit": 0.0},
+        {"max_gradient_norm": 0.0},
+        {"jitter": -1},
+        {"colour": 1.5},
+        {"schedule": "step"},
+    ],
+)
+def test_recipes_that_mean_nothing_are_refused(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} is"):
+        Recipe(**change)
