@@ -5,6 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+
+from selrel.models.c3d import C3D
+from storage.checkpoints import write_checkpoint
 
 TINY_CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")
 TINY_SIZE = (64, 48)
@@ -49,6 +53,22 @@ def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_frames() -> dict[str, int]:
     """Number of frames of every video of `tiny_ucf101`, by name."""
     return {name: n_frames for name, (n_frames, _) in TINY_VIDEOS.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow C3D with random weights and four outputs, for `tiny_ucf101`."""
+    torch.manual_seed(5)
+    model = C3D((4, 4, 8, 8, 8, 8, 8, 8), (16, 16), len(TINY_CLASSES))
+    for module in model.modules():
+        # PyTorch's default shrinks the signal of eight layers to nothing.
+        if isinstance(module, torch.nn.Conv3d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+            # No unit is driven by its bias alone, so no relevance is lost where W+ a is 0.
+            torch.nn.init.zeros_(module.bias)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.pth.tar"
+    write_checkpoint(path, model.state_dict())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,10 @@ import xarray as xr
 from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor, grad_cam, guided_backprop
 from selrel.models import recognise
-from selrel.models.c3d import C3D
 from selrel.profiles import View, bounds, crop, normalise, resize_frame
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
-from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.checkpoints import read_checkpoint
 from storage.cubes import open_run
 from storage.layout import run_at
 from storage.runs import read_summary
@@ -33,21 +32,6 @@ from storage.videos import read_frames
 from tests.processes import family, wait_until_gone
 
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(5)
-    model = C3D((4, 4, 8, 8, 8, 8, 8, 8), (16, 16), 4)
-    for module in model.modules():
-        # PyTorch's default shrinks the signal of eight layers to nothing.
-        if isinstance(module, torch.nn.Conv3d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-            # No unit is driven by its bias alone, so no relevance is lost where W+ a is 0.
-            torch.nn.init.zeros_(module.bias)
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny.pth.tar"
-    write_checkpoint(path, model.state_dict())
-    return path
 
 
 def command(data: Path, checkpoint: Path, root: Path, *more: str) -> list[str]:
@@ -68,9 +52,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_ucf101: Path, checkpoint: Path, root: Path) -> Path:
+def run(tiny_ucf101: Path, tiny_checkpoint: Path, root: Path) -> Path:
     """A finished run of the tiny data set, made by the command line."""
-    done = explain(tiny_ucf101, checkpoint, root)
+    done = explain(tiny_ucf101, tiny_checkpoint, root)
     assert done.returncode == 0, done.stderr
     assert "Motion share" in done.stdout
     assert "paper" in done.stdout
@@ -97,9 +81,9 @@ def all_windows(data: Path, view: View) -> np.ndarray:
     return np.stack(windows)
 
 
-def test_cubes_are_those_of_a_direct_call(run: Path, tiny_ucf101: Path, checkpoint: Path) -> None:
+def test_cubes_are_those_of_a_direct_call(run: Path, tiny_ucf101: Path, tiny_checkpoint: Path) -> None:
     cubes = open_run(str(run))
-    recognised = recognise(read_checkpoint(checkpoint).state)
+    recognised = recognise(read_checkpoint(tiny_checkpoint).state)
     low, high = bounds(recognised.profile)
     graph = trace(recognised.model, recognised.profile.sample_shape, low=low, high=high)
     order = label_index(read_dataset(tiny_ucf101).classes, recognised.profile.label_order)
@@ -182,20 +166,20 @@ def test_plain_xarray_opens_lazily_with_coordinates_and_attributes(run: Path) ->
 
 
 def test_finished_run_is_found_and_not_repeated(
-    run: Path, root: Path, tiny_ucf101: Path, checkpoint: Path
+    run: Path, root: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:
     before = files(root)
-    again = explain(tiny_ucf101, checkpoint, root)
+    again = explain(tiny_ucf101, tiny_checkpoint, root)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
     assert files(root) == before
 
 
 def test_other_settings_make_another_run_on_the_same_data(
-    run: Path, root: Path, tiny_ucf101: Path, checkpoint: Path
+    run: Path, root: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:
     before = files(root)
-    other = explain(tiny_ucf101, checkpoint, root, "--methods", "grad_cam", "--target", "true")
+    other = explain(tiny_ucf101, tiny_checkpoint, root, "--methods", "grad_cam", "--target", "true")
     assert other.returncode == 0, other.stderr
     after = files(root)
     assert {path: after[path] for path in before if "dataset.json" not in path} == {
@@ -209,12 +193,12 @@ def test_other_settings_make_another_run_on_the_same_data(
 
 @pytest.fixture
 def killed(
-    tiny_ucf101: Path, checkpoint: Path, tmp_path: Path
+    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> Iterator[tuple[Path, list[psutil.Process]]]:
     """A root whose run was killed, with everything it had started, after its first explained block."""
     options = ("--subset", "all", "--block-clips", "3", "--batch-clips", "2", "--workers", "1")
     process = subprocess.Popen(
-        command(tiny_ucf101, checkpoint, tmp_path, *options),
+        command(tiny_ucf101, tiny_checkpoint, tmp_path, *options),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -234,7 +218,7 @@ def killed(
 
 
 def test_killed_run_leaves_no_process_and_goes_on_with_the_same_result(
-    killed: tuple[Path, list[psutil.Process]], run: Path, tiny_ucf101: Path, checkpoint: Path
+    killed: tuple[Path, list[psutil.Process]], run: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:
     root, started = killed
     assert len(started) > 2, "there should be a server and a worker"
@@ -242,7 +226,7 @@ def test_killed_run_leaves_no_process_and_goes_on_with_the_same_result(
     done = {path: stat for path, stat in files(root).items() if "/receipts/" in path}
     assert done
     assert not list(root.glob("runs/*/_SUCCESS.json"))
-    again = explain(tiny_ucf101, checkpoint, root)
+    again = explain(tiny_ucf101, tiny_checkpoint, root)
     assert again.returncode == 0, again.stderr
     after = files(root)
     assert {path: after[path] for path in done} == done, "finished blocks were done again"
