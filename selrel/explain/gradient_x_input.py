@@ -1,0 +1,18 @@
+"""Gradient times input: Shrikumar et al. 2016, "Not Just a Black Box" (arXiv 1605.01713)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from selrel.engine import Forward, gradient_rule
+
+
+def explain(forward: Forward, targets: Tensor) -> Tensor:
+    """Multiply the gradient of the target's logit by the normalised pixels.
+
+    Returns
+    -------
+    (clip, time, height, width): in logits, summed over colour channels; signed.
+    """
+    gradient = forward.backward(gradient_rule, forward.at_target(targets))
+    return (gradient * forward.clips).sum(dim=1)

@@ -1,0 +1,37 @@
+"""Sensitivity: Simonyan et al. 2013, "Deep Inside Convolutional Networks" (arXiv 1312.6034).
+
+Squared as Montavon et al. 2017.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from selrel.engine import Forward, gradient_rule
+
+
+def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> Tensor:
+    """Measure how strongly the target's logit reacts to each voxel.
+
+    Parameters
+    ----------
+    forward, targets
+        A forward pass of clips and the output to explain for each.
+    measure
+        "squared": the squared gradient. "absolute": its absolute value.
+
+    Returns
+    -------
+    (clip, time, height, width): summed over colour channels; non-negative. In logits per unit of
+    normalised pixel, or in the square of that.
+
+    Raises
+    ------
+    ValueError
+        If the measure is unknown.
+    """
+    if measure not in ("squared", "absolute"):
+        raise ValueError(f"unknown measure {measure!r}; allowed: squared, absolute")
+    gradient = forward.backward(gradient_rule, forward.at_target(targets))
+    size = gradient.square() if measure == "squared" else gradient.abs()
+    return size.sum(dim=1)
