@@ -125,31 +125,19 @@ LAYERS_AND_PRECISIONS = [(n, torch.float64) for n in LAYERS] + [(n, torch.float3
 
 
 @pytest.mark.parametrize("layer, dtype", LAYERS_AND_PRECISIONS)
-def test_a_layer_on_pixels(layer: str, dtype: torch.dtype) -> None:
+def test_a_layer_on_pixels_rectified_and_signed_input(layer: str, dtype: torch.dtype) -> None:
+    """The three side by side: what a pooling lets through is no pixel any more, and may be negative."""
     view, make = LAYERS[layer]
-    model = Network(lambda m, x: m.layer(view(x)).flatten(1), layer=make())
-    agree_everywhere(model, lambda s, x: s.layer(s.moved(x, view), model.layer), dtype=dtype)
-
-
-@pytest.mark.parametrize("layer, dtype", LAYERS_AND_PRECISIONS)
-def test_a_layer_on_rectified_input(layer: str, dtype: torch.dtype) -> None:
-    view, make = LAYERS[layer]
-    model = Network(lambda m, x: m.layer(view(x.relu())).flatten(1), layer=make())
+    model = Network(
+        lambda m, x: torch.cat(
+            [m.layer(view(y)).flatten(1) for y in (x, x.relu(), F.max_pool3d(x, 1))], dim=1
+        ),
+        layer=make(),
+    )
 
     def slow(s: SlowRelevance, x: Value) -> Value:
-        return s.layer(s.moved(s.relu(x), view), model.layer)
-
-    agree_everywhere(model, slow, dtype=dtype)
-
-
-@pytest.mark.parametrize("layer, dtype", LAYERS_AND_PRECISIONS)
-def test_a_layer_on_input_of_both_signs(layer: str, dtype: torch.dtype) -> None:
-    view, make = LAYERS[layer]
-    # What a pooling lets through is no pixel any more, and may be negative.
-    model = Network(lambda m, x: m.layer(view(F.max_pool3d(x, 1))).flatten(1), layer=make())
-
-    def slow(s: SlowRelevance, x: Value) -> Value:
-        return s.layer(s.moved(s.max_pooled(x, (1, 1, 1)), view), model.layer)
+        inputs = x, s.relu(x), s.max_pooled(x, (1, 1, 1))
+        return s.concatenated([s.moved(s.layer(s.moved(y, view), model.layer), FLAT) for y in inputs])
 
     agree_everywhere(model, slow, dtype=dtype)
 
@@ -369,20 +357,22 @@ AVERAGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@RELU_OR_SIGNED
 @pytest.mark.parametrize("average", AVERAGES)
-def test_an_average_gives_in_proportion(average: str, rectified: bool) -> None:
-    """Also the last operation, whose zero outputs may be started from."""
+def test_an_average_gives_in_proportion(average: str) -> None:
+    """Of rectified and of signed maps; as the last operation, whose zero outputs may be started from."""
+    function = AVERAGES[average]
     model = Network(
-        lambda m, x: AVERAGES[average](_input(m, x, rectified)).flatten(1), conv=nn.Conv3d(3, 2, 2, padding=1)
+        lambda m, x: torch.cat([function(y).flatten(1) for y in (m.conv(x).relu(), m.conv(x))], dim=1),
+        conv=nn.Conv3d(3, 2, 2, padding=1),
     )
     with torch.no_grad():
         model.conv.bias -= 0.6
 
     def slow(s: SlowRelevance, x: Value) -> Value:
-        return s.averaged(_slow_input(model, s, x, rectified), AVERAGES[average])
+        inputs = s.relu(s.layer(x, model.conv)), s.layer(x, model.conv)
+        return s.concatenated([s.moved(s.averaged(y, function), FLAT) for y in inputs])
 
-    agree_everywhere(model, slow, shape=(3, 4, 6, 5))
+    agree_everywhere(model, slow)
 
 
 def test_an_average_of_nothing_positive_gives_equally() -> None:
@@ -620,29 +610,27 @@ def special_clips() -> dict[str, Tensor]:
     return {"black": black, "white": white, "zero": torch.zeros(CLIP, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_cube_and_what_is_lost_add_up_to_the_start(kind: type[nn.Module], dtype: torch.dtype) -> None:
+def test_the_cube_and_what_is_lost_add_up_to_the_start(kind: type[nn.Module]) -> None:
     """For logits of both signs, on ordinary and on constant clips, from 1 and from the logit."""
     model = network(kind)
     with torch.no_grad():
         list(model.parameters())[-1].copy_(torch.linspace(-3, 3, 5))
     clips = torch.cat([pixels(1, CLIP), torch.stack(list(special_clips().values()))])
-    forward = traced(model, CLIP, clips.to(dtype))
-    signs = set()
-    for targets in (forward.logits.argmax(dim=1), forward.logits.argmin(dim=1)):
-        cubes = {s: deep_taylor.explain(forward, targets, start=s) for s in ("one", "logit")}
-        logits = forward.logits.gather(1, targets[:, None])[:, 0]
-        signs.update(logits.sign().tolist())
-        for i, clip in enumerate(clips):
-            reference = SlowRelevance(clip, LOW, HIGH)
-            output = model.slow(reference, reference.clip)
-            start = np.eye(output.array.size)[targets[i].item()]
-            expected = reference.decompose(output, start).sum(axis=0)
-            close(cubes["one"][i], expected, 1e-8 if dtype == torch.float64 else 2e-4)
-            assert abs(cubes["one"][i].double().sum().item() + reference.lost - 1) < 1e-4
-            close(cubes["logit"][i] / logits[i], expected, 1e-8 if dtype == torch.float64 else 2e-4)
-    assert signs == {-1.0, 1.0}
+    references = [SlowRelevance(clip, LOW, HIGH) for clip in clips]
+    outputs = [model.slow(reference, reference.clip) for reference in references]
+    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 2e-4)):
+        forward = traced(model, CLIP, clips.to(dtype))
+        logits = forward.logits.sort(dim=1)
+        assert (logits.values[:, 0] < 0).all() and (logits.values[:, -1] > 0).all()
+        for targets in (logits.indices[:, 0], logits.indices[:, -1]):
+            cubes = {s: deep_taylor.explain(forward, targets, start=s) for s in ("one", "logit")}
+            for i, (reference, output) in enumerate(zip(references, outputs, strict=True)):
+                target = int(targets[i])
+                expected = reference.decompose(output, np.eye(5)[target]).sum(axis=0)
+                close(cubes["one"][i], expected, tolerance)
+                assert abs(cubes["one"][i].double().sum().item() + reference.lost - 1) < 1e-4
+                close(cubes["logit"][i] / forward.logits[i, target], expected, tolerance)
 
 
 def test_full_c3d_of_little_width_keeps_its_relevance() -> None:
