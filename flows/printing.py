@@ -56,6 +56,20 @@ def print_result(console: Console, url: str) -> None:
     console.print(_places(root, paths, summary), highlight=False, soft_wrap=True)
 
 
+def print_training(console: Console, made: Mapping[str, Any]) -> None:
+    """Print what a training has reached, and where the checkpoint lies."""
+    last = made["history"][-1]
+    held_out = _percent(last["validation_accuracy"])
+    console.print(
+        f"Trained for {last['epoch']} epochs: right on {_percent(last['accuracy'])} of the training clips, "
+        f"{held_out} of those held out (chance {_percent(1 / len(made['classes']))}).",
+        f"Checkpoint {made['checkpoint']}, sha256 {made['sha256'][:12]}",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _headline(summary: Mapping[str, Any]) -> str:
     clips = (
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
