@@ -241,6 +241,8 @@ def _labelled_grid(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) 
             _write(sheet, words, x=_GAP, y=top + height // 2 + 14 * line)
         for place, picture in enumerate(pictures):
             start = left + place * (width + _GAP)
+            # A thin frame, or a picture without relevance would not be seen on white.
+            sheet[top - 1 : top + height + 1, start - 1 : start + width + 1] = UNKNOWN
             sheet[top : top + height, start : start + width] = picture
     return sheet
 

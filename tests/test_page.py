@@ -1,0 +1,44 @@
+import shlex
+
+import pytest
+
+from flows import cli
+from flows.explain_ucf101 import request_from
+from selrel.models.c3d import C3D
+from selrel.training import initialise
+from storage.checkpoints import write_checkpoint
+from tasks.page import command
+from tasks.plan import plan
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = C3D((1,) * 8, (2, 2), 4)
+    initialise(model, seed=0)
+    path = tmp_path / "it's a c3d; $(touch x).pth"
+    write_checkpoint(path, model.state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"methods": ["grad_cam"], "target": "HammerThrow", "sigmas": [0.75, 3], "subset": "all"},
+        {"videos": 3, "seed": 9, "preset": "paper", "motion_rule": "frame_std", "tau": 0.3},
+        {"selective": {"edge": "falling", "floor": 1e-5}, "method_settings": {"deep_taylor": {"alpha": 2.0}}},
+        {"profile": {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130]}, "split": 1},
+        {"family": "c3d-sports1m"},
+    ],
+)
+def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkeypatch, choices):
+    root = str(tmp_path / "root")
+    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
+    line = command(root, made.description, made.dataset)
+    given = {}
+    monkeypatch.setattr(cli, "_explain", lambda **arguments: given.update(arguments) or 0)
+    words = shlex.split(line)
+    assert words[0] == "selrel"
+    assert cli.main(words[1:]) == 0
+    again = plan(request_from(**given))
+    assert (again.run, again.dataset_id) == (made.run, made.dataset_id)
