@@ -16,12 +16,15 @@ from selrel.scores.aggregate import motion_share, sweep, table1, table2, table3,
 from storage.cubes import read_block
 from storage.layout import Root, content_hash
 from storage.receipts import read_receipts
+from storage.report import write_report
 from storage.runs import mark_success, read_run
 from storage.tables import read_table, read_tables, write_table
 from tasks.clips import clips_of
+from tasks.page import report_context
 from tasks.retries import RETRY
 
 Row = dict[str, Any]
+Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
 _STAGES_OF_RUN = ("explain", "score")
@@ -34,11 +37,14 @@ def report(root: str, run: str) -> None:
     place = Root(root)
     paths = place.run(run)
     clips = explained_clips(place, run)
-    tables = _tables(place, run)
+    scores = _columns(read_tables(place, paths.scores).to_pandas())
+    tables = _tables(place, run, scores)
     for name, rows in tables.items():
         write_table(place, paths.table(name), pd.DataFrame(rows))
     write_table(place, paths.table("clips"), clips)
-    summary = _summary(place, run, clips, tables)
+    summary = _summary(place, run, clips, scores)
+    context = report_context(place, run, clips=clips, tables=tables, summary=summary)
+    write_report(place, paths, context)
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
         _show_in_prefect(place, run, tables, summary)
@@ -58,14 +64,13 @@ def explained_clips(place: Root, run: str) -> pd.DataFrame:
         target_logit=logit,
         correct=found["predicted"] == clips.table.label.to_numpy(),
         conservation_error=found["conservation_error"],
-        # Relevance starts at the logit's existence, not its sign: such a clip explains a weak decision.
+        # A cube of such a clip is shares of a decision that the model does not make.
         flag=np.where(logit > 0, "", "target logit is not positive"),
     )
 
 
-def _tables(place: Root, run: str) -> Tables:
+def _tables(place: Root, run: str, scores: Columns) -> Tables:
     paths = place.run(run)
-    scores = _columns(read_tables(place, paths.scores).to_pandas())
     times = read_tables(place, paths.overheads).to_pandas()
     # The first batch of a worker pays for caches and memory; it counts only where there is no other.
     warm = times[times.warm] if times.warm.any() else times
@@ -80,13 +85,12 @@ def _tables(place: Root, run: str) -> Tables:
     return tables
 
 
-def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+def _columns(frame: pd.DataFrame) -> Columns:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
-def _summary(place: Root, run: str, clips: pd.DataFrame, tables: Tables) -> dict[str, Any]:
-    paths, description = place.run(run), read_run(place, place.run(run))
-    scores = _columns(read_tables(place, paths.scores).to_pandas())
+def _summary(place: Root, run: str, clips: pd.DataFrame, scores: Columns) -> dict[str, Any]:
+    description = read_run(place, place.run(run))
     exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
     explained = "deep_taylor" in description["settings"]["methods"]
     errors = clips.conservation_error.dropna()
