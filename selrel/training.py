@@ -4,8 +4,8 @@ Arrays in, arrays out: a provider hands over uint8 frames, the caller keeps the 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ Schedule = Literal["plateau", "cosine"]
 
 # Share of the steps in which the cosine schedule's rate rises from zero.
 WARM_UP = 0.15
+_CLIPS_TO_SUIT = 32
 
 
 @dataclass(frozen=True)
@@ -120,32 +121,45 @@ class Epoch:
     validation_accuracy: float | None
 
 
-def initialise(model: nn.Module, *, seed: int, pixel_unit: float = 1.0) -> None:
-    """Give every convolution and linear layer new weights, in place.
+def initialise(model: nn.Module, samples: Samples, *, profile: Profile, seed: int) -> None:
+    """Give every convolution and linear layer new weights that suit the clips, in place.
+
+    Each unit's output, before its ReLU, gets mean 0 and deviation 1 over some clips. Without that, after
+    ten layers of a plain network all clips look alike, and training stands still for many epochs.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any model of convolutions and linear layers followed by ReLUs.
+        Convolutions and linear layers that follow each other.
+    samples : Samples
+        The clips to learn from; 32 of them are drawn.
+    profile : Profile
+        How frames become inputs.
     seed : int
         Same seed, same weights.
-    pixel_unit : float
-        Typical size of an input value; the first convolution's weights are divided by it.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample.
 
     References
     ----------
-    He et al. 2015, *Delving deep into rectifiers*, equation 10. Biases are zero. The last layer's weights
-    are small, so that training starts from equal odds.
+    Directions: He et al. 2015, *Delving deep into rectifiers*. Scales and biases: Krahenbuhl et al. 2016,
+    *Data-dependent initializations of convolutional neural networks*, section 3.1. The last layer's
+    outputs get deviation 0.1 and no bias, so that training starts from nearly equal odds.
     """
+    _check_not_empty(samples)
     generator = torch.Generator().manual_seed(seed)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv3d | nn.Linear)]
-    with torch.no_grad():
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            if layer.bias is not None:
-                layer.bias.zero_()
-        layers[-1].weight *= 0.1
-        _first_convolution(model).weight /= pixel_unit
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        _set_bias(layer, torch.tensor(0.0))
+    drawn = np.random.default_rng(seed).permutation(len(samples.labels))[:_CLIPS_TO_SUIT]
+    clips = [_centre(samples.read(int(number), 0), profile.view) for number in drawn]
+    last = _suited(model, layers, _inputs(clips, profile, model))
+    last.weight.data.mul_(0.1)
+    _set_bias(last, torch.tensor(0.0))
 
 
 def fit(
@@ -189,8 +203,7 @@ def fit(
     ValueError
         If there is no sample, or the loss is not finite any more.
     """
-    if not len(samples.labels):
-        raise ValueError("there is no clip to train on; choose a split and classes with training videos")
+    _check_not_empty(samples)
     model.to(device)
     optimiser = torch.optim.SGD(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
     n_steps = math.ceil(len(samples.labels) / recipe.batch_size)
@@ -411,6 +424,48 @@ def _seeded(seed: tuple[int, int], device: str | torch.device) -> Iterator[None]
 
 def _first_convolution(model: nn.Module) -> nn.Conv3d:
     return next(layer for layer in model.modules() if isinstance(layer, nn.Conv3d))
+
+
+def _suited(
+    model: nn.Module, layers: Sequence[nn.Conv3d | nn.Linear], clips: Tensor
+) -> nn.Conv3d | nn.Linear:
+    """Scale all layers in one forward pass, and give the one that came last."""
+    passed: list[nn.Conv3d | nn.Linear] = []
+
+    def suit(layer: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        assert isinstance(layer, nn.Conv3d | nn.Linear)
+        passed.append(layer)
+        return _suit(layer, outputs)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(suit).remove)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_training(model, False))
+        model(clips)
+    return passed[-1]
+
+
+def _suit(layer: nn.Conv3d | nn.Linear, outputs: Tensor) -> Tensor:
+    """Scale a layer so that each unit's output has mean 0 and deviation 1, and give that output."""
+    deviation, mean = torch.std_mean(outputs.transpose(0, 1).flatten(1), dim=1, correction=0)
+    # A unit that never changes has no scale to find.
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+    mean = mean if layer.bias is not None else torch.zeros_like(mean)
+    layer.weight.data.div_(deviation.view(-1, *[1] * (layer.weight.ndim - 1)))
+    _set_bias(layer, -mean / deviation)
+    others = [1] * (outputs.ndim - 2)
+    return (outputs - mean.view(-1, *others)) / deviation.view(-1, *others)
+
+
+def _set_bias(layer: nn.Conv3d | nn.Linear, values: Tensor) -> None:
+    if layer.bias is not None:
+        layer.bias.data.copy_(values)
+
+
+def _check_not_empty(samples: Samples) -> None:
+    if not len(samples.labels):
+        raise ValueError("there is no clip to train on; choose a split and classes with training videos")
 
 
 def _check(name: str, value: object, allowed: bool, wanted: str) -> None:

@@ -72,8 +72,8 @@ def train(
     profile = families()[FAMILY][0].profile
     learn, held_out = (read_dataset(data, split=split, subset=subset) for subset in ("train", "test"))
     model = C3D(widths, hidden, len(learn.classes), dropout=dropout)
-    initialise(model, seed=seed, pixel_unit=settings.pixel_unit)
     samples = read_samples(learn, profile)
+    initialise(model, samples, profile=profile, seed=seed)
     validation = read_samples(held_out, profile) if held_out.videos else None
     epochs = fit(
         model, samples, profile=profile, recipe=settings, validation=validation, seed=seed, device=device

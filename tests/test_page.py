@@ -1,11 +1,12 @@
 import shlex
 
+import numpy as np
 import pytest
 
 from flows import cli
 from flows.explain_ucf101 import request_from
-from selrel.models.c3d import C3D
-from selrel.training import initialise
+from selrel.models.c3d import C3D, FAMILIES
+from selrel.training import Samples, initialise
 from storage.checkpoints import write_checkpoint
 from tasks.page import command
 from tasks.plan import plan
@@ -14,7 +15,13 @@ from tasks.plan import plan
 @pytest.fixture
 def checkpoint(tmp_path):
     model = C3D((1,) * 8, (2, 2), 4)
-    initialise(model, seed=0)
+    samples = Samples(
+        lambda sample, shift: np.random.default_rng(sample).integers(
+            0, 256, (16, 128, 171, 3), dtype=np.uint8
+        ),
+        np.zeros(2, np.int64),
+    )
+    initialise(model, samples, profile=FAMILIES[0].profile, seed=0)
     path = tmp_path / "it's a c3d; $(touch x).pth"
     write_checkpoint(path, model.state_dict())
     return path

@@ -42,14 +42,14 @@ def samples_of(n=24, seed=0):
     return Samples(lambda sample, shift: frames[sample], labels)
 
 
-def made(seed=0, *, unit=1.0, dropout=0.0):
+def made(seed=0, *, dropout=0.0):
     model = Net(dropout)
-    initialise(model, seed=seed, pixel_unit=unit)
+    initialise(model, samples_of(), profile=PROFILE, seed=seed)
     return model.eval()
 
 
 def trained(recipe, *, seed=0, samples=None, **given):
-    model = made(unit=recipe.pixel_unit, **given)
+    model = made(**given)
     records = list(fit(model, samples or samples_of(), profile=PROFILE, recipe=recipe, seed=seed))
     return model, records
 
@@ -76,7 +76,7 @@ def test_model_learns_and_does_as_well_on_clips_it_never_saw():
 
 def test_validation_is_measured_after_each_epoch_and_changes_nothing():
     held_out = samples_of(10, seed=3)
-    model = made(unit=64.0)
+    model = made()
     for record in fit(model, samples_of(), profile=PROFILE, recipe=FAST, validation=held_out):
         measured = evaluate(model, held_out, profile=PROFILE)
         assert (record.validation_loss, record.validation_accuracy) == pytest.approx(measured, abs=1e-6)
@@ -99,7 +99,7 @@ def test_same_seed_whatever_the_state_of_torchs_own_generator():
     recipe = Recipe(epochs=1, batch_size=8, pixel_unit=64.0)
     torch.manual_seed(1)
     first, _ = trained(recipe, dropout=0.5)
-    second = made(unit=64.0, dropout=0.5)
+    second = made(dropout=0.5)
     torch.manual_seed(2)
     state = torch.get_rng_state()
     list(fit(second, samples_of(), profile=PROFILE, recipe=recipe))
@@ -136,8 +136,8 @@ def test_descent_is_the_textbooks(unit, std):
     profile = replace(PROFILE, std=(std, std, std))
     recipe = Recipe(epochs=3, batch_size=7, learning_rate=0.02, momentum=0.8, pixel_unit=unit)
     samples = samples_of(18)
-    slow = slow_descent(made(unit=unit), samples, recipe, profile, seed=4)
-    fast, start = made(unit=unit), made(unit=unit)
+    slow = slow_descent(made(), samples, recipe, profile, seed=4)
+    fast, start = made(), made()
     list(fit(fast, samples, profile=profile, recipe=recipe, seed=4))
     for name, expected in slow.state_dict().items():
         moved = (expected - start.state_dict()[name]).abs().max()
@@ -192,7 +192,7 @@ def test_failing_reader_leaves_the_model_as_it_was():
     def read(sample, shift):
         raise OSError("gone")
 
-    model = made(unit=64.0)
+    model = made()
     before = model.conv1.weight.clone()
     with pytest.raises(OSError, match="gone"):
         list(fit(model, Samples(read, np.zeros(4, np.int64)), profile=PROFILE, recipe=FAST))
@@ -210,6 +210,8 @@ def test_no_clips_are_refused():
     empty = Samples(lambda sample, shift: None, np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no clip to train on"):
         list(fit(made(), empty, profile=PROFILE, recipe=FAST))
+    with pytest.raises(ValueError, match="no clip to train on"):
+        initialise(Net(), empty, profile=PROFILE, seed=0)
     with pytest.raises(ValueError, match="no clip to measure on"):
         evaluate(made(), empty, profile=PROFILE)
 
@@ -276,15 +278,53 @@ def test_colour_changes_a_clip_as_a_whole():
         assert any(fits)
 
 
-def test_initial_weights_have_the_spread_of_he():
-    model = nn.Sequential(
-        nn.Conv3d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(500, 400), nn.Linear(400, 5)
-    )
-    initialise(model, seed=0, pixel_unit=64.0)
-    assert float(model[0].weight.detach().std()) == pytest.approx(math.sqrt(2 / 81) / 64, rel=0.05)
-    assert float(model[3].weight.detach().std()) == pytest.approx(math.sqrt(2 / 500), rel=0.05)
-    assert float(model[4].weight.detach().std()) == pytest.approx(0.1 * math.sqrt(2 / 400), rel=0.1)
-    assert all(not layer.bias.any() for layer in (model[0], model[3], model[4]))
+def outputs_of(model, clips):
+    """What each layer with weights gives, before its ReLU."""
+    found = {}
+    hooks = [
+        layer.register_forward_hook(lambda layer, given, out, name=name: found.update({name: out}))
+        for name, layer in model.named_modules()
+        if name in ("conv1", "fc7", "fc8")
+    ]
+    with torch.no_grad():
+        model(clips)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_initial_weights_suit_the_clips():
+    class Deeper(Net):
+        def __init__(self):
+            super().__init__()
+            self.fc7, self.relu7 = nn.Linear(48, 9), nn.ReLU()
+            self.fc8 = nn.Linear(9, 2)
+
+        def forward(self, clips):
+            hidden = torch.flatten(self.pool1(self.relu1(self.conv1(clips))), 1)
+            return self.fc8(self.relu7(self.fc7(hidden)))
+
+    model, samples = Deeper().train(), samples_of(20)
+    initialise(model, samples, profile=PROFILE, seed=0)
+    assert model.training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    clips = np.stack([[crop(frame, VIEW) for frame in samples.read(n, 0)] for n in range(20)])
+    found = outputs_of(model, normalise(clips, PROFILE))
+    for name, spread in (("conv1", 1.0), ("fc7", 1.0)):
+        units = found[name].transpose(0, 1).flatten(1).double()
+        assert units.mean(dim=1).abs().max() < 1e-4
+        assert units.std(dim=1, correction=0).numpy() == pytest.approx(np.full(len(units), spread), rel=1e-4)
+    last = found["fc8"].double()
+    assert last.std(dim=0, correction=0).numpy() == pytest.approx([0.1, 0.1], rel=1e-4)
+    assert not model.fc8.bias.any()
+
+
+def test_unit_that_never_changes_keeps_finite_weights():
+    black = Samples(lambda sample, shift: np.zeros((4, 14, 16, 3), np.uint8), np.zeros(3, np.int64))
+    model = Net()
+    profile = replace(PROFILE, mean=(0.0, 0.0, 0.0))
+    initialise(model, black, profile=profile, seed=0)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 def test_initial_weights_follow_from_the_seed():
