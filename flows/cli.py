@@ -330,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     # Prefect and Dask would print a line for every request; what people want to see is ours.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     log = logging.getLogger("selrel")
     log.addHandler(logging.StreamHandler())
