@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from tasks.plan import Plan
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -50,8 +53,8 @@ def explain(
     scaling: Annotated[Literal["none", "max"] | None, Parameter(group=_EXPLANATION)] = None,
     motion_rule: Annotated[Literal["tau", "frame_std"], Parameter(group=_EXPLANATION)] = "tau",
     tau: Annotated[float, Parameter(group=_EXPLANATION)] = 0.5,
-    alpha: Annotated[float, Parameter(group=_EXPLANATION)] = 1.0,
-    start: Annotated[Literal["one", "logit"], Parameter(group=_EXPLANATION)] = "one",
+    alpha: Annotated[float | None, Parameter(group=_EXPLANATION)] = None,
+    start: Annotated[Literal["one", "logit"] | None, Parameter(group=_EXPLANATION)] = None,
     family: Annotated[str | None, Parameter(group=_PROFILE)] = None,
     colour_order: Annotated[Literal["RGB", "BGR"] | None, Parameter(group=_PROFILE)] = None,
     resize: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
@@ -61,6 +64,8 @@ def explain(
     scale: Annotated[float | None, Parameter(group=_PROFILE)] = None,
     label_order: Annotated[Literal["classInd", "sorted"] | None, Parameter(group=_PROFILE)] = None,
     workers: Annotated[int | None, Parameter(group=_WORK)] = None,
+    scheduler: Annotated[str | None, Parameter(group=_WORK)] = None,
+    insecure: Annotated[bool, Parameter(group=_WORK, negative="")] = False,
     block_clips: Annotated[int, Parameter(group=_WORK)] = 64,
     batch_clips: Annotated[int, Parameter(group=_WORK)] = 8,
 ) -> int:
@@ -108,9 +113,9 @@ def explain(
     tau
         Pixels per frame.
     alpha
-        Deep Taylor's weight of positive contributions; negative ones weigh alpha - 1.
+        Deep Taylor's weight of positive contributions, 1 by default; negative ones weigh alpha - 1.
     start
-        What a deep Taylor cube sums to: one, or the target's logit.
+        What a deep Taylor cube sums to: one (the default), or the target's logit.
     family
         The checkpoint's family, where its keys don't tell.
     colour_order
@@ -129,6 +134,10 @@ def explain(
         Order of the model's outputs.
     workers
         Worker processes; one a CPU by default.
+    scheduler
+        An existing Dask scheduler to use instead, such as `tls://host:8786`.
+    insecure
+        Accept an unencrypted scheduler on another machine.
     block_clips
         Clips of a block, the unit of work, storage and resuming.
     batch_clips
@@ -158,10 +167,10 @@ def explain(
         selective=_set(selective),
         motion_rule=motion_rule,
         tau=tau,
-        method_settings={"deep_taylor": {"alpha": alpha, "start": start}},
+        method_settings={"deep_taylor": _set({"alpha": alpha, "start": start})} if alpha or start else {},
         family=family,
         profile=_set(given),
-        workers=workers,
+        cluster={"workers": workers, "scheduler": scheduler, "insecure": insecure},
         block_clips=block_clips,
         batch_clips=batch_clips,
         **_set({"methods": names, "sigmas": sigmas}),
@@ -249,7 +258,7 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
         data=str(data),
         checkpoint=str(checkpoint),
         root=str(directory / "results"),
-        workers=workers,
+        cluster={"workers": workers},
         block_clips=BLOCK_CLIPS,
     )
 
@@ -300,25 +309,42 @@ def _train(**arguments: Any) -> None:
     print_training(Console(), made)
 
 
-def _explain(**arguments: Any) -> int:
-    """Plan, then run the flow on a private server, then print the result."""
-    from flows.explain_ucf101 import explain_ucf101, request_from
-    from flows.local_server import temporary_server
+def _explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
+    """Plan, carry the plan out on a private server, and print the result."""
+    from flows.cluster import check_cluster
+    from flows.explain_ucf101 import request_from
     from flows.printing import print_result
     from tasks.plan import plan
 
     console = Console()
+    check_cluster(**cluster)
     made = plan(request_from(**arguments))
-    for note in made.notes:
-        console.print(note, highlight=False)
+    console.print(*made.notes, sep="\n", highlight=False, soft_wrap=True)
     if made.finished:
         console.print("This run is finished already; nothing to do.")
     else:
-        console.print(f"Run {made.run}; Ctrl-C stops it, the same command goes on.", highlight=False)
-        with temporary_server():
-            explain_ucf101(**arguments)
+        console.print(f"Run {made.run}", highlight=False, soft_wrap=True)
+        _carry_out(made, cluster)
     print_result(console, made.url)
     return 0
+
+
+def _carry_out(made: Plan, cluster: dict[str, Any]) -> None:
+    """Run the flow of a plan; from here on, what goes wrong is no bad input."""
+    from prefect import flow
+
+    from flows.explain_ucf101 import carry_out
+    from flows.local_server import temporary_server
+
+    try:
+        with temporary_server():
+            flow(name="explain-ucf101")(lambda: carry_out(made, **cluster))()
+    except (ValueError, OSError) as error:
+        raise Failed(f"{error} (start the same command again, it goes on where it stopped)") from error
+
+
+class Failed(RuntimeError):
+    """A run that stopped; the message is for a person."""
 
 
 def _set(values: dict[str, Any]) -> dict[str, Any]:
@@ -333,7 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     log = logging.getLogger("selrel")
-    log.addHandler(logging.StreamHandler())
+    log.handlers = [logging.StreamHandler()]
     log.setLevel(logging.INFO)
     log.propagate = False
     return _guarded(
@@ -349,14 +375,15 @@ def _guarded(command: Callable[[], Any]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return _stopped("interrupted; start the same command again, it goes on where it stopped", INTERRUPTED)
-    except RuntimeError as error:
-        from tasks.stages import StageFailed
-
-        if not isinstance(error, StageFailed):
-            raise
-        return _stopped(str(error), FAILED)
     except (ValueError, OSError) as error:
         return _stopped(str(error), BAD_INPUT)
+    except RuntimeError as error:
+        return _stopped(str(error), FAILED)
+    except Exception as error:
+        # S3's library is slow to import, and its errors share no base with Python's own.
+        if type(error).__module__.startswith(("botocore.", "aiobotocore.")):
+            return _stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
+        raise
 
 
 def _stopped(reason: str, code: int) -> int:

@@ -107,19 +107,35 @@ def cluster(
     ConnectionError
         If no scheduler or no worker answers in time.
     """
+    check_cluster(workers, threads_per_worker=threads_per_worker, scheduler=scheduler, insecure=insecure)
     if scheduler is not None:
-        if workers is not None or threads_per_worker is not None:
-            raise ValueError(
-                f"workers and threads per worker can't be set on an existing scheduler ({scheduler}): "
-                "its workers decide; leave them out, or leave out the scheduler"
-            )
-        with _existing_cluster(_checked_address(scheduler, insecure), timeout) as client:
+        with _existing_cluster(scheduler, timeout) as client:
             yield client
         return
-    processes = _at_least_one("workers", _cpus() if workers is None else workers)
-    threads = max(1, _cpus() // processes) if threads_per_worker is None else threads_per_worker
-    with _local_cluster(processes, _at_least_one("threads per worker", threads), timeout) as client:
+    processes = workers or _cpus()
+    with _local_cluster(processes, threads_per_worker or max(1, _cpus() // processes), timeout) as client:
         yield client
+
+
+def check_cluster(
+    workers: int | None = None,
+    *,
+    threads_per_worker: int | None = None,
+    scheduler: str | None = None,
+    insecure: bool = False,
+) -> None:
+    """Refuse, by ValueError, what `cluster` would refuse, before anything is started."""
+    for name, value in (("workers", workers), ("threads per worker", threads_per_worker)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}: give 1 or more")
+    if scheduler is None:
+        return
+    if workers is not None or threads_per_worker is not None:
+        raise ValueError(
+            f"workers and threads per worker can't be set on an existing scheduler ({scheduler}): "
+            "its workers decide; leave them out, or leave out the scheduler"
+        )
+    _check_address(scheduler, insecure)
 
 
 @contextmanager
@@ -190,7 +206,7 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
         yield client
 
 
-def _checked_address(address: str, insecure: bool) -> str:
+def _check_address(address: str, insecure: bool) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname:
         raise ValueError(f"scheduler address {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT")
@@ -199,7 +215,6 @@ def _checked_address(address: str, insecure: bool) -> str:
             f"scheduler address {address!r} is neither encrypted nor on this machine: anyone on that network "
             "could run code on the workers; use tls://, or allow it with --insecure"
         )
-    return address
 
 
 def _is_loopback(host: str) -> bool:
@@ -207,12 +222,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} is {value}: give 1 or more")
-    return value
 
 
 def _cpus() -> int:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
-from flows.cluster import cluster
+from flows.cluster import check_cluster, cluster
 from selrel.selective import PRESETS, SIGMAS
 from tasks.decode import decode
 from tasks.explain import explain
@@ -40,6 +40,7 @@ def explain_ucf101(
     profile: dict[str, Any] | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    insecure: bool = False,
     block_clips: int = 64,
     batch_clips: int = 8,
     seed: int = 0,
@@ -64,7 +65,8 @@ def explain_ucf101(
         family: The checkpoint's family, if its keys don't tell.
         profile: Changes to the family's profile, such as {"mean": [90, 98, 102]}.
         workers: Worker processes on this machine; one a CPU if empty.
-        scheduler: Address of an existing Dask scheduler to use instead.
+        scheduler: Address of an existing Dask scheduler to use instead, such as tls://host:8786.
+        insecure: Accept an unencrypted scheduler on another machine.
         block_clips: Clips of a block, the unit of work, storage and resuming.
         batch_clips: Clips of one forward pass.
         seed: Seed of the draw of videos.
@@ -96,18 +98,31 @@ def explain_ucf101(
             batch_clips=batch_clips,
         )
     )
-    if not made.finished:
-        publish(made)
-        with cluster(workers, scheduler=scheduler):
-            run_stages(made)
+    carry_out(made, workers=workers, scheduler=scheduler, insecure=insecure)
     return made.url
+
+
+def carry_out(
+    made: Plan, *, workers: int | None = None, scheduler: str | None = None, insecure: bool = False
+) -> None:
+    """Do what is left of a plan: open a cluster and go through the stages."""
+    log = get_run_logger()
+    for note in made.notes:
+        log.info(note)
+    if made.finished:
+        log.info("%s is finished already; nothing to do", made.url)
+        return
+    check_cluster(workers, scheduler=scheduler, insecure=insecure)
+    publish(made)
+    with cluster(workers, scheduler=scheduler, insecure=insecure):
+        run_stages(made)
 
 
 def run_stages(made: Plan) -> None:
     """Go through the stages; each does only what has no receipt."""
-    index(made.root, made.dataset_id)
-    decode(made.root, made.dataset_id)
-    motion(made.root, made.dataset_id)
+    index(made.root, made.dataset_id, made.data)
+    decode(made.root, made.dataset_id, made.data)
+    motion(made.root, made.dataset_id, made.data)
     explain(made.root, made.run)
     score(made.root, made.run)
     report(made.root, made.run)
@@ -120,16 +135,28 @@ def request_from(
     preset: str = "default",
     selective: Mapping[str, Any] | None = None,
     profile: Mapping[str, Any] | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
     sigmas: Sequence[float] = SIGMAS,
     **others: Any,
 ) -> Request:
-    """Make the request of a flow's arguments; where the work is done is no part of it."""
+    """Make the request of a flow's arguments; where the work is done is no part of it.
+
+    Raises
+    ------
+    ValueError
+        If a setting belongs to no chosen method or to no choice of the selective step, or is not allowed.
+    """
+    settings, choices = method_settings or {}, selective or {}
+    _check_names("method settings", settings, methods)
+    _check_names("selective", choices, ("edge", "border", "floor", "scaling"))
     return Request(
-        methods={name: (method_settings or {}).get(name, {}) for name in methods},
-        selective=dataclasses.replace(PRESETS[preset], **(selective or {})),
+        methods={name: settings.get(name, {}) for name in methods},
+        selective=dataclasses.replace(PRESETS[preset], **choices),
         profile=profile or {},
         sigmas=tuple(sigmas),
         **others,
     )
+
+
+def _check_names(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(f"{what} names {', '.join(unknown)}; allowed here: {', '.join(known)}")

@@ -21,14 +21,15 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
     if not runs:
         console.print("No runs here yet; `selrel explain --help` shows how to make one.")
         return
-    table = _table(None, "run", "state", "motion share", "accuracy", "clips")
+    table = _table(None, "motion share", "accuracy", "clips", "run")
     for run in runs:
         summary = run.summary or {}
-        state = "finished" if run.finished else run.note or "unfinished"
         share = _interval(summary.get("motion_share") or {})
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
-        table.add_row(run.url, state, share, _percent(summary.get("accuracy")), clips)
-    console.print(table)
+        if not run.finished:
+            share = run.note or "unfinished"
+        table.add_row(share, _percent(summary.get("accuracy")), clips, run.url)
+    console.print(table, soft_wrap=True)
 
 
 def print_result(console: Console, url: str) -> None:
@@ -209,7 +210,7 @@ def _number(value: float | None) -> str:
 
 
 def _mean(row: Row, mean: str, deviation: str) -> str:
-    return f"{100 * row[mean]:.1f} ({100 * row[deviation]:.1f})" if row.get(mean) is not None else "-"
+    return f"{100 * row[mean]:.1f} ({_percent(row[deviation], '')})" if row.get(mean) is not None else "-"
 
 
 def _range(row: Row, low: str, high: str) -> str:

@@ -127,7 +127,7 @@ def create_relevance(
     methods : mapping of str to mapping
         Attributes of each method's array, by the method's name.
     outputs : sequence of str
-        Names of the model's outputs, in its own order.
+        Names of the outputs, in the order in which their logits will be written.
 
     Raises
     ------

@@ -301,6 +301,11 @@ class Root:
             self.write_bytes(probe, b"probe")
             self.delete(probe)
 
+    def size_of(self, path: str) -> int:
+        """Bytes of all files under a directory of a local root; 0 where there is none, and on S3."""
+        files = Path(self.join(path)).rglob("*") if self.is_local else []
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def free_bytes(self) -> int | None:
         """Free space for this user under a local root; None on S3, where nobody can tell."""
         if not self.is_local:

@@ -118,7 +118,7 @@ def _percent_range(row: Row, low: str = "low", high: str = "high") -> str:
 
 
 def _percent_and_deviation(row: Row, mean: str = "mean", std: str = "std") -> str:
-    return _MISSING if row.get(mean) is None else f"{100 * row[mean]:.1f} ({100 * row[std]:.1f})"
+    return _MISSING if row.get(mean) is None else f"{100 * row[mean]:.1f} ({_percent(row[std], '')})"
 
 
 def _number(value: float | None) -> str:

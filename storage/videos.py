@@ -100,6 +100,8 @@ def count_frames(path: str | os.PathLike[str]) -> VideoFacts:
         height, width = _retrieved(capture, name, 0).shape[:2]
         n_frames = 1
         while capture.grab():
+            # A frame that decodes but does not convert would fail every later stage.
+            _retrieved(capture, name, n_frames)
             n_frames += 1
         header_frames = _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         header_fps = float(capture.get(cv2.CAP_PROP_FPS))
@@ -186,12 +188,8 @@ def _opened(name: str) -> Iterator[cv2.VideoCapture]:
 
 
 def _check_file(name: str) -> None:
-    try:
-        status = os.stat(name)
-    except (OSError, ValueError) as error:
-        raise UndecodableVideo(
-            name, f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+    # What the system can't read now may be read later: only the file's content makes it undecodable.
+    status = os.stat(name)
     if not stat.S_ISREG(status.st_mode):
         raise UndecodableVideo(name, "is not a regular file")
     if status.st_size == 0:

@@ -31,8 +31,6 @@ class Clips:
 
     Attributes
     ----------
-    data
-        The directory that holds the videos.
     classes
         Their names in label order.
     view
@@ -43,7 +41,6 @@ class Clips:
         The index, a row a clip.
     """
 
-    data: str
     classes: tuple[str, ...]
     view: View
     block_clips: int
@@ -84,7 +81,6 @@ def clips_of(root: Root, dataset_id: str) -> Clips:
     paths = root.dataset(dataset_id)
     description = root.read_json(paths.description)
     return Clips(
-        data=description["data"],
         classes=tuple(description["classes"]),
         view=View.from_dict(description["view"]),
         block_clips=description["block_clips"],

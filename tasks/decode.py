@@ -25,22 +25,22 @@ from tasks.stages import run_stage
 
 
 @task(name="decode", cache_policy=NO_CACHE, **RETRY)
-def decode(root: str, dataset_id: str) -> None:
+def decode(root: str, dataset_id: str, data: str) -> None:
     """Write frames.zarr: every clip of the data set, once for all runs that share its view."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
     create_frames(place, paths.frames, clips.columns(), **clips.sizes())
-    run_stage("decode", place, paths, partial(decode_block, root, dataset_id), clips.ranges)
+    run_stage("decode", place, paths, partial(decode_block, root, dataset_id, data), clips.ranges)
 
 
-def decode_block(root: str, dataset_id: str, block: int) -> None:
+def decode_block(root: str, dataset_id: str, data: str, block: int) -> None:
     """Decode and write the clips of one block."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
     start, stop = clips.ranges[block]
-    frames = np.concatenate([_clip_frames(clips, rows) for rows in clips.by_video(block)])
+    frames = np.concatenate([_clip_frames(data, clips, rows) for rows in clips.by_video(block)])
     sha256 = write_block(place, paths.frames, start, {"frames": frames})
     write_receipt(
         place,
@@ -53,11 +53,11 @@ def decode_block(root: str, dataset_id: str, block: int) -> None:
     )
 
 
-def _clip_frames(clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
+def _clip_frames(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
     """The consecutive clips of one video, (clip, time, y, x, 3)."""
     first = int(rows.start_frame.iloc[0])
     last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
-    path = video_path(clips.data, rows.video.iloc[0])
+    path = video_path(data, rows.video.iloc[0])
     frames = [crop(frame, clips.view) for frame in resized_frames(path, clips.view, first, last)]
     length = clips.view.clip_length
     windows = zip(rows.start_frame - first, rows.n_valid_frames, strict=True)

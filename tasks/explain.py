@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
 from selrel.engine import Forward, Graph, trace
+from selrel.explain import units
 from selrel.explanation import Explanation, explain_batch
 from selrel.models import recognise
 from selrel.profiles import Profile, bounds, normalise
@@ -47,7 +48,10 @@ def explain(root: str, run: str) -> None:
         place,
         paths.relevance,
         clips.columns(),
-        methods={name: {"settings": chosen} for name, chosen in settings["methods"].items()},
+        methods={
+            name: {"settings": chosen, "units": units(name, chosen)}
+            for name, chosen in settings["methods"].items()
+        },
         outputs=clips.classes,
         attrs={
             "run": run,
@@ -67,8 +71,13 @@ def explain_block(root: str, run: str, block: int) -> None:
     paths, description = place.run(run), read_run(place, place.run(run))
     clips = clips_of(place, description["dataset_id"])
     start, stop = clips.ranges[block]
-    model = _model(description["checkpoint"], description["checkpoint_sha256"], _key(description["profile"]))
-    stopwatch = _Stopwatch(model.device)
+    model = _model(
+        description["checkpoint"],
+        description["checkpoint_sha256"],
+        json.dumps(description["profile"], sort_keys=True),
+        description["device"],
+    )
+    stopwatch = _Stopwatch(model)
     job = _Job(place, description, clips, model, stopwatch)
     arrays = _arrays(job, [job.explained(first, last) for first, last in job.batches(start, stop)])
     sha256 = write_block(place, paths.relevance, start, arrays)
@@ -84,17 +93,18 @@ def explain_block(root: str, run: str, block: int) -> None:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Model:
-    """A checkpoint, ready to explain on this worker's device."""
+    """A checkpoint, ready to explain on this worker's device; warm once it has explained a batch."""
 
     graph: Graph
     profile: Profile
     device: torch.device
+    warm: bool = False
 
 
 @lru_cache(maxsize=1)
-def _model(path: str, sha256: str, profile_key: str) -> _Model:
+def _model(path: str, sha256: str, profile_key: str, device_name: str) -> _Model:
     """Load and trace a checkpoint once a worker."""
     checkpoint = read_checkpoint(path)
     if checkpoint.sha256 != sha256:
@@ -103,7 +113,7 @@ def _model(path: str, sha256: str, profile_key: str) -> _Model:
             "start again: the new file makes a run of its own"
         )
     profile = Profile.from_dict(json.loads(profile_key))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device_name)
     model = recognise(checkpoint.state, family=profile.family).model.to(device)
     low, high = bounds(profile)
     return _Model(trace(model, profile.sample_shape, low=low, high=high), profile, device)
@@ -113,9 +123,8 @@ def _model(path: str, sha256: str, profile_key: str) -> _Model:
 class _Stopwatch:
     """Measures steps on the device, synchronised."""
 
-    device: torch.device
+    model: _Model
     clips: int = 0
-    warm: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def timed(self, step: str, function: Callable[[], Result]) -> Result:
@@ -125,12 +134,12 @@ class _Stopwatch:
         result = function()
         self._wait()
         seconds = (time.perf_counter() - began) / self.clips
-        self.rows.append({"method": step, "seconds_per_clip": seconds, "warm": self.warm})
+        self.rows.append({"method": step, "seconds_per_clip": seconds, "warm": self.model.warm})
         return result
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class _Job:
     clips: Clips
     model: _Model
     stopwatch: _Stopwatch
+    video_targets: dict[str, int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> list[int]:
@@ -170,9 +180,8 @@ class _Job:
             targets=self.targets(start, stop),
             timed=watch.timed,
         )
-        if self.stopwatch.warm:
-            self.time_selective_step(found, start)
-        watch.warm = True
+        self.time_selective_step(found, start)
+        self.model.warm = True
         return found
 
     def time_selective_step(self, found: Explanation, start: int) -> None:
@@ -191,7 +200,9 @@ class _Job:
         if target == "predicted":
             return None
         if target == "video":
-            return torch.tensor([self.of_video(video) for video in rows.video])
+            for video in set(rows.video) - self.video_targets.keys():
+                self.video_targets[video] = self.of_video(video)
+            return torch.tensor([self.video_targets[video] for video in rows.video])
         labels = rows.label if target == "true" else [self.clips.classes.index(target)] * len(rows)
         return torch.tensor([self.outputs[label] for label in labels])
 
@@ -219,7 +230,3 @@ def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
         cubes = torch.cat([batch.cubes[name] for batch in batches]).cpu().numpy()
         arrays[name], arrays[f"{name}_scale"] = encode(cubes)
     return arrays
-
-
-def _key(profile: dict[str, Any]) -> str:
-    return json.dumps(profile, sort_keys=True)

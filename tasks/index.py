@@ -23,7 +23,7 @@ _VIDEOS_A_BLOCK = 16
 
 
 @task(name="index", cache_policy=NO_CACHE, **RETRY)
-def index(root: str, dataset_id: str) -> int:
+def index(root: str, dataset_id: str, data: str) -> int:
     """List the clips of a data set in index.parquet, and what is left out in exclusions.parquet.
 
     Returns
@@ -36,18 +36,18 @@ def index(root: str, dataset_id: str) -> int:
     if not place.exists(paths.index):
         videos = place.read_json(paths.description)["videos"]
         ranges = blocks(len(videos), _VIDEOS_A_BLOCK)
-        run_stage("index", place, paths, partial(count_block, root, dataset_id), ranges, unit="videos")
-        _assemble(place, dataset_id)
+        run_stage("index", place, paths, partial(count_block, root, dataset_id, data), ranges, unit="videos")
+        _assemble(place, dataset_id, data)
     return int(read_table(place, paths.index).num_rows)
 
 
-def count_block(root: str, dataset_id: str, block: int) -> None:
+def count_block(root: str, dataset_id: str, data: str, block: int) -> None:
     """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     dataset = place.read_json(paths.description)
     start, stop = blocks(len(dataset["videos"]), _VIDEOS_A_BLOCK)[block]
-    rows = [_counted(dataset["data"], video) for video in dataset["videos"][start:stop]]
+    rows = [_counted(data, video) for video in dataset["videos"][start:stop]]
     sha256 = write_table(place, paths.counts(block), pd.DataFrame(rows))
     write_receipt(
         place,
@@ -71,14 +71,14 @@ def _counted(data: str, video: list[Any]) -> dict[str, Any]:
     return {**row, **counts, "note": facts.note}
 
 
-def _assemble(place: Root, dataset_id: str) -> None:
+def _assemble(place: Root, dataset_id: str, data: str) -> None:
     paths = place.dataset(dataset_id)
     description = place.read_json(paths.description)
     counted = read_tables(place, paths.all_counts).to_pandas()
     usable = counted[counted.n_frames > 0]
     if usable.empty:
         raise ValueError(
-            f"none of the {len(counted)} videos in {description['data']} can be decoded, the first: "
+            f"none of the {len(counted)} videos in {data} can be decoded, the first: "
             f"{counted.note.iloc[0]}; check the files"
         )
     odd = counted[counted.note != ""]

@@ -23,22 +23,22 @@ from tasks.stages import run_stage
 
 
 @task(name="motion", cache_policy=NO_CACHE, **RETRY)
-def motion(root: str, dataset_id: str) -> None:
+def motion(root: str, dataset_id: str, data: str) -> None:
     """Write motion.zarr: the flow of every clip of the data set, once for all runs that share its view."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
     create_motion(place, paths.motion, clips.columns(), **clips.sizes())
-    run_stage("motion", place, paths, partial(motion_block, root, dataset_id), clips.ranges)
+    run_stage("motion", place, paths, partial(motion_block, root, dataset_id, data), clips.ranges)
 
 
-def motion_block(root: str, dataset_id: str, block: int) -> None:
+def motion_block(root: str, dataset_id: str, data: str, block: int) -> None:
     """Compute and write the flow of one block."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
     start, stop = clips.ranges[block]
-    flow = np.concatenate([_clip_flow(clips, rows) for rows in clips.by_video(block)])
+    flow = np.concatenate([_clip_flow(data, clips, rows) for rows in clips.by_video(block)])
     sha256 = write_block(place, paths.motion, start, {"flow": flow})
     write_receipt(
         place,
@@ -51,13 +51,13 @@ def motion_block(root: str, dataset_id: str, block: int) -> None:
     )
 
 
-def _clip_flow(clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.float16]:
+def _clip_flow(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.float16]:
     """The flow of consecutive clips of one video, (clip, time, y, x, 2), NaN where there is none."""
     first = int(rows.start_frame.iloc[0])
     last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
     # The last frame of a clip moves towards the first of the next one, if the video goes on.
     stop = min(last + 1, int(rows.n_frames.iloc[0]))
-    path = video_path(clips.data, rows.video.iloc[0])
+    path = video_path(data, rows.video.iloc[0])
     frames = grey(np.stack(list(resized_frames(path, clips.view, first, stop))))
     cropped = [crop(pair, clips.view) for pair in farneback(frames)]
     flow = np.full((len(rows), *clips.shape, 2), np.nan, np.float16)

@@ -69,7 +69,7 @@ def command(root: str, description: Row, dataset: Row) -> str:
     settings, profile = description["settings"], description["profile"]
     methods = settings["methods"]
     options = {
-        "data": dataset["data"],
+        "data": description["data"],
         "checkpoint": description["checkpoint"],
         "root": root,
         "split": dataset["split"],

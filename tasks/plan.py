@@ -17,8 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from selrel.engine import trace
+from selrel.explanation import explain_batch
 from selrel.models import Recognised, check_outputs, recognise
-from selrel.profiles import Profile
+from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import Root, content_hash, run_name
 from storage.runs import is_finished, write_run
@@ -27,9 +32,22 @@ from storage.videos import UndecodableVideo, header_frames
 from tasks.request import Request
 
 _ROOMS = ("selrel", "storage", "tasks")
-_LIBRARIES = ("torch", "numpy", "opencv-contrib-python-headless", "zarr", "pyarrow", "prefect", "distributed")
+# What makes the pixels and the flow: a data set is only as old as these.
+_CODE_OF_PIXELS = (
+    "selrel/clips.py",
+    "selrel/motion.py",
+    "selrel/profiles.py",
+    "storage/videos.py",
+    "tasks/decode.py",
+    "tasks/index.py",
+    "tasks/motion.py",
+)
+_OPENCV = "opencv-contrib-python-headless"
+_COMPUTE = ("torch", "numpy", _OPENCV)
+_OTHERS = ("zarr", "pyarrow", "prefect", "distributed")
 _BYTES_A_VOXEL = {"frame": 3, "flow": 4, "cube": 2}
 _SAMPLED_VIDEOS = 20
+_HERE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,11 @@ class Plan:
     dataset: dict[str, Any]
     description: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> str:
+        """The directory that holds the videos."""
+        return str(self.description["data"])
 
     @property
     def url(self) -> str:
@@ -84,37 +107,45 @@ def plan(request: Request) -> Plan:
     _check_target(request.target, found.classes)
     profile = recognised.profile.override(**request.profile)
     dataset = _dataset(request, found, profile)
-    dataset_id = content_hash(_identity(dataset, leave_out=("data",)))
+    dataset_id = content_hash(dataset)
     description = _description(request, checkpoint, recognised, profile, dataset_id)
-    run_id = content_hash(_identity(description, leave_out=("checkpoint", "versions", "drawn")))
+    run_id = content_hash(_identity(description))
     name = run_name(_checkpoint_name(request.checkpoint), run_id)
     made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, found, dataset))
     if not made.finished:
-        root.check_writable()
         _check_space(root, made, found)
+        _rehearse(recognised.model, profile, description["settings"]["methods"])
+        root.check_writable()
     return made
 
 
 def publish(made: Plan) -> None:
     """Write what the workers read: `dataset.json` and `run.json`."""
     root = Root(made.root)
-    root.write_json(root.dataset(made.dataset_id).description, made.dataset)
+    description = root.dataset(made.dataset_id).description
+    if not root.exists(description):
+        root.write_json(description, made.dataset)
     write_run(root, root.run(made.run), made.description)
 
 
 @cache
 def code_version() -> str:
     """The version of the code that computes results: the release and a hash of the sources themselves."""
-    here = Path(__file__).resolve().parent.parent
+    files = [file for room in _ROOMS for file in sorted((_HERE / room).rglob("*.py"))]
+    return f"{metadata.version('selrel')}+{_hash_of(files)}"
+
+
+def _hash_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted((here / room).rglob("*.py")):
-            digest.update(f"{file.relative_to(here).as_posix()}\0".encode() + file.read_bytes())
-    return f"{metadata.version('selrel')}+{digest.hexdigest()[:12]}"
+    for file in files:
+        digest.update(f"{file.relative_to(_HERE).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def _identity(description: Mapping[str, Any], *, leave_out: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in description.items() if key not in leave_out}
+def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is: its description without where things lay and what only carried them."""
+    passing = ("data", "checkpoint", "drawn", "others")
+    return {key: value for key, value in description.items() if key not in passing}
 
 
 def _dataset(request: Request, found: Dataset, profile: Profile) -> dict[str, Any]:
@@ -122,13 +153,14 @@ def _dataset(request: Request, found: Dataset, profile: Profile) -> dict[str, An
     if request.videos is not None:
         videos = draw_subset(videos, request.videos, seed=request.seed)
     return {
-        "data": os.path.abspath(request.data),
         "videos": [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes] for v in videos],
         "classes": list(found.classes),
         "split": request.split,
         "subset": request.subset,
         "view": profile.view.as_dict(),
         "block_clips": request.block_clips,
+        "code": _hash_of([_HERE / name for name in _CODE_OF_PIXELS]),
+        "opencv": metadata.version(_OPENCV),
     }
 
 
@@ -137,18 +169,17 @@ def _description(
 ) -> dict[str, Any]:
     return {
         "dataset_id": dataset_id,
+        "data": os.path.abspath(request.data),
         "checkpoint": os.path.abspath(request.checkpoint),
         "checkpoint_sha256": checkpoint.sha256,
         "family": recognised.family,
         "profile": profile.as_dict(),
         "settings": request.settings(),
         "code_version": code_version(),
-        "versions": {"python": platform.python_version(), **{n: metadata.version(n) for n in _LIBRARIES}},
-        "drawn": {
-            "data": os.path.abspath(request.data),
-            "seed": request.seed,
-            "videos": request.videos,
-        },
+        "versions": {name: metadata.version(name) for name in _COMPUTE},
+        "others": {"python": platform.python_version(), **{n: metadata.version(n) for n in _OTHERS}},
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "drawn": {"seed": request.seed, "videos": request.videos},
     }
 
 
@@ -177,11 +208,19 @@ def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tupl
     return tuple(notes)
 
 
+def _rehearse(model: nn.Module, profile: Profile, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Explain one black clip with every method, so that what can't work fails before anything is decoded."""
+    low, high = bounds(profile)
+    graph = trace(model, profile.sample_shape, low=low, high=high)
+    explain_batch(graph, graph.bounds[0].contiguous(), methods)
+
+
 def _check_space(root: Root, made: Plan, found: Dataset) -> None:
     free = root.free_bytes()
     if free is None:
         return
-    needed = estimated_bytes(made, found)
+    there = root.size_of(root.dataset(made.dataset_id).directory) + root.size_of(root.run(made.run).directory)
+    needed = estimated_bytes(made, found) - there
     if needed > free:
         raise ValueError(
             f"too little disk under {root.url}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "

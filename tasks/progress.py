@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
@@ -42,7 +44,11 @@ def progress(stage: str, total: int, *, done: int, unit: str = "clips") -> Itera
         To be called with the number of units finished since the last call.
     """
     with ExitStack() as stack:
-        shows = [stack.enter_context(_bar(stage, total, done, unit)), _log_line(stage, total, done, unit)]
+        console = Console(stderr=True)
+        if console.is_terminal:
+            shows = [stack.enter_context(_bar(console, stage, total, done, unit))]
+        else:
+            shows = [_log_line(stage, total, done, unit)]
         if TaskRunContext.get() is not None:
             shows.append(_artifact(stage, total, unit))
         finished = done
@@ -64,11 +70,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def _bar(stage: str, total: int, done: int, unit: str) -> Iterator[Show]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda finished: None
-        return
+def _bar(console: Console, stage: str, total: int, done: int, unit: str) -> Iterator[Show]:
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, _Rate(), TimeLeft(), console=console) as shown:
         bar = shown.add_task(stage, total=total, completed=done)
@@ -89,13 +91,25 @@ def _log_line(stage: str, total: int, done: int, unit: str) -> Show:
 
 
 def _artifact(stage: str, total: int, unit: str) -> Show:
-    artifact: UUID = create_progress_artifact(progress=0.0, description=f"{stage}: {total:,} {unit}")  # type: ignore[assignment]
+    artifact: UUID | None = None
+    with quietly("progress artifact"):
+        artifact = create_progress_artifact(progress=0.0, description=f"{stage}: {total:,} {unit}")  # type: ignore[assignment]
     next_at = 0.0
 
     def show(finished: int) -> None:
         nonlocal next_at
-        if finished >= total or time.monotonic() >= next_at:
+        if artifact is not None and (finished >= total or time.monotonic() >= next_at):
             next_at = time.monotonic() + _ARTIFACT_EVERY_S
-            update_progress_artifact(artifact, progress=100.0 * finished / max(1, total))
+            with quietly("progress artifact"):
+                update_progress_artifact(artifact, progress=100.0 * finished / max(1, total))
 
     return show
+
+
+@contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Go on without an artifact that Prefect doesn't take: its server is no part of the result."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        _log.warning("%s not shown in Prefect: %s", what, error)

@@ -21,6 +21,7 @@ from storage.runs import mark_success, read_run
 from storage.tables import read_table, read_tables, write_table
 from tasks.clips import clips_of
 from tasks.page import report_context
+from tasks.progress import quietly
 from tasks.retries import RETRY
 
 Row = dict[str, Any]
@@ -47,7 +48,8 @@ def report(root: str, run: str) -> None:
     write_report(place, paths, context)
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
-        _show_in_prefect(place, run, tables, summary)
+        with quietly("result"):
+            _show_in_prefect(place, run, tables, summary)
 
 
 def explained_clips(place: Root, run: str) -> pd.DataFrame:

@@ -98,6 +98,11 @@ class Request:
         }
 
 
+def _complete(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a method, each of its default's type: alpha 1 and 1.0 are one run."""
+    return {key: type(usual)(given.get(key, usual)) for key, usual in default_settings(name).items()}
+
+
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
     method(name)
     known = default_settings(name)
@@ -105,5 +110,7 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
         if key not in known:
             allowed = ", ".join(known) or "none"
             raise ValueError(f"{name} has no setting {key!r}; its settings: {allowed}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: {key} is {value}; give a finite number")
+        usual = known[key]
+        number = isinstance(usual, int | float) and not isinstance(usual, bool)
+        if isinstance(value, str) == number or (number and not math.isfinite(value)):
+            raise ValueError(f"{name}: {key} is {value!r}; give one like its default, {usual!r}")

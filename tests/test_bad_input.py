@@ -99,9 +99,24 @@ def too_many_videos(data: Path, good: Path) -> dict[str, str]:
     return {"--videos": "1010"}
 
 
+def alpha_too_small(data: Path, good: Path) -> dict[str, str]:
+    return {"--alpha": "0.5"}
+
+
+def no_worker(data: Path, good: Path) -> dict[str, str]:
+    return {"--workers": "0"}
+
+
+def plain_scheduler(data: Path, good: Path) -> dict[str, str]:
+    return {"--scheduler": "tcp://192.0.2.1:8786"}
+
+
+def crop_that_the_model_refuses(data: Path, good: Path) -> dict[str, str]:
+    return {"--crop": "96 96"}
+
+
 def root_is_a_file(data: Path, good: Path) -> dict[str, str]:
     return {"--root": str(good)}
-
 
 
 @pytest.mark.parametrize(
@@ -123,6 +138,10 @@ def root_is_a_file(data: Path, good: Path) -> dict[str, str]:
         (sigma_0, "sigma is 0"),
         (unknown_target, "predicted, true, video"),
         (too_many_videos, "1010"),
+        (alpha_too_small, "at least 1"),
+        (no_worker, "workers is 0"),
+        (plain_scheduler, "tls://"),
+        (crop_that_the_model_refuses, "(clip, 3, 16, 112, 112)"),
         (root_is_a_file, "good.pth"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -135,7 +154,9 @@ def test_bad_input_gets_one_line(
     copy = Path(shutil.copy(good, tmp_path / good.name))
     options["--checkpoint"] = str(copy)
     options |= change(data, copy)
-    code = main(["explain", *(word for option in options.items() for word in option)])
+    code = main(
+        ["explain", *(word for option in options.items() for part in option for word in part.split(" "))]
+    )
     error = capsys.readouterr().err
     assert code == BAD_INPUT
     assert error.startswith("selrel: ")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -182,13 +183,29 @@ def test_other_settings_make_another_run_on_the_same_data(
     other = explain(tiny_ucf101, tiny_checkpoint, root, "--methods", "grad_cam", "--target", "true")
     assert other.returncode == 0, other.stderr
     after = files(root)
-    assert {path: after[path] for path in before if "dataset.json" not in path} == {
-        path: stat for path, stat in before.items() if "dataset.json" not in path
-    }
+    assert {path: after[path] for path in before} == before
     (new,) = {p for p in (root / "runs").iterdir() if p != run}
     cubes = open_run(str(new))
     assert (cubes.target.values == cubes.label.values).all()
     assert set(cubes.data_vars) & set(METHODS) == {"grad_cam"}
+
+
+def test_a_single_clip_is_enough(
+    make_avi: Callable[..., Path],
+    make_frames: Callable[..., np.ndarray],
+    tiny_ucf101: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    """No deviation and no interval, but a report."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_ucf101 / "ucfTrainTestlist", data / "ucfTrainTestlist")
+    make_avi(data / "UCF-101/Archery/v_Archery_g01_c01.avi", make_frames(12))
+    done = explain(data, tiny_checkpoint, tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "root/runs").iterdir()
+    assert summary(run)["clips"] == 1
+    assert "Archery" in (run / "report/index.html").read_text()
 
 
 @pytest.fixture

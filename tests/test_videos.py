@@ -103,8 +103,10 @@ def test_what_is_no_video_has_a_reason(tmp_path, content, reason):
 )
 def test_a_name_is_only_ever_a_local_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UndecodableVideo, match="cannot be read"):
+    # Not undecodable: what is absent now may be there on the next try.
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
         count_frames(name)
+    assert not isinstance(error.value, UndecodableVideo)
 
 
 def test_a_pipe_or_a_directory_does_not_block(tmp_path):

@@ -1,8 +1,8 @@
 """The explanation methods: one file each, named as a user types it.
 
 A method is a module with a function `explain(forward, targets, **settings)` that returns the
-relevance of every voxel, (clip, time, height, width), summed over colour channels and signed. Adding
-a method is adding a file: nothing else lists them.
+relevance of every voxel, (clip, time, height, width), summed over colour channels and signed, and with
+its `UNITS`. Adding a method is adding a file: nothing else lists them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -54,6 +55,12 @@ def method(name: str) -> Explain:
         raise ValueError(f"unknown method {name!r}; known methods: {', '.join(methods())}")
     explain: Explain = importlib.import_module(f"{__name__}.{name}").explain
     return explain
+
+
+def units(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the units of a method's relevance, from its file's `UNITS`; deep Taylor's follow its start."""
+    given: str = importlib.import_module(f"{__name__}.{name}").UNITS
+    return "logit" if settings.get("start") == "logit" else given
 
 
 def default_settings(name: str) -> dict[str, Any]:

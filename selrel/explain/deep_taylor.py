@@ -19,6 +19,8 @@ from selrel.engine.operations import Addition, Average, Convolution, Linear, Rel
 # Smaller denominators are sums in which every summand is 0.
 _TINY = 1e-30
 
+UNITS = "1"
+
 
 def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Tensor:
     """Decompose the target's logit into the relevance of every voxel.

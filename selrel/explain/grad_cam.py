@@ -7,6 +7,8 @@ from torch import Tensor
 
 from selrel.engine import Forward, gradient_rule
 
+UNITS = "logit"
+
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
     """Weigh the last feature maps by their mean gradient, keep the positive part, and upsample.

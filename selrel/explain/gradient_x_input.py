@@ -6,6 +6,8 @@ from torch import Tensor
 
 from selrel.engine import Forward, gradient_rule
 
+UNITS = "logit"
+
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
     """Multiply the gradient of the target's logit by the normalised pixels.

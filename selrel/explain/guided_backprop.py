@@ -7,6 +7,8 @@ from torch import Tensor
 from selrel.engine import Forward, Step, gradient_rule
 from selrel.engine.operations import Relu
 
+UNITS = "logit per unit of normalised pixel"
+
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
     """Backpropagate the target's logit, passing only positive gradients through each rectifier.

@@ -7,6 +7,8 @@ from torch import Tensor
 from selrel.engine import Forward
 from selrel.explain import grad_cam, guided_backprop
 
+UNITS = "logit^2 per unit of normalised pixel"
+
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
     """Multiply guided backpropagation by Grad-CAM.

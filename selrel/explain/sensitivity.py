@@ -9,6 +9,8 @@ from torch import Tensor
 
 from selrel.engine import Forward, gradient_rule
 
+UNITS = "logit (squared or not) per unit of normalised pixel"
+
 
 def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> Tensor:
     """Measure how strongly the target's logit reacts to each voxel.
