@@ -155,7 +155,10 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     if summary["flagged_clips"]:
         odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")
     if summary["largest_conservation_error"] is not None:
-        odd.append(f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e}.")
+        odd.append(
+            f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e} (what "
+            "reaches a unit\nthat only its bias drives is lost)."
+        )
     return "\n".join(
         [
             *odd,
