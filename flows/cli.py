@@ -56,6 +56,7 @@ def explain(
     alpha: Annotated[float | None, Parameter(group=_EXPLANATION)] = None,
     start: Annotated[Literal["one", "logit"] | None, Parameter(group=_EXPLANATION)] = None,
     family: Annotated[str | None, Parameter(group=_PROFILE)] = None,
+    model: Annotated[str | None, Parameter(group=_PROFILE)] = None,
     colour_order: Annotated[Literal["RGB", "BGR"] | None, Parameter(group=_PROFILE)] = None,
     resize: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
     crop: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
@@ -118,6 +119,9 @@ def explain(
         What a deep Taylor cube sums to: one (the default), or the target's logit.
     family
         The checkpoint's family, where its keys don't tell.
+    model
+        `package.module:factory`, which makes a model of your own and its profile; the package must be
+        importable here and on the workers (`PYTHONPATH`).
     colour_order
         Order of the input channels.
     resize
@@ -169,6 +173,7 @@ def explain(
         tau=tau,
         method_settings={"deep_taylor": _set({"alpha": alpha, "start": start})} if alpha or start else {},
         family=family,
+        model=model,
         profile=_set(given),
         cluster={"workers": workers, "scheduler": scheduler, "insecure": insecure},
         block_clips=block_clips,

@@ -37,6 +37,7 @@ def explain_ucf101(
     tau: float = 0.5,
     target: str = "predicted",
     family: str | None = None,
+    model: str | None = None,
     profile: dict[str, Any] | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -63,6 +64,7 @@ def explain_ucf101(
         tau: Pixels per frame.
         target: The class to explain: predicted, video, true, or a class name.
         family: The checkpoint's family, if its keys don't tell.
+        model: package.module:factory of a model of your own, instead of a family.
         profile: Changes to the family's profile, such as {"mean": [90, 98, 102]}.
         workers: Worker processes on this machine; one a CPU if empty.
         scheduler: Address of an existing Dask scheduler to use instead, such as tls://host:8786.
@@ -93,6 +95,7 @@ def explain_ucf101(
             tau=tau,
             target=target,
             family=family,
+            model=model,
             profile=profile,
             block_clips=block_clips,
             batch_clips=batch_clips,

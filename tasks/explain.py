@@ -19,7 +19,6 @@ from torch import Tensor
 from selrel.engine import Forward, Graph, trace
 from selrel.explain import units
 from selrel.explanation import Explanation, explain_batch
-from selrel.models import recognise
 from selrel.profiles import Profile, bounds, normalise
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.checkpoints import read_checkpoint
@@ -30,6 +29,7 @@ from storage.runs import read_run
 from storage.tables import write_table
 from storage.ucf101 import label_index
 from tasks.clips import Clips, clips_of
+from tasks.plan import make_model
 from tasks.retries import RETRY
 from tasks.stages import run_stage
 
@@ -76,6 +76,7 @@ def explain_block(root: str, run: str, block: int) -> None:
         description["checkpoint_sha256"],
         json.dumps(description["profile"], sort_keys=True),
         description["device"],
+        description["model"],
     )
     stopwatch = _Stopwatch(model)
     job = _Job(place, description, clips, model, stopwatch)
@@ -104,7 +105,7 @@ class _Model:
 
 
 @lru_cache(maxsize=1)
-def _model(path: str, sha256: str, profile_key: str, device_name: str) -> _Model:
+def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: str | None) -> _Model:
     """Load and trace a checkpoint once a worker."""
     checkpoint = read_checkpoint(path)
     if checkpoint.sha256 != sha256:
@@ -114,7 +115,8 @@ def _model(path: str, sha256: str, profile_key: str, device_name: str) -> _Model
         )
     profile = Profile.from_dict(json.loads(profile_key))
     device = torch.device(device_name)
-    model = recognise(checkpoint.state, family=profile.family).model.to(device)
+    family = None if factory else profile.family
+    model = make_model(checkpoint.state, family=family, factory=factory).model.to(device)
     low, high = bounds(profile)
     return _Model(trace(model, profile.sample_shape, low=low, high=high), profile, device)
 

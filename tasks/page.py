@@ -83,7 +83,9 @@ def command(root: str, description: Row, dataset: Row) -> str:
         "motion-rule": settings["motion"]["rule"],
         "tau": settings["motion"]["tau"],
         **{name: methods.get("deep_taylor", {}).get(name) for name in ("alpha", "start")},
-        "family": description["family"],
+        # A model of the user's own has no family to name.
+        "family": None if description["model"] else description["family"],
+        "model": description["model"],
         **{name: profile[name] for name in ("colour_order", "scale", "mean", "std", "label_order")},
         "crop": profile["view"]["crop"],
         # The command line has no way to say the other form, so the family's own stands.

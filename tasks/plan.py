@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selrel.engine import trace
 from selrel.explanation import explain_batch
-from selrel.models import Recognised, check_outputs, recognise
+from selrel.models import Recognised, check_outputs, from_factory, recognise
 from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import Root, content_hash, run_name
@@ -102,7 +102,7 @@ def plan(request: Request) -> Plan:
     root = Root(request.root)
     found = read_dataset(request.data, split=request.split, subset=request.subset)
     checkpoint = read_checkpoint(request.checkpoint)
-    recognised = recognise(checkpoint.state, family=request.family)
+    recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
     check_outputs(recognised.n_outputs, len(found.classes))
     _check_target(request.target, found.classes)
     profile = recognised.profile.override(**request.profile)
@@ -126,6 +126,11 @@ def publish(made: Plan) -> None:
     if not root.exists(description):
         root.write_json(description, made.dataset)
     write_run(root, root.run(made.run), made.description)
+
+
+def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str | None) -> Recognised:
+    """Make a checkpoint's model: of a known family, or by a factory of the user's own."""
+    return recognise(state, family=family) if factory is None else from_factory(factory, state=state)
 
 
 @cache
@@ -173,6 +178,7 @@ def _description(
         "checkpoint": os.path.abspath(request.checkpoint),
         "checkpoint_sha256": checkpoint.sha256,
         "family": recognised.family,
+        "model": request.model,
         "profile": profile.as_dict(),
         "settings": request.settings(),
         "code_version": code_version(),

@@ -37,8 +37,9 @@ class Request:
     target
         The class that is explained: "predicted" for the clip, "video" (the one predicted for its
         whole video), "true", or a class by its name.
-    family, profile
-        The checkpoint's family, where its keys don't tell, and changes to that family's profile.
+    family, model, profile
+        The checkpoint's family, where its keys don't tell; or `package.module:factory`, which makes a
+        model of the user's own and its profile; and changes to that profile.
     block_clips, batch_clips
         Clips of a block, the unit of all work and storage; clips of one forward pass.
 
@@ -62,6 +63,7 @@ class Request:
     tau: float = 0.5
     target: str = "predicted"
     family: str | None = None
+    model: str | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
     block_clips: int = 64
     batch_clips: int = 8
@@ -77,6 +79,10 @@ class Request:
         for name in ("block_clips", "batch_clips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.family is not None and self.model is not None:
+            raise ValueError(
+                f"family {self.family} and model {self.model} exclude each other; give one of them"
+            )
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")
 
