@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from tasks.stages import run_stage
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
+_log = logging.getLogger("selrel")
 
 
 @task(name="explain", cache_policy=NO_CACHE, **RETRY)
@@ -80,7 +82,7 @@ def explain_block(root: str, run: str, block: int) -> None:
     )
     stopwatch = _Stopwatch(model)
     job = _Job(place, description, clips, model, stopwatch)
-    arrays = _arrays(job, [job.explained(first, last) for first, last in job.batches(start, stop)])
+    arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=job.batch_clips)))
     sha256 = write_block(place, paths.relevance, start, arrays)
     write_table(place, paths.overhead("explain", block), pd.DataFrame(stopwatch.rows))
     write_receipt(
@@ -160,10 +162,10 @@ class _Job:
         """The model's output for every label."""
         return label_index(self.clips.classes, self.model.profile.label_order)
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Cut a range of clips into batches."""
-        size = self.description["settings"]["batch_clips"]
-        return ((first, min(first + size, stop)) for first in range(start, stop, size))
+    @property
+    def batch_clips(self) -> int:
+        """The most clips of one forward pass."""
+        return int(self.description["settings"]["batch_clips"])
 
     def input(self, start: int, stop: int) -> Tensor:
         """The model's input for a range of clips."""
@@ -211,10 +213,33 @@ class _Job:
     def of_video(self, video: str) -> int:
         """The output with the highest mean logit over all clips of a video."""
         clips = self.clips.table.index[self.clips.table.video == video]
-        batches = self.batches(int(clips[0]), int(clips[-1]) + 1)
-        total = sum(Forward(self.model.graph, self.input(*batch)).logits.sum(dim=0) for batch in batches)
-        assert isinstance(total, Tensor)
-        return int(total.argmax())
+        first, last = int(clips[0]), int(clips[-1]) + 1
+        totals = list(in_batches(self.total_logits, first, last, size=self.batch_clips))
+        return int(torch.stack(totals).sum(dim=0).argmax())
+
+    def total_logits(self, start: int, stop: int) -> Tensor:
+        """The sum of the logits over a range of clips."""
+        return Forward(self.model.graph, self.input(start, stop)).logits.sum(dim=0)
+
+
+def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, size: int) -> Iterator[Result]:
+    """Work on a range in batches; halve them from the first that does not fit into memory."""
+    while start < stop:
+        end = min(start + size, stop)
+        try:
+            result = work(start, end)
+        except torch.OutOfMemoryError:
+            if end - start == 1:
+                raise
+            size = (end - start) // 2
+            _log.warning(
+                "a batch of %d clips does not fit into the device's memory: going on with %d",
+                end - start,
+                size,
+            )
+            continue
+        yield result
+        start = end
 
 
 def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selrel.engine.operations import Operation
+from selrel.engine.operations import Operation, channels_last
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class Forward:
     def __init__(self, graph: Graph, clips: Tensor) -> None:
         self.graph = graph
         self.clips = clips
-        self._values: list[Tensor] = [clips]
+        self._values: list[Tensor] = [channels_last(clips)]
         self._saved: list[Any] = []
         with torch.no_grad():
             for node in graph.nodes:

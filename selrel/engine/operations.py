@@ -16,6 +16,23 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
+# oneDNN is slow in transposing convolutions to fewer channels than a register holds.
+_NARROW = 16
+
+
+def served_by_onednn(x: Tensor) -> bool:
+    """Whether oneDNN convolves it: fastest with the channels last in memory."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return x.device.type == "cpu" and x.dtype == torch.float32 and available
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values with the channels last in memory, where that is faster."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if served_by_onednn(x) and x.dim() in layouts:
+        return x.contiguous(memory_format=layouts[x.dim()])
+    return x
+
 
 class Operation(Protocol):
     """One node's arithmetic.
@@ -51,14 +68,29 @@ class Convolution:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Convolve `x` with another weight of the same geometry."""
+        return self._convolve(x, weight, bias, self.padding)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+        result: Tensor
+        if served_by_onednn(x):
+            # By name, because torch prefers a slower kernel of its own for a single small clip.
+            result = aten.mkldnn_convolution(
+                x, weight, bias, padding, self.stride, self.dilation, self.groups
+            )
+            return result
         zeros = (0,) * len(self.stride)
-        result: Tensor = aten.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, zeros, self.groups
+        result = aten.convolution(
+            x, weight, bias, self.stride, padding, self.dilation, False, zeros, self.groups
         )
         return result
 
     def transpose(self, gradient: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        """Apply the transposed convolution; `x` gives only the shape of the result."""
+        """Apply the transposed convolution; `x` gives only the shape of the result.
+
+        A weight with more input channels than `x`, as several stacked, gives as many channels.
+        """
+        if served_by_onednn(gradient) and self._is_narrow(weight):
+            return self._transpose_by_flipping(gradient, weight)
         zeros = (0,) * len(self.stride)
         result: Tensor = aten.convolution_backward(
             gradient,
@@ -74,6 +106,19 @@ class Convolution:
             (True, False, False),
         )[0]
         return result
+
+    def _is_narrow(self, weight: Tensor) -> bool:
+        """Whether the transpose is best computed as a convolution: towards pixels, without strides."""
+        plain = self.groups == 1 and set(self.stride) == {1} and weight.shape[1] <= _NARROW
+        return plain and all(r >= p for r, p in zip(self._reach(weight), self.padding, strict=True))
+
+    def _reach(self, weight: Tensor) -> list[int]:
+        return [d * (size - 1) for d, size in zip(self.dilation, weight.shape[2:], strict=True)]
+
+    def _transpose_by_flipping(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        axes = range(2, weight.dim())
+        padding = [r - p for r, p in zip(self._reach(weight), self.padding, strict=True)]
+        return self._convolve(gradient, weight.flip(*axes).transpose(0, 1), None, padding)
 
     def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
         """Transpose the convolution."""
@@ -193,7 +238,7 @@ class MaxPool:
 
     def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
         """Give the gradient to the winner."""
-        return (self.backward(gradient.contiguous(), inputs[0], *self.arguments, saved),)
+        return (self.backward(gradient, inputs[0], *self.arguments, saved),)
 
 
 @dataclass(frozen=True, eq=False)
