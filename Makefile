@@ -42,8 +42,8 @@ lint: setup
 	$(BIN)/python -m mypy
 
 bench: setup
-	@set -e; for script in tests/benchmarks/*.py; do \
-		[ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python -m tests.benchmarks.explain
+	$(BIN)/python -m tests.benchmarks.conservation
 
 clean:
 	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
