@@ -6,8 +6,6 @@ arrives where no input contributes (0/0 is 0); the error is what is missing beyo
 
 from __future__ import annotations
 
-import torch
-
 from selrel.engine import Forward, trace
 from selrel.explain.deep_taylor import relevance_rule
 from selrel.models import families, recognise
