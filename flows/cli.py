@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,9 +21,12 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 app = App(
     name="selrel",
     help="Measure how much of a video classifier's decision rests on motion, and see where.",
-    help_epilogue="Try `selrel demo` first. Exit codes: 0 done, 1 failed (the same command goes on where it "
+    help_epilogue="Try `selrel demo` first. Exit codes: 0 done, 1 failed (`selrel explain` goes on where it "
     "stopped), 2 bad input, 130 interrupted.",
     help_format="markdown",
+    version=lambda: metadata.version("selrel"),
+    # Ours says how to go on.
+    suppress_keyboard_interrupt=False,
 )
 
 _DATA = Group("Data", sort_key=1)
@@ -58,10 +62,10 @@ def explain(
     family: Annotated[str | None, Parameter(group=_PROFILE)] = None,
     model: Annotated[str | None, Parameter(group=_PROFILE)] = None,
     colour_order: Annotated[Literal["RGB", "BGR"] | None, Parameter(group=_PROFILE)] = None,
-    resize: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
-    crop: Annotated[tuple[int, int] | None, Parameter(group=_PROFILE)] = None,
-    mean: Annotated[tuple[float, float, float] | None, Parameter(group=_PROFILE)] = None,
-    std: Annotated[tuple[float, float, float] | None, Parameter(group=_PROFILE)] = None,
+    resize: Annotated[tuple[int, int] | None, Several, Parameter(group=_PROFILE)] = None,
+    crop: Annotated[tuple[int, int] | None, Several, Parameter(group=_PROFILE)] = None,
+    mean: Annotated[tuple[float, float, float] | None, Several, Parameter(group=_PROFILE)] = None,
+    std: Annotated[tuple[float, float, float] | None, Several, Parameter(group=_PROFILE)] = None,
     scale: Annotated[float | None, Parameter(group=_PROFILE)] = None,
     label_order: Annotated[Literal["classInd", "sorted"] | None, Parameter(group=_PROFILE)] = None,
     workers: Annotated[int | None, Parameter(group=_WORK)] = None,
@@ -94,7 +98,8 @@ def explain(
     seed
         Seed of the draw.
     methods
-        Explanations, such as `deep_taylor grad_cam`; the paper's four by default.
+        Explanations; by default the paper's four: `deep_taylor grad_cam guided_backprop guided_grad_cam`.
+        Also `gradient_x_input` and `sensitivity`.
     sigmas
         Thresholds of the selective step in standard deviations; 2 is always among them.
     target
@@ -189,7 +194,7 @@ def train(
     checkpoint: Path,
     split: int = 1,
     widths: Annotated[list[int] | None, Several] = None,
-    hidden: tuple[int, int] | None = None,
+    hidden: Annotated[tuple[int, int] | None, Several] = None,
     epochs: int = 100,
     learning_rate: float = 1e-3,
     seed: int = 0,
@@ -258,7 +263,7 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
     print(f"2. A narrow C3D trained on it: {checkpoint}")
     if not checkpoint.exists():
         _train(data=str(data), checkpoint=str(checkpoint), **TRAINING)
-    print("3. The main job, on the test videos")
+    print("3. The checkpoint explained on the test videos")
     return _explain(
         data=str(data),
         checkpoint=str(checkpoint),
@@ -283,7 +288,10 @@ def runs(*, root: str) -> None:
     from storage.layout import Root
     from storage.runs import list_runs
 
-    print_runs(Console(), list_runs(Root(root)))
+    place = Root(root)
+    if not place.exists(""):
+        raise ValueError(f"{place} does not exist; give the --root of `selrel explain`")
+    print_runs(Console(), list_runs(place))
 
 
 @app.command
@@ -379,7 +387,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except CycloptsError:
         return BAD_INPUT
     except KeyboardInterrupt:
-        return _stopped("interrupted; start the same command again, it goes on where it stopped", INTERRUPTED)
+        return _stopped("interrupted; `selrel explain` goes on where it stopped, start it again", INTERRUPTED)
     except (ValueError, OSError) as error:
         return _stopped(str(error), BAD_INPUT)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ TRAINING: dict[str, Any] = {
     "dropout": 0.0,
     "seed": 0,
     "recipe": {
-        "epochs": 16,
+        "epochs": 14,
         "batch_size": 8,
         "learning_rate": 0.04,
         "schedule": "cosine",

@@ -21,15 +21,14 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
     if not runs:
         console.print("No runs here yet; `selrel explain --help` shows how to make one.")
         return
-    table = _table(None, "motion share", "accuracy", "clips", "run")
+    console.print(f"{'motion share':24} {'accuracy':>8} {'clips':>7}  run")
     for run in runs:
         summary = run.summary or {}
-        share = _interval(summary.get("motion_share") or {})
+        share = _interval(summary.get("motion_share") or {}) if run.finished else run.note or "unfinished"
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
-        if not run.finished:
-            share = run.note or "unfinished"
-        table.add_row(share, _percent(summary.get("accuracy")), clips, run.url)
-    console.print(table, soft_wrap=True)
+        line = f"{share:24} {_percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}"
+        # Never cut or wrapped: people copy the run from here.
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_result(console: Console, url: str) -> None:
@@ -136,7 +135,7 @@ def _selectivity(rows: list[Row]) -> Table:
 
 def _overhead(rows: list[Row]) -> Table:
     title = "Table 4. Time a clip, on top of the steps before (ms)"
-    table = _table(title, "step", "median", "quartiles", "paper (total)")
+    table = _table(title, "step", "median", "quartiles", "paper (its device)")
     for row in rows:
         paper = _of_paper("table4", row)
         table.add_row(
@@ -166,7 +165,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             f"Report   {root.join(paths.report)}",
             f"Tables   {root.join(paths.tables)}",
             f"Cubes    {root.join(paths.relevance)}",
-            f"Results  sha256 {summary['results_sha256']}",
+            f"Results  sha256 {summary['results_sha256']}..",
         ]
     )
 

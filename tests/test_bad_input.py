@@ -200,3 +200,8 @@ def saved(path: Path, state: dict[str, torch.Tensor]) -> dict[str, str]:
 def written(path: Path, content: bytes) -> dict[str, str]:
     path.write_bytes(content)
     return {}
+
+
+def test_runs_of_no_directory_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--root", str(tmp_path / "absent")]) == BAD_INPUT
+    assert "absent does not exist" in capsys.readouterr().err

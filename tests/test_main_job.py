@@ -234,6 +234,31 @@ def killed(
     yield tmp_path, started
 
 
+def test_interrupted_command_says_how_to_go_on(
+    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        command(tiny_ucf101, tiny_checkpoint, tmp_path, "--subset", "all", "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob("datasets/*/receipts/*/*.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        started = family(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("selrel: interrupted; `selrel explain` goes on")
+    assert wait_until_gone(started, timeout=30) == []
+
+
 def test_killed_run_leaves_no_process_and_goes_on_with_the_same_result(
     killed: tuple[Path, list[psutil.Process]], run: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:
