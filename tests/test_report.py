@@ -163,7 +163,8 @@ def page():
 
 
 def test_first_screen_says_the_number_with_its_interval(page):
-    assert "22.1 % 20.0 to 24.3 (95 % interval) of the evidence for this model's answers changes over time." in page.text
+    number = "22.1 % 20.0 to 24.3 (95 % interval)"
+    assert f"{number} of the evidence for this model's answers changes over time." in page.text
     chance = context_of()["tables"]["table3"][0]["voxels_mean"]
     assert f"as many places picked at random would hold {100 * chance:.1f} % of the evidence" in page.text
     assert "1,240 clips of 310 videos were explained; the model is right on 73.8 %" in page.text
