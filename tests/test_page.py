@@ -43,7 +43,9 @@ def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkey
     made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
     line = command(root, made.description, made.dataset)
     given = {}
-    monkeypatch.setattr(cli, "_explain", lambda **arguments: given.update(arguments) or 0)
+    monkeypatch.setattr(
+        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
+    )
     words = shlex.split(line)
     assert words[0] == "selrel"
     assert cli.main(words[1:]) == 0

@@ -1,0 +1,65 @@
+"""`selrel demo`: small enough for minutes, real in every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows.commands.explain import run_explain
+from flows.commands.train import run_train
+
+DATA: dict[str, Any] = {"videos_per_class": 16, "groups": 16, "frames": (42, 48), "seed": 0}
+
+# The paper's recipe needs days; this one reaches about 90 % on held-out scenes in two minutes.
+TRAINING: dict[str, Any] = {
+    "widths": (4, 8, 16, 16, 32, 32, 32, 32),
+    "hidden": (128, 128),
+    "dropout": 0.0,
+    "seed": 0,
+    "recipe": {
+        "epochs": 14,
+        "batch_size": 8,
+        "learning_rate": 0.04,
+        "schedule": "cosine",
+        "pixel_unit": 64.0,
+        "max_gradient_norm": 1.0,
+        "jitter": 8,
+        "random_crop": True,
+        "colour": 0.2,
+    },
+}
+
+# Enough blocks for two workers to share.
+BLOCK_CLIPS = 12
+
+
+def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
+    """Make a small data set, train a C3D on it, and explain it: the whole job in minutes.
+
+    The data set tells its classes by motion only: every scene appears in every class.
+
+    Example: `selrel demo`
+
+    Parameters
+    ----------
+    directory
+        Where data set, checkpoint and results go; what is there already is used.
+    workers
+        Worker processes; one a CPU by default.
+    """
+    from storage.synthetic import make_dataset
+
+    data, checkpoint = directory / "data", directory / "demo.pth.tar"
+    print(f"1. A synthetic action set in UCF-101's layout: {data}")
+    make_dataset(data, **DATA)
+    print(f"2. A narrow C3D trained on it: {checkpoint}")
+    if not checkpoint.exists():
+        run_train(data=str(data), checkpoint=str(checkpoint), **TRAINING)
+    print("3. The checkpoint explained on the test videos")
+    return run_explain(
+        data=str(data),
+        checkpoint=str(checkpoint),
+        root=str(directory / "results"),
+        cluster={"workers": workers},
+        block_clips=BLOCK_CLIPS,
+    )
