@@ -1,4 +1,5 @@
 import copy
+import io
 import math
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from selrel.profiles import Profile, View, crop, normalise
-from selrel.training import Recipe, Samples, augment, evaluate, fit, initialise
+from selrel.samples import epoch_order
+from selrel.training import Recipe, Samples, Trainer, augment, evaluate, fit, initialise
 
 VIEW = View(resize=(16, 14), crop=(8, 10), clip_length=4)
 PROFILE = Profile("test", VIEW, "BGR", 1.0, (90.0, 98.0, 102.0), (1.0, 1.0, 1.0), "sorted")
@@ -62,6 +64,7 @@ def test_default_recipe_is_the_papers():
     assert (recipe.learning_rate, recipe.momentum, recipe.batch_size) == (1e-3, 0.9, 32)
     assert (recipe.schedule, recipe.patience, recipe.max_gradient_norm) == ("plateau", 10, None)
     assert (recipe.pixel_unit, recipe.jitter, recipe.random_crop, recipe.colour) == (1.0, 0, False, 0.0)
+    assert (recipe.sampling, recipe.flip, recipe.precision) == ("random", False, "float32")
 
 
 def test_model_learns_and_does_as_well_on_clips_it_never_saw():
@@ -105,6 +108,97 @@ def test_same_seed_whatever_the_state_of_torchs_own_generator():
     list(fit(second, samples_of(), profile=PROFILE, recipe=recipe))
     assert torch.equal(first.fc8.weight, second.fc8.weight)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+RESUMED = {
+    "plateau": Recipe(
+        epochs=6, batch_size=8, learning_rate=0.3, patience=1, pixel_unit=50.0, jitter=1, flip=True
+    ),
+    "cosine": Recipe(
+        epochs=6, batch_size=7, schedule="cosine", random_crop=True, colour=0.2, sampling="balanced"
+    ),
+    "bfloat16": Recipe(epochs=6, batch_size=8, learning_rate=0.05, pixel_unit=64.0, precision="bfloat16"),
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_training_goes_on_from_a_stored_state_as_if_it_had_never_stopped(recipe, stop):
+    whole, records = trained(recipe, dropout=0.5, seed=3)
+    stopped = made(dropout=0.5)
+    trainer = Trainer(stopped, samples_of(), profile=PROFILE, recipe=recipe, seed=3)
+    epochs = trainer.epochs()
+    first = [next(epochs) for _ in range(stop)]
+    stored = io.BytesIO()
+    torch.save(trainer.state(), stored)
+    # A model that knows nothing, in a process that knows nothing.
+    again = made(9, dropout=0.5)
+    other = Trainer(again, samples_of(), profile=PROFILE, recipe=recipe, seed=3)
+    other.restore(torch.load(io.BytesIO(stored.getvalue()), weights_only=True))
+    assert first + list(other.epochs()) == records
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_readers_change_nothing_but_the_speed():
+    recipe = Recipe(epochs=2, batch_size=5, pixel_unit=64.0, jitter=2, random_crop=True, flip=True)
+    weights = []
+    for readers in (1, 4):
+        model = made()
+        list(Trainer(model, samples_of(), profile=PROFILE, recipe=recipe, readers=readers).epochs())
+        weights.append(model.fc8.weight)
+    assert torch.equal(*weights)
+
+
+def test_half_precision_learns_in_steps_of_its_own_and_publishes_full_precision():
+    models = {}
+    for precision in ("float32", "bfloat16"):
+        models[precision], records = trained(replace(FAST, precision=precision))
+        assert records[-1].accuracy == 1.0
+    half, full = (models[name].fc8.weight for name in ("bfloat16", "float32"))
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    # Weights that had been rounded to half precision would have no other bits.
+    assert not torch.equal(half, half.bfloat16().float())
+
+
+def test_balanced_sampling_gives_every_class_the_same_share():
+    labels = np.array([0] * 50 + [1] * 7 + [2] * 3)
+    order = epoch_order(labels, "balanced", np.random.default_rng(0))
+    assert len(order) == 60
+    assert np.bincount(labels[order]).tolist() == [20, 20, 20]
+    times = np.bincount(order, minlength=60)
+    # A small class goes round as a whole; a large one is not repeated.
+    assert times[:50].max() == 1
+    assert set(times[50:57]) == {2, 3}
+    assert set(times[57:]) == {6, 7}
+    other = epoch_order(labels, "balanced", np.random.default_rng(1))
+    assert order.tolist() != other.tolist()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7])
+def test_balanced_sampling_of_any_size_is_an_epoch(n):
+    labels = np.arange(n) % 3
+    order = epoch_order(labels, "balanced", np.random.default_rng(n))
+    assert len(order) == n
+    counts = np.bincount(labels[order], minlength=min(n, 3))
+    assert counts.max() - counts.min() <= 1
+
+
+def test_random_sampling_takes_every_clip_once():
+    order = epoch_order(np.zeros(9, np.int64), "random", np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(9))
+
+
+def test_balanced_accuracy_is_the_mean_of_the_classes_own():
+    frames, labels = clips_of(12)
+    # Nine of ten held-out clips are of one class; the model learns to say that class only.
+    held_out = Samples(lambda sample, shift: frames[0], np.array([0] * 9 + [1]))
+    only_zero = Samples(lambda sample, shift: frames[sample], np.zeros(12, np.int64))
+    model = made()
+    record = list(fit(model, only_zero, profile=PROFILE, recipe=FAST, validation=held_out))[-1]
+    assert record.validation_accuracy == pytest.approx(0.9)
+    assert record.validation_balanced_accuracy == pytest.approx(0.5)
 
 
 def slow_descent(model, samples, recipe, profile, seed):
@@ -263,6 +357,19 @@ def test_random_crops_reach_every_corner_and_keep_frames_together():
     assert corners == {(top, left) for top in range(7) for left in range(7)}
 
 
+def test_flips_mirror_about_half_of_the_clips_as_a_whole():
+    frames = clips_of(1)[0][0]
+    plain = augment(frames, VIEW, Recipe(), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    mirrored = 0
+    for _ in range(100):
+        clip = augment(frames, VIEW, Recipe(flip=True), rng)
+        turned = bool(np.array_equal(clip, plain[:, :, ::-1]))
+        assert turned or np.array_equal(clip, plain)
+        mirrored += turned
+    assert 30 < mirrored < 70
+
+
 def test_colour_changes_a_clip_as_a_whole():
     frames = np.random.default_rng(0).integers(0, 256, (4, 14, 16, 3), dtype=np.uint8)
     clip = augment(frames, VIEW, Recipe(colour=0.5), np.random.default_rng(1))
@@ -347,6 +454,8 @@ def test_initial_weights_follow_from_the_seed():
         {"jitter": -1},
         {"colour": 1.5},
         {"schedule": "step"},
+        {"sampling": "even"},
+        {"precision": "float16"},
     ],
 )
 def test_recipes_that_mean_nothing_are_refused(change):
