@@ -11,26 +11,25 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from flows.commands.compare import compare
 from flows.commands.demo import demo
 from flows.commands.explain import explain
 from flows.commands.report import report
 from flows.commands.runs import runs
 from flows.commands.train import train
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
 
 app = App(
     name="selrel",
     help="Measure how much of a video classifier's decision rests on motion, and see where.",
-    help_epilogue="Try `selrel demo` first. Exit codes: 0 done, 1 failed (`selrel explain` goes on where it "
-    "stopped), 2 bad input, 130 interrupted.",
+    help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
     help_format="markdown",
     version=lambda: metadata.version("selrel"),
     # Ours says how to go on.
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (demo, explain, report, runs, train):
+for _command in (compare, demo, explain, report, runs, train):
     app.command(_command)
 
 
@@ -56,21 +55,16 @@ def _guarded(command: Callable[[], Any]) -> int:
     except CycloptsError:
         return BAD_INPUT
     except KeyboardInterrupt:
-        return _stopped("interrupted; `selrel explain` goes on where it stopped, start it again", INTERRUPTED)
+        return stopped("interrupted; `selrel explain` goes on where it stopped, start it again", INTERRUPTED)
     except (ValueError, OSError) as error:
-        return _stopped(str(error), BAD_INPUT)
+        return stopped(str(error), BAD_INPUT)
     except RuntimeError as error:
-        return _stopped(str(error), FAILED)
+        return stopped(str(error), FAILED)
     except Exception as error:
         # S3's library is slow to import, and its errors share no base with Python's own.
         if type(error).__module__.startswith(("botocore.", "aiobotocore.")):
-            return _stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
+            return stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
         raise
-
-
-def _stopped(reason: str, code: int) -> int:
-    print(f"selrel: {' '.join(reason.split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from flows.cluster import check_cluster, cluster
 from selrel.selective import PRESETS, SIGMAS
 from tasks.decode import decode
 from tasks.explain import explain
+from tasks.gate import check_gate
 from tasks.index import index
 from tasks.motion import motion
 from tasks.plan import Plan, plan, publish
@@ -45,6 +46,8 @@ def explain_ucf101(
     block_clips: int = 64,
     batch_clips: int = 8,
     seed: int = 0,
+    max_drop: float | None = None,
+    against: str | None = None,
 ) -> str:
     """Explain a checkpoint on UCF-101 and measure how much of its relevance follows motion.
 
@@ -72,6 +75,10 @@ def explain_ucf101(
         block_clips: Clips of a block, the unit of work, storage and resuming.
         batch_clips: Clips of one forward pass.
         seed: Seed of the draw of videos.
+        max_drop: The largest fall of the motion share that passes, such as 0.05 for five percentage points;
+            a run that falls by more, and by more than chance, is complete, but its flow run fails and emits
+            the event selrel.motion-share.dropped.
+        against: The run to compare with, instead of the last one on the same data set and settings.
 
     Returns
     -------
@@ -99,6 +106,8 @@ def explain_ucf101(
             profile=profile,
             block_clips=block_clips,
             batch_clips=batch_clips,
+            max_drop=max_drop,
+            against=against,
         )
     )
     carry_out(made, workers=workers, scheduler=scheduler, insecure=insecure)
@@ -114,11 +123,12 @@ def carry_out(
         log.info(note)
     if made.finished:
         log.info("%s is finished already; nothing to do", made.url)
-        return
-    check_cluster(workers, scheduler=scheduler, insecure=insecure)
-    publish(made)
-    with cluster(workers, scheduler=scheduler, insecure=insecure):
-        run_stages(made)
+    else:
+        check_cluster(workers, scheduler=scheduler, insecure=insecure)
+        publish(made)
+        with cluster(workers, scheduler=scheduler, insecure=insecure):
+            run_stages(made)
+    check_gate(made.url, **made.description["gate"])
 
 
 def run_stages(made: Plan) -> None:

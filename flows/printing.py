@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +44,8 @@ def print_result(console: Console, url: str) -> None:
         raise ValueError(f"{url} is not a finished run; `selrel runs --root {root}` lists the runs")
     summary = read_summary(root, paths)
     console.print(_headline(summary), highlight=False)
+    if summary.get("comparison"):
+        console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True)
     for name, table in (
         ("table1", _precision),
         ("table2", _agreement),
@@ -54,6 +56,51 @@ def print_result(console: Console, url: str) -> None:
         if root.exists(paths.table(name)):
             console.print(table(_overall(root, paths, name)), "")
     console.print(_places(root, paths, summary), highlight=False, soft_wrap=True)
+
+
+def print_comparison(
+    console: Console,
+    before: str,
+    after: str,
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    *,
+    by_class: bool = False,
+) -> None:
+    """Print what changed from one run to another; `rows` are those of `tasks.compare.compare_runs`."""
+    lines = [f"Before {before}", f"After  {after}", *(f"Note: {note}" for note in notes)]
+    console.print(*lines, "", sep="\n", highlight=False, soft_wrap=True, markup=False)
+    console.print(_differences([row for row in rows if row["class"] is None], "score", _score_name), "")
+    if by_class:
+        for name in ("motion share", "accuracy"):
+            of_score = [row for row in rows if row["class"] is not None and _score_name(row) == name]
+            of_score.sort(key=lambda row: row["difference"] if row["difference"] is not None else 0.0)
+            if of_score:
+                console.print(_differences(of_score, name, lambda row: str(row["class"])), "")
+
+
+def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
+    table = _table(None, heading, "before", "after", "difference", "95 %", "", "clips")
+    table.columns[0].justify = "left"
+    for row in rows:
+        unit, digits = (1, 2) if row["score"] == "lift" else (100, 1)
+        values = [
+            "-" if row[key] is None else f"{unit * row[key]:{sign}.{digits}f}"
+            for key, sign in (("before", ""), ("after", ""), ("difference", "+"))
+        ]
+        known = row["low"] is not None
+        interval = f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}" if known else "-"
+        star = "*" if known and not row["low"] <= 0 <= row["high"] else ""
+        table.add_row(name(row), *values, interval, star, f"{row['n_clips']:,}")
+    return table
+
+
+def _score_name(row: Row) -> str:
+    if row["score"] == "accuracy":
+        return "accuracy"
+    if row["score"] == "kept_relevance":
+        return "motion share" if row["method"] == "deep_taylor" else f"relevance kept, {row['method']}"
+    return f"{row['score']}, {row['method']}, {_map(row)}"
 
 
 def print_training(console: Console, made: Mapping[str, Any]) -> None:
@@ -83,6 +130,18 @@ def _headline(summary: Mapping[str, Any]) -> str:
         "This part of the positive relevance changes over time (deep Taylor, 2 sigma; in\n"
         "brackets the 95 % interval over groups of videos).\n"
         f"{clips}\n"
+    )
+
+
+def _since(found: Row) -> str:
+    """The line about the run before."""
+    if found["difference"] is None:
+        return f"The run before is {found['previous']}.\n"
+    known = found["low"] is not None
+    interval = f" (95 %: {100 * found['low']:+.1f} to {100 * found['high']:+.1f})" if known else ""
+    return (
+        f"Since the run before, {found['previous']}: {100 * found['difference']:+.1f} points{interval}; "
+        "`selrel compare` says more.\n"
     )
 
 

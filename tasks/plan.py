@@ -29,6 +29,7 @@ from storage.layout import Root, content_hash, run_name
 from storage.runs import is_finished, write_run
 from storage.ucf101 import Dataset, Video, draw_subset, read_dataset
 from storage.videos import UndecodableVideo, header_frames
+from tasks.compare import check_alike
 from tasks.request import Request
 
 _ROOMS = ("selrel", "storage", "tasks")
@@ -109,6 +110,8 @@ def plan(request: Request) -> Plan:
     dataset = _dataset(request, found, profile)
     dataset_id = content_hash(dataset)
     description = _description(request, checkpoint, recognised, profile, dataset_id)
+    if request.against is not None:
+        check_alike(request.against, description)
     run_id = content_hash(_identity(description))
     name = run_name(_checkpoint_name(request.checkpoint), run_id)
     made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, found, dataset))
@@ -149,7 +152,7 @@ def _hash_of(files: Sequence[Path]) -> str:
 
 def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its description without where things lay and what only carried them."""
-    passing = ("data", "checkpoint", "drawn", "others")
+    passing = ("data", "checkpoint", "drawn", "others", "gate")
     return {key: value for key, value in description.items() if key not in passing}
 
 
@@ -186,6 +189,7 @@ def _description(
         "others": {"python": platform.python_version(), **{n: metadata.version(n) for n in _OTHERS}},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "drawn": {"seed": request.seed, "videos": request.videos},
+        "gate": {"max_drop": request.max_drop, "against": request.against},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from storage.report import write_report
 from storage.runs import mark_success, read_run
 from storage.tables import read_table, read_tables, write_table
 from tasks.clips import clips_of
+from tasks.gate import with_previous
 from tasks.page import report_context
 from tasks.progress import quietly
 from tasks.retries import RETRY
@@ -40,10 +42,13 @@ def report(root: str, run: str) -> None:
     clips = explained_clips(place, run)
     scores = _columns(read_tables(place, paths.scores).to_pandas())
     tables = _tables(place, run, scores)
+    write_table(place, paths.table("clips"), clips)
+    compared, verdict = with_previous(place, run)
+    if compared:
+        tables["comparison"] = compared
     for name, rows in tables.items():
         write_table(place, paths.table(name), pd.DataFrame(rows))
-    write_table(place, paths.table("clips"), clips)
-    summary = _summary(place, run, clips, scores)
+    summary = _summary(place, run, clips, scores) | {"comparison": verdict}
     context = report_context(place, run, clips=clips, tables=tables, summary=summary)
     write_report(place, paths, context)
     mark_success(place, paths, summary)
@@ -105,6 +110,7 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, scores: Columns) -> dic
         "excluded_videos": int((exclusions.kind == "excluded").sum()),
         "largest_conservation_error": float(errors.max()) if len(errors) else None,
         "results_sha256": results_hash(place, run),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

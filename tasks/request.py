@@ -42,6 +42,9 @@ class Request:
         model of the user's own and its profile; and changes to that profile.
     block_clips, batch_clips
         Clips of a block, the unit of all work and storage; clips of one forward pass.
+    max_drop, against
+        The largest fall of the motion share that passes, as a share (None: any), and the run to compare
+        with (None: the one before). They change no result.
 
     Raises
     ------
@@ -67,6 +70,8 @@ class Request:
     profile: Mapping[str, Any] = field(default_factory=dict)
     block_clips: int = 64
     batch_clips: int = 8
+    max_drop: float | None = None
+    against: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without reading a file."""
@@ -83,6 +88,7 @@ class Request:
             raise ValueError(
                 f"family {self.family} and model {self.model} exclude each other; give one of them"
             )
+        _check_gate(self.max_drop, self.against, self.methods)
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")
 
@@ -102,6 +108,21 @@ class Request:
             "target": self.target,
             "batch_clips": self.batch_clips,
         }
+
+
+def _check_gate(max_drop: float | None, against: str | None, methods: Mapping[str, Any]) -> None:
+    if max_drop is None:
+        if against is not None:
+            raise ValueError(
+                f"against is {against}, but max drop is not given; give both, or `selrel compare`"
+            )
+        return
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max drop is {max_drop}; give a share from 0 to 1: 0.05 is five percentage points")
+    if "deep_taylor" not in methods:
+        raise ValueError(
+            "max drop is about the motion share, which deep_taylor measures; add it to the methods"
+        )
 
 
 def _complete(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

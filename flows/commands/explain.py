@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 from rich.console import Console
 
 from flows.commands.arguments import Several, given
+from flows.exits import GATE, stopped
 
 if TYPE_CHECKING:
     from tasks.plan import Plan
@@ -17,6 +18,7 @@ _DATA = Group("Data", sort_key=1)
 _EXPLANATION = Group("Explanation", sort_key=2)
 _PROFILE = Group("Profile: what differs from the checkpoint family's", sort_key=3)
 _WORK = Group("Work", sort_key=4)
+_GATE = Group("Gate", sort_key=5)
 
 
 def explain(
@@ -54,6 +56,8 @@ def explain(
     insecure: Annotated[bool, Parameter(group=_WORK, negative="")] = False,
     block_clips: Annotated[int, Parameter(group=_WORK)] = 64,
     batch_clips: Annotated[int, Parameter(group=_WORK)] = 8,
+    max_drop: Annotated[float | None, Parameter(group=_GATE)] = None,
+    against: Annotated[str | None, Parameter(group=_GATE)] = None,
 ) -> int:
     """Explain a checkpoint on a data set and measure how much of its relevance follows motion.
 
@@ -132,6 +136,12 @@ def explain(
         Clips of a block, the unit of work, storage and resuming.
     batch_clips
         Clips of one forward pass.
+    max_drop
+        The largest fall of the motion share that passes: 0.05 is five percentage points. A run that falls by
+        more, with the whole 95 % interval of the paired difference below 0, is complete but ends with exit
+        code 4.
+    against
+        The run to compare with; by default the last one on the same data set with the same settings.
     """
     preprocessing = {
         "colour_order": colour_order,
@@ -164,6 +174,8 @@ def explain(
         cluster={"workers": workers, "scheduler": scheduler, "insecure": insecure},
         block_clips=block_clips,
         batch_clips=batch_clips,
+        max_drop=max_drop,
+        against=against,
         **given({"methods": names, "sigmas": sigmas}),
     )
 
@@ -173,17 +185,23 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     from flows.cluster import check_cluster
     from flows.explain_ucf101 import request_from
     from flows.printing import print_result
+    from tasks.gate import MotionShareDropped
     from tasks.plan import plan
 
     console = Console()
     check_cluster(**cluster)
     made = plan(request_from(**arguments))
     console.print(*made.notes, sep="\n", highlight=False, soft_wrap=True)
-    if made.finished:
-        console.print("This run is finished already; nothing to do.")
-    else:
-        console.print(f"Run {made.run}", highlight=False, soft_wrap=True)
+    console.print(
+        "This run is finished already; nothing to do." if made.finished else f"Run {made.run}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
         _carry_out(made, cluster)
+    except MotionShareDropped as error:
+        print_result(console, made.url)
+        return stopped(str(error), GATE)
     print_result(console, made.url)
     return 0
 
@@ -194,7 +212,11 @@ def _carry_out(made: Plan, cluster: dict[str, Any]) -> None:
 
     from flows.explain_ucf101 import carry_out
     from flows.local_server import temporary_server
+    from tasks.gate import check_gate
 
+    if made.finished:
+        check_gate(made.url, **made.description["gate"])
+        return
     try:
         with temporary_server():
             flow(name="explain-ucf101")(lambda: carry_out(made, **cluster))()

@@ -12,6 +12,7 @@ DRAWS = 2000
 CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
+Ratio = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
 def group_bootstrap(
@@ -75,15 +76,64 @@ def ratio_interval(
     ValueError
         If n is below 1 or the confidence is not between 0 and 1.
     """
-    if n < 1 or not 0 < confidence < 1:
-        raise ValueError(f"{n} resamples at confidence {confidence}; use 1 or more, between 0 and 1")
+    _check_draws(n, confidence)
     if np.count_nonzero(denominator) < 2:
         return None
-    draws = _draws(len(denominator), n, seed)
+    ratios = _ratios(_draws(len(denominator), n, seed), numerator, denominator)
+    return _percentiles(ratios, confidence)
+
+
+def difference_interval(
+    before: Ratio, after: Ratio, *, n: int = DRAWS, seed: int = 0, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Compute the bootstrap interval of a paired difference: the ratio after minus the ratio before.
+
+    Both ratios of a resample are those of the same groups, so that what is hard or easy for both cancels.
+
+    Parameters
+    ----------
+    before, after : pair of float or int arrays, (group,) each
+        Numerator and denominator of each group, the groups in the same order in all four.
+    n, seed, confidence
+        As `group_bootstrap` takes them.
+
+    Returns
+    -------
+    (low, high) or None
+        Percentile interval over the resamples in which both denominators are above 0; None where fewer than
+        two groups have both.
+
+    Raises
+    ------
+    ValueError
+        If n is below 1 or the confidence is not between 0 and 1.
+    """
+    _check_draws(n, confidence)
+    if np.count_nonzero((before[1] > 0) & (after[1] > 0)) < 2:
+        return None
+    draws = _draws(len(before[1]), n, seed)
+    return _percentiles(_ratios(draws, *after) - _ratios(draws, *before), confidence)
+
+
+def _check_draws(n: int, confidence: float) -> None:
+    if n < 1 or not 0 < confidence < 1:
+        raise ValueError(f"{n} resamples at confidence {confidence}; use 1 or more, between 0 and 1")
+
+
+def _ratios(
+    draws: npt.NDArray[np.float64], numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """The ratio of every resample; NaN where its denominator is 0."""
     numerators, denominators = (draws @ np.stack([numerator, denominator], axis=1).astype(np.float64)).T
     held = denominators > 0
+    ratios = np.full(len(draws), np.nan)
+    ratios[held] = numerators[held] / denominators[held]
+    return ratios
+
+
+def _percentiles(values: npt.NDArray[np.float64], confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    low, high = np.quantile(numerators[held] / denominators[held], [tail, 1 - tail])
+    low, high = np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
     return float(low), float(high)
 
 

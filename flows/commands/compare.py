@@ -1,0 +1,36 @@
+"""`selrel compare`: what changed from one checkpoint to another."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+
+def compare(first: str, /, *others: str, by_class: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Compare runs with the first of them: motion share, precision, lift and accuracy, on the same clips.
+
+    Differences are paired, clip by clip; their 95 % intervals resample UCF's groups of videos. A star marks
+    those whose interval does not hold 0.
+
+    Example: `selrel compare results/runs/c3d-1bf523994dd872e1 results/runs/c3d-f00b1d81c4f9d0f8`
+
+    Parameters
+    ----------
+    first
+        The run that the others are compared with, as `selrel runs` lists it.
+    others
+        One or more other runs.
+    by_class
+        Print the motion share and the accuracy of every class, the largest fall first.
+    """
+    from flows.printing import print_comparison
+    from tasks.compare import compare_runs
+
+    if not others:
+        raise ValueError(f"only one run, {first}, is given; name another to compare it with")
+    console = Console()
+    for other in others:
+        rows, notes = compare_runs(first, other)
+        print_comparison(console, first, other, rows, notes, by_class=by_class)

@@ -1,0 +1,111 @@
+"""Comparison of two checkpoints on the same clips: what changed, and whether it is more than chance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selrel.scores.intervals import DRAWS, Ratio, difference_interval
+from selrel.scores.sums import group_sums
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Row = dict[str, Any]
+
+
+def compare(
+    before: Columns, after: Columns, scores: Sequence[str], *, n: int = DRAWS, seed: int = 0
+) -> list[Row]:
+    """Compare scores of two checkpoints on the same clips.
+
+    A clip counts for a score if both checkpoints have it there: precision, for one, is null where nothing is
+    relevant. So the values may differ a little from those of each run's own tables.
+
+    Parameters
+    ----------
+    before, after : mapping of name to array, (clip,)
+        A column for each score (null is NaN or None), the same clip in the same place, with ``class`` and
+        ``group``.
+    scores : sequence of str
+        Names of columns whose means are compared, or ``lift``: mean ``precision`` over mean ``base_rate``.
+    n, seed
+        Resamples of the intervals (`selrel.scores.intervals.difference_interval`).
+
+    Returns
+    -------
+    list of dict
+        Over all classes (``class`` None), then class by class, a row for each ``score``: ``before``,
+        ``after`` and ``difference`` (after minus before; None where there is none), its 95 % interval
+        ``low`` and ``high`` (None below two groups), and ``n_clips`` that count.
+    """
+    return [
+        {"class": name, "score": score, **_difference(first, second, score, n, seed)}
+        for name, first, second in _by_class(before, after)
+        for score in scores
+    ]
+
+
+def dropped(row: Mapping[str, Any], max_drop: float) -> bool:
+    """Whether a score fell by more than a limit, and more than by chance.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of `compare`.
+    max_drop : float
+        The largest fall that passes, as a share: 0.05 is five percentage points.
+
+    Returns
+    -------
+    bool
+        True if the mean fell by more than the limit and the whole 95 % interval of the paired difference lies
+        below 0. Without an interval (fewer than two groups) the mean alone decides; where the runs have no
+        clip to compare, nothing fell.
+    """
+    if row["difference"] is None or row["difference"] >= -max_drop:
+        return False
+    return row["high"] is None or row["high"] < 0
+
+
+def _by_class(before: Columns, after: Columns) -> Iterator[tuple[str | None, Columns, Columns]]:
+    # Groups as numbers: they are compared once a row.
+    numbers = {"group": np.unique(before["group"], return_inverse=True)[1]}
+    before, after = {**before, **numbers}, {**after, **numbers}
+    yield None, before, after
+    names, member = np.unique(before["class"], return_inverse=True)
+    for number, name in enumerate(names.tolist()):
+        rows = np.flatnonzero(member == number)
+        yield name, _rows(before, rows), _rows(after, rows)
+
+
+def _rows(columns: Columns, rows: npt.NDArray[np.intp]) -> Columns:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _difference(before: Columns, after: Columns, score: str, n: int, seed: int) -> Row:
+    column = "precision" if score == "lift" else score
+    known = [~np.isnan(np.asarray(side[column], np.float64)) for side in (before, after)]
+    both = np.flatnonzero(known[0] & known[1])
+    first, second = (_ratio(_rows(side, both), column, score) for side in (before, after))
+    values = [_of_totals(first), _of_totals(second)]
+    sound = len(both) > 0 and None not in values
+    low, high = (difference_interval(first, second, n=n, seed=seed) if sound else None) or (None, None)
+    return {
+        "before": values[0],
+        "after": values[1],
+        "difference": values[1] - values[0] if values[0] is not None and values[1] is not None else None,
+        "low": low,
+        "high": high,
+        "n_clips": len(both),
+    }
+
+
+def _ratio(columns: Columns, column: str, score: str) -> Ratio:
+    """Numerator and denominator of each group: of a mean over clips, or of the lift over the base rate."""
+    sums = group_sums(columns[column], columns["group"])
+    return sums.total, group_sums(columns["base_rate"], columns["group"]).total if score == "lift" else sums.n
+
+
+def _of_totals(ratio: Ratio) -> float | None:
+    total = float(ratio[1].sum())
+    return float(ratio[0].sum()) / total if total else None

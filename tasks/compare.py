@@ -1,0 +1,219 @@
+"""Compare: two runs clip by clip, a new run with the one before it, and whether it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from selrel.scores.aggregate import SIGMA
+from selrel.scores.compare import compare
+from storage.layout import Root, RunPaths, run_at
+from storage.runs import is_finished, list_runs, read_run
+from storage.tables import read_table, read_tables
+
+Row = dict[str, Any]
+
+# How a clip is told in any run: its number depends on which videos were drawn.
+_CLIP = ["video", "start_frame"]
+_LABELS = ["class", "group"]
+_SIDES = ("_before", "_after")
+_SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
+
+
+class NotComparable(ValueError):
+    """Runs that have nothing in common to compare."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run to be compared, with its tables.
+
+    Attributes
+    ----------
+    url : str
+        Where it lies.
+    description : dict
+        Its run.json.
+    clips : DataFrame
+        A row a clip: video, start_frame, class, group, and whether the model was right.
+    scores : DataFrame
+        The scores at 0 and 2 sigma, with the clips' videos and first frames.
+    """
+
+    url: str
+    description: dict[str, Any]
+    clips: pd.DataFrame
+    scores: pd.DataFrame
+
+    @property
+    def methods(self) -> list[str]:
+        """The explanations that were asked for."""
+        return list(self.description["settings"]["methods"])
+
+
+def compare_runs(before: str, after: str) -> tuple[list[Row], list[str]]:
+    """Compare two finished runs on the clips that both have, told by their videos and first frames.
+
+    Parameters
+    ----------
+    before, after : str
+        Where the runs lie.
+
+    Returns
+    -------
+    rows : list of dict
+        As `comparison` gives them.
+    notes : list of str
+        What a reader should know: clips left out, settings that differ.
+
+    Raises
+    ------
+    ValueError
+        If a run is not finished, or `NotComparable`: they share no clip.
+    """
+    first, second = (read_side(*check_finished(url)) for url in (before, after))
+    notes = _notes(first, second)
+    return comparison(first, second), notes
+
+
+def comparison(before: Side, after: Side) -> list[Row]:
+    """Compare two runs, score by score.
+
+    Returns
+    -------
+    list of dict
+        ``method``, ``sigma`` and ``score``: kept_relevance (the motion share for deep Taylor), precision and
+        lift at 2 sigma, precision and lift of the baseline (sigma 0), and accuracy (without method and
+        sigma); ``class`` and the rest as `selrel.scores.compare.compare` gives them.
+    """
+    found = _compared(before.clips, after.clips, ["accuracy"])
+    rows = [{"method": None, "sigma": None, **row} for row in found]
+    for method in before.methods:
+        for sigma, names in ((SIGMA, ["kept_relevance", "precision", "lift"]), (0.0, ["precision", "lift"])):
+            first, second = (
+                side.scores[(side.scores.method == method) & (side.scores.sigma == sigma)]
+                for side in (before, after)
+            )
+            # A method that only one of them has is no row.
+            if len(second):
+                found = _compared(first, second, names)
+                rows += [{"method": method, "sigma": sigma, **row} for row in found]
+    return rows
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of the motion share over all classes; None where deep Taylor was not asked for."""
+    wanted = {"class": None, "method": "deep_taylor", "sigma": SIGMA, "score": "kept_relevance"}
+    return next((row for row in rows if wanted.items() <= row.items()), None)
+
+
+def previous_run(place: Root, run: str) -> str | None:
+    """Where the run before another lies; None where there is none.
+
+    That is the last to finish of those on the same data set with the same settings: another checkpoint, or
+    the same one under an older version of the code.
+    """
+    mine = read_run(place, place.run(run))
+    others = [
+        (other.summary.get("finished_at", ""), other.name, other.url)
+        for other in list_runs(place)
+        if other.summary is not None and other.name != run and not _differing(other.description, mine)
+    ]
+    return max(others)[-1] if others else None
+
+
+def check_finished(url: str) -> tuple[Root, RunPaths]:
+    """Root and paths of a finished run.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    place, paths = run_at(url)
+    if not is_finished(place, paths):
+        raise ValueError(f"{url} is not a finished run; `selrel runs --root {place}` lists the runs")
+    return place, paths
+
+
+def check_alike(url: str, description: Mapping[str, Any]) -> None:
+    """Check that a run to gate against is finished, on the same data set, and measured in the same way.
+
+    Raises
+    ------
+    ValueError
+        If it is not; the message names what differs.
+    """
+    other = read_run(*check_finished(url))
+    if differing := _differing(other, description):
+        raise ValueError(
+            f"{url} can't be the measure of this run: they differ in {', '.join(differing)}; name a run of "
+            "the same data set and settings, or leave --against out"
+        )
+
+
+def read_side(place: Root, paths: RunPaths) -> Side:
+    """Read what is compared of a run whose scores and clips are written."""
+    clips = read_table(place, paths.table("clips")).to_pandas()
+    table = read_tables(place, paths.scores)
+    wanted = pc.is_in(table["sigma"], value_set=pc.cast([0.0, SIGMA], table["sigma"].type))
+    scores = table.filter(wanted).select(["clip", *_SCORES]).to_pandas()
+    return Side(
+        url=place.join(paths.directory),
+        description=read_run(place, paths),
+        clips=clips[[*_CLIP, *_LABELS]].assign(accuracy=clips.correct.astype(float)),
+        scores=scores.merge(clips[["clip", *_CLIP, *_LABELS]], on="clip"),
+    )
+
+
+def _compared(before: pd.DataFrame, after: pd.DataFrame, scores: Sequence[str]) -> list[Row]:
+    """Rows of the clips that both have, in one order."""
+    shared = before.merge(after, on=_CLIP, suffixes=_SIDES).sort_values(_CLIP)
+    first, second = (
+        {name: shared[f"{name}{side}"].to_numpy() for name in before.columns if name not in _CLIP}
+        for side in _SIDES
+    )
+    return compare(first, second, scores)
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What keeps two runs from being a series: other clips, or another way to measure."""
+    first, second = ({"data set": d.get("dataset_id"), **d.get("settings", {})} for d in (one, other))
+    # How many clips share a pass changes no measure.
+    names = sorted((first.keys() | second.keys()) - {"batch_clips"})
+    return [name for name in names if first.get(name) != second.get(name)]
+
+
+def _check_shared(before: Side, after: Side) -> int:
+    shared = len(before.clips.merge(after.clips, on=_CLIP))
+    if not shared:
+        raise NotComparable(
+            f"{before.url} and {after.url} have no clip in common: the one has {_extent(before)}, the other "
+            f"{_extent(after)}; compare runs of the same videos (`selrel runs` lists them)"
+        )
+    return shared
+
+
+def _extent(side: Side) -> str:
+    videos = sorted(set(side.clips.video))
+    return f"{len(side.clips):,} clips of {len(videos):,} videos, {videos[0]} to {videos[-1]}"
+
+
+def _notes(before: Side, after: Side) -> list[str]:
+    notes = []
+    shared = _check_shared(before, after)
+    if not shared == len(before.clips) == len(after.clips):
+        notes.append(
+            f"different data: only the {shared:,} clips that both have are compared, of "
+            f"{len(before.clips):,} and {len(after.clips):,}"
+        )
+    differing = _differing(before.description, after.description)
+    if "data set" in differing and not notes:
+        notes.append("the same clips, read in another way (resize, crop, or version of the reading code)")
+    if settings := [name for name in differing if name != "data set"]:
+        notes.append(f"other settings: {', '.join(settings)}; the differences below may come from them")
+    return notes

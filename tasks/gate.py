@@ -1,0 +1,107 @@
+"""Gate: whether a run's motion share has fallen too far below that of the run before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from selrel.scores.compare import dropped
+from storage.layout import Root, run_at
+from storage.runs import read_run, read_summary
+from tasks.compare import check_finished, comparison, headline, previous_run, read_side
+
+Row = dict[str, Any]
+
+_log = logging.getLogger("selrel")
+
+EVENT = "selrel.motion-share.dropped"
+
+
+class MotionShareDropped(RuntimeError):
+    """The gate: a finished run whose motion share fell by more than was allowed."""
+
+
+def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
+    """Compare a run, whose scores and clips are written, with the one before it, or with the one named.
+
+    Returns
+    -------
+    rows : list of dict
+        As `tasks.compare.comparison` gives them; none where there is nothing to compare with.
+    verdict : dict or None
+        ``previous`` (that run's name), the motion share's ``before``, ``after``, ``difference``, ``low``,
+        ``high`` and ``n_clips`` (null without deep Taylor), ``max_drop`` (null: any fall passes), ``passed``.
+    """
+    paths = place.run(run)
+    gate = read_run(place, paths).get("gate", {})
+    url = gate.get("against") or previous_run(place, run)
+    if url is None:
+        return [], None
+    try:
+        rows = comparison(read_side(*check_finished(url)), read_side(place, paths))
+    except (FileNotFoundError, ValueError) as error:
+        # A gate that can't judge must not pass; without one, an old damaged run stops no new one.
+        if gate.get("max_drop") is not None:
+            raise
+        _log.warning("not compared with the run before: %s", error)
+        return [], None
+    return rows, _verdict(headline(rows), url, gate.get("max_drop"))
+
+
+def check_gate(url: str, max_drop: float | None, against: str | None = None) -> None:
+    """Stop where a finished run's motion share fell too far, and tell Prefect.
+
+    Parameters
+    ----------
+    url : str
+        Where the run lies.
+    max_drop : float or None
+        The largest fall that passes (`selrel.scores.compare.dropped`); None: any.
+    against : str, optional
+        The run to compare with, instead of the one before.
+
+    Raises
+    ------
+    MotionShareDropped
+        If it did. In a flow run, the event `EVENT` is emitted first.
+    """
+    found = _found(url, against) if max_drop is not None else None
+    if found is None or max_drop is None or not dropped(found, max_drop):
+        return
+    if FlowRunContext.get() is not None:
+        emit_event(
+            EVENT,
+            resource={"prefect.resource.id": f"selrel.run.{run_at(url)[1].name}", "selrel.run": url},
+            payload={**found, "max_drop": max_drop, "passed": False},
+        )
+    raise MotionShareDropped(_explained(found, url, max_drop))
+
+
+def _explained(found: Row, url: str, max_drop: float) -> str:
+    known = found["low"] is not None
+    interval = f" (95 %: {100 * found['low']:+.1f} to {100 * found['high']:+.1f})" if known else ""
+    return (
+        f"the motion share fell from {100 * found['before']:.1f} % in {found['previous']} to "
+        f"{100 * found['after']:.1f} %: by {-100 * found['difference']:.1f} points{interval}, where at most "
+        f"{100 * max_drop:g} are allowed; the run is complete: {url}"
+    )
+
+
+def _found(url: str, against: str | None) -> Row | None:
+    """The comparison stored with the run, or a new one with the run that is named."""
+    stored: Row | None = read_summary(*check_finished(url)).get("comparison")
+    if against is None or (stored is not None and run_at(against)[1].name == stored["previous"]):
+        return stored
+    rows = comparison(read_side(*check_finished(against)), read_side(*check_finished(url)))
+    return _verdict(headline(rows), against, None)
+
+
+def _verdict(row: Mapping[str, Any] | None, previous: str, max_drop: float | None) -> Row:
+    names = ("before", "after", "difference", "low", "high", "n_clips")
+    figures = {name: None if row is None else row[name] for name in names}
+    fell = max_drop is not None and dropped(figures, max_drop)
+    return {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop, "passed": not fell}
