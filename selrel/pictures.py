@@ -1,10 +1,11 @@
 """Pictures of explanations: arrays in, RGB uint8 arrays (y, x, 3) out.
 
 Relevance is red where positive, blue where negative and white where there is none. Red and blue also differ
-for people who confuse red with green.
+for people who confuse red with green; orange and purple, the other palette, differ in lightness too.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,10 +16,18 @@ from selrel.motion import grey, known
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
+Palette = Literal["red-blue", "orange-purple"]
 
 POSITIVE = (178, 24, 43)
 NEGATIVE = (33, 102, 172)
+ORANGE = (230, 134, 0)
+PURPLE = (63, 18, 122)
 UNKNOWN = (190, 190, 190)
+# The colours of positive and of negative relevance.
+PALETTES: dict[Palette, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    "red-blue": (POSITIVE, NEGATIVE),
+    "orange-purple": (ORANGE, PURPLE),
+}
 # Share of the voxels with relevance that a scale's end leaves below it: single peaks would hide the rest.
 SCALE_SHARE = 0.99
 # How much of a frame's contrast is left under the colours.
@@ -45,28 +54,30 @@ def relevance_scale(relevance: Floats) -> float:
     return float(np.quantile(magnitudes, SCALE_SHARE)) if magnitudes.size else 1.0
 
 
-def relevance_colours(relevance: Floats, *, scale: float) -> Image:
-    """Colour one frame of relevance: white to red where positive, white to blue where negative.
+def relevance_colours(relevance: Floats, *, scale: float, palette: Palette = "red-blue") -> Image:
+    """Colour relevance: white to red where positive, white to blue where negative.
 
     Parameters
     ----------
-    relevance : float, (y, x)
+    relevance : float array of any shape, such as (y, x)
         Signed relevance; NaN is grey.
     scale : float
         Magnitude of full colour, above 0; what exceeds it is no darker.
+    palette : "red-blue" or "orange-purple"
+        The colours of positive and of negative relevance.
 
     Returns
     -------
-    uint8, (y, x, 3)
+    uint8, such as (y, x, 3)
         RGB.
     """
     share = np.clip(np.nan_to_num(relevance.astype(np.float64)) / scale, -1, 1)[..., None]
-    end = np.where(share > 0, POSITIVE, NEGATIVE)
+    end = np.where(share > 0, *PALETTES[palette])
     colours = 255 + np.abs(share) * (end - 255.0)
     return _where_unknown(np.isnan(relevance), np.rint(colours).astype(np.uint8))
 
 
-def overlay(frame: Image, relevance: Floats, *, scale: float) -> Image:
+def overlay(frame: Image, relevance: Floats, *, scale: float, palette: Palette = "red-blue") -> Image:
     """Lay coloured relevance over a frame, which is shown pale and without its colours.
 
     Parameters
@@ -75,16 +86,15 @@ def overlay(frame: Image, relevance: Floats, *, scale: float) -> Image:
         RGB.
     relevance : float, (y, x)
         Signed relevance; NaN is grey.
-    scale : float
-        As `relevance_colours` takes it.
+    scale, palette
+        As `relevance_colours` takes them.
 
     Returns
     -------
     uint8, (y, x, 3)
         RGB: the pale frame times the colour, so the frame is unchanged where there is no relevance.
     """
-    pale = 255 - _FRAME_CONTRAST * (255.0 - grey(frame[None])[0])
-    shaded = pale[..., None] * relevance_colours(relevance, scale=scale) / 255
+    shaded = _pale(frame)[..., None] * relevance_colours(relevance, scale=scale, palette=palette) / 255
     return np.asarray(np.rint(shaded), dtype=np.uint8)
 
 
@@ -120,9 +130,9 @@ def flow_wheel(size: int = 64) -> Image:
     return flow_colours(flow, scale=1.0)
 
 
-def relevance_legend(width: int = 128, height: int = 16) -> Image:
+def relevance_legend(width: int = 128, height: int = 16, *, palette: Palette = "red-blue") -> Image:
     """Draw the legend of `relevance_colours`, from minus to plus the scale, uint8 ``(height, width, 3)``."""
-    return relevance_colours(np.tile(np.linspace(-1, 1, width), (height, 1)), scale=1.0)
+    return relevance_colours(np.tile(np.linspace(-1, 1, width), (height, 1)), scale=1.0, palette=palette)
 
 
 def mask_picture(mask: Mask) -> Image:
@@ -138,6 +148,7 @@ def contact_sheet(
     *,
     flow_scale: float,
     n_frames: int = 6,
+    palette: Palette = "red-blue",
 ) -> Image:
     """Draw frames of a clip side by side: input, flow, and each method's baseline and selective relevance.
 
@@ -155,6 +166,8 @@ def contact_sheet(
         As `flow_colours` takes it.
     n_frames : int
         At most that many frames, evenly spread, first and last included.
+    palette
+        As `relevance_colours` takes it.
 
     Returns
     -------
@@ -172,12 +185,20 @@ def contact_sheet(
     }
     for method, cube in relevance.items():
         scale, selected = relevance_scale(cube), np.where(masks[method], cube, 0)
-        rows[method] = [overlay(frames[t], cube[t], scale=scale) for t in shown]
-        rows[f"{method}, selective"] = [overlay(frames[t], selected[t], scale=scale) for t in shown]
+        for label, shades in ((method, cube), (f"{method}, selective", selected)):
+            rows[label] = [overlay(frames[t], shades[t], scale=scale, palette=palette) for t in shown]
     return _labelled_grid(rows, [f"frame {t + 1}" for t in shown])
 
 
-def steps(frame: Image, relevance: Floats, edges: Floats, mask: Mask, *, scale: float) -> Image:
+def steps(
+    frame: Image,
+    relevance: Floats,
+    edges: Floats,
+    mask: Mask,
+    *,
+    scale: float,
+    palette: Palette = "red-blue",
+) -> Image:
     """Draw the selective method step by step for one frame: input, relevance, edges, mask, result.
 
     Parameters
@@ -190,6 +211,8 @@ def steps(frame: Image, relevance: Floats, edges: Floats, mask: Mask, *, scale: 
         Where the relevance is selected.
     scale : float
         Of the relevance, as `relevance_colours` takes it; the edges have a scale of their own.
+    palette
+        As `relevance_colours` takes it.
 
     Returns
     -------
@@ -202,19 +225,107 @@ def steps(frame: Image, relevance: Floats, edges: Floats, mask: Mask, *, scale: 
     """
     pictures = {
         "1 input": frame,
-        "2 relevance": overlay(frame, relevance, scale=scale),
-        "3 change in time": relevance_colours(edges, scale=relevance_scale(edges)),
+        "2 relevance": overlay(frame, relevance, scale=scale, palette=palette),
+        "3 change in time": relevance_colours(edges, scale=relevance_scale(edges), palette=palette),
         "4 mask": mask_picture(mask),
-        "5 selective": overlay(frame, np.where(mask, relevance, 0), scale=scale),
+        "5 selective": overlay(frame, np.where(mask, relevance, 0), scale=scale, palette=palette),
     }
     return _labelled_grid({"": list(pictures.values())}, list(pictures))
 
 
+def strip(pictures: Sequence[Image] | Image) -> Image:
+    """Lay equally large pictures side by side without a gap: the frames of a player, in one picture.
+
+    Parameters
+    ----------
+    pictures : uint8, (time, y, x, 3), or a sequence of uint8, (y, x, 3)
+        Frames, RGB.
+
+    Returns
+    -------
+    uint8, (y, time * x, 3)
+        Frame t starts at column ``t * x``.
+    """
+    return np.concatenate(list(pictures), axis=1)
+
+
+def tube(frames: Image, relevance: Floats, *, scale: float, palette: Palette = "red-blue") -> Image:
+    """Draw a clip's relevance as a tube: its frames staggered, the first at the back.
+
+    Parameters
+    ----------
+    frames : uint8, (time, y, x, 3)
+        The valid frames of a clip, RGB; only the first is drawn, pale, and an outline of every other.
+    relevance : float, (time, y, x)
+        Signed relevance; the weaker it is, the more of what lies behind it is seen. NaN is nothing.
+    scale, palette
+        As `relevance_colours` takes them.
+
+    Returns
+    -------
+    uint8, (y, x, 3)
+        RGB. Later frames lie further to the right and lower.
+    """
+    n, height, width = relevance.shape
+    right, down = max(1, width // 4), max(1, height // 16)
+    shape = (height + 2 * _GAP + down * (n - 1), width + 2 * _GAP + right * (n - 1), 3)
+    drawn = np.full(shape, 255, dtype=np.uint8)
+    for t in range(n):
+        top, left = _GAP + t * down, _GAP + t * right
+        part = drawn[top : top + height, left : left + width]
+        if t == 0:
+            part[:] = np.rint(_pale(frames[0]))[..., None]
+        part[:] = _tinted(part, relevance[t], scale=scale, palette=palette)
+        cv2.rectangle(drawn, (left - 1, top - 1), (left + width, top + height), UNKNOWN)
+    return drawn
+
+
 def png(image: Image) -> bytes:
     """Encode an RGB picture as PNG, losslessly; the same picture gives the same bytes."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert done, "OpenCV has a PNG encoder"
+    return _encoded(".png", image)
+
+
+def webp(image: Image, *, quality: int | None = None) -> bytes:
+    """Encode an RGB picture as WebP.
+
+    Parameters
+    ----------
+    image : uint8, (y, x, 3)
+        RGB, up to 16,383 pixels wide and high.
+    quality : int, optional
+        1..100; lossless by default.
+
+    Returns
+    -------
+    bytes
+        The same picture gives the same bytes.
+    """
+    # OpenCV: above 100 is lossless.
+    return _encoded(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 101 if quality is None else quality])
+
+
+def write_words(sheet: Image, words: str, *, x: int, y: int, size: float = 0.38) -> None:
+    """Write into a picture, in place, from a point on the line's left end; size 0.38 is 9 px high."""
+    cv2.putText(sheet, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA)
+
+
+def _encoded(kind: str, image: Image, options: Sequence[int] = ()) -> bytes:
+    done, data = cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    assert done, f"OpenCV has a {kind} encoder"
     return data.tobytes()
+
+
+def _pale(frame: Image) -> Floats:
+    """A frame without its colours and most of its contrast, 0..255, ``(y, x)``."""
+    pale: Floats = 255 - _FRAME_CONTRAST * (255.0 - grey(frame[None])[0])
+    return pale
+
+
+def _tinted(picture: Image, relevance: Floats, *, scale: float, palette: Palette) -> Image:
+    """A picture with relevance laid over it, which hides as much as it is strong."""
+    strength = np.clip(np.abs(np.nan_to_num(relevance.astype(np.float64))) / scale, 0, 1)[..., None]
+    full = np.where(relevance[..., None] > 0, *PALETTES[palette])
+    return np.asarray(np.rint(picture + strength * (full - picture.astype(np.float64))), dtype=np.uint8)
 
 
 def _where_unknown(unknown: Mask, colours: Image) -> Image:
@@ -234,11 +345,11 @@ def _labelled_grid(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) 
     size = (_TEXT_HEIGHT + (height + _GAP) * len(rows), left + (width + _GAP) * len(columns), 3)
     sheet = np.full(size, 255, dtype=np.uint8)
     for place, label in enumerate(columns):
-        _write(sheet, label, x=left + place * (width + _GAP), y=_TEXT_HEIGHT - 5)
+        write_words(sheet, label, x=left + place * (width + _GAP), y=_TEXT_HEIGHT - 5)
     for row, (label, pictures) in enumerate(rows.items()):
         top = _TEXT_HEIGHT + row * (height + _GAP)
         for line, words in enumerate(_lines(label)):
-            _write(sheet, words, x=_GAP, y=top + height // 2 + 14 * line)
+            write_words(sheet, words, x=_GAP, y=top + height // 2 + 14 * line)
         for place, picture in enumerate(pictures):
             start = left + place * (width + _GAP)
             # A thin frame, or a picture without relevance would not be seen on white.
@@ -251,8 +362,3 @@ def _lines(label: str) -> list[str]:
     """Break a label after its comma."""
     first, comma, rest = label.partition(", ")
     return [first + comma.strip(), rest] if comma else [first]
-
-
-def _write(sheet: Image, words: str, *, x: int, y: int) -> None:
-    # OpenCV's letters are ASCII; others would become question marks anyway.
-    cv2.putText(sheet, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (40, 40, 40), 1, cv2.LINE_AA)

@@ -4,6 +4,7 @@ import pytest
 
 from selrel.pictures import (
     NEGATIVE,
+    PALETTES,
     POSITIVE,
     UNKNOWN,
     contact_sheet,
@@ -16,6 +17,9 @@ from selrel.pictures import (
     relevance_legend,
     relevance_scale,
     steps,
+    strip,
+    tube,
+    webp,
 )
 
 RNG = np.random.default_rng(0)
@@ -174,3 +178,66 @@ def test_png_keeps_every_pixel_and_its_bytes():
     back = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), FRAME)
     assert png(FRAME.copy()) == data
+
+
+def test_palettes_paint_the_signs_and_the_second_survives_greyscale():
+    values = np.array([[2.0, -2.0, 0.0, np.nan]])
+    for palette, (positive, negative) in PALETTES.items():
+        colours = relevance_colours(values, scale=2.0, palette=palette)[0]
+        assert [tuple(c) for c in colours] == [positive, negative, (255, 255, 255), UNKNOWN]
+    lightness = cv2.cvtColor(np.array([PALETTES["orange-purple"]], np.uint8), cv2.COLOR_RGB2GRAY)[0]
+    assert int(lightness[0]) - int(lightness[1]) > 80
+
+
+def test_every_picture_of_relevance_takes_the_palette():
+    frames = np.stack([FRAME, FRAME])
+    cube = np.stack([np.ones((12, 10)), -np.ones((12, 10))])
+    mask, flow = cube != 0, np.zeros((2, 12, 10, 2))
+    for draw in (
+        lambda palette: overlay(FRAME, cube[0], scale=1.0, palette=palette),
+        lambda palette: relevance_legend(palette=palette),
+        lambda palette: steps(FRAME, cube[0], cube[0], mask[0], scale=1.0, palette=palette),
+        lambda palette: contact_sheet(
+            frames, flow, {"a": cube}, {"a": mask}, flow_scale=1.0, palette=palette
+        ),
+        lambda palette: tube(frames, cube, scale=1.0, palette=palette),
+    ):
+        pictures = [draw(palette) for palette in PALETTES]
+        assert pictures[0].shape == pictures[1].shape
+        assert not np.array_equal(*pictures)
+
+
+def test_strip_holds_the_frames_in_order():
+    frames = RNG.integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)
+    laid = strip(frames)
+    assert laid.shape == (12, 30, 3)
+    for t, frame in enumerate(frames):
+        assert np.array_equal(laid[:, 10 * t : 10 * t + 10], frame)
+
+
+def test_tube_staggers_the_relevance_of_each_frame():
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    cube = np.zeros((4, 16, 16))
+    cube[:, 8, 9] = (1.0, -1.0, 0.5, np.nan)
+    drawn = tube(frames, cube, scale=1.0)
+    assert [tuple(at) for at in np.argwhere((drawn == POSITIVE).all(axis=2))] == [(12, 13)]
+    assert [tuple(at) for at in np.argwhere((drawn == NEGATIVE).all(axis=2))] == [(13, 17)]
+    # Half as strong is half as opaque.
+    faint = drawn[14, 21].astype(int)
+    assert abs(2 * faint - (255 + np.array(POSITIVE))).max() <= 2
+
+
+def test_strong_relevance_in_a_later_frame_lies_in_front():
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    cube = np.stack([np.full((16, 16), 1.0), np.full((16, 16), -1.0)])
+    drawn = tube(frames, cube, scale=1.0)
+    assert tuple(drawn[10, 12]) == NEGATIVE
+    assert tuple(drawn[4, 5]) == POSITIVE
+
+
+def test_webp_is_lossless_unless_it_is_to_be_small():
+    frame = np.repeat(np.repeat(FRAME, 8, axis=0), 8, axis=1)
+    back = cv2.imdecode(np.frombuffer(webp(frame), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), frame)
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert len(webp(noise, quality=60)) < len(webp(noise)) / 2
