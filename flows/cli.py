@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 from flows.commands.compare import compare
 from flows.commands.demo import demo
 from flows.commands.explain import explain
+from flows.commands.export import export
 from flows.commands.report import report
 from flows.commands.runs import runs
 from flows.commands.train import train
@@ -29,7 +30,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (compare, demo, explain, report, runs, train):
+for _command in (compare, demo, explain, export, report, runs, train):
     app.command(_command)
 
 

@@ -58,7 +58,6 @@ def film(
         legend that states the one scale of all frames of a method.
     """
     scales = {method: relevance_scale(cube) for method, cube in relevance.items()}
-    legend = _legend(scales, flow_scale=flow_scale, palette=palette)
     pictures = []
     for t, frame in enumerate(frames):
         rows = []
@@ -71,9 +70,48 @@ def film(
                 f"{method}, {selected}": overlay(frame, kept, scale=scales[method], palette=palette),
             }
             rows.append(_row(row))
-        heading = _words(f"{title}, frame {t + 1} of {len(frames)}", width=rows[0].shape[1])
-        pictures.append(_stacked([heading, *rows, legend]))
+        heading = f"{title}, frame {t + 1} of {len(frames)}"
+        pictures.append(
+            explained(np.concatenate(rows), scales, title=heading, flow_scale=flow_scale, palette=palette)
+        )
     return np.stack(pictures)
+
+
+def explained(
+    picture: Image,
+    scales: Mapping[str, float],
+    *,
+    title: str,
+    flow_scale: float,
+    palette: Palette = "red-blue",
+) -> Image:
+    """Put a title above a picture, and below it a legend of the colours of relevance and of flow.
+
+    Parameters
+    ----------
+    picture : uint8, (y, x, 3)
+        RGB.
+    scales : mapping of method to float
+        The relevance of full colour.
+    title : str
+        One line.
+    flow_scale, palette
+        As `film` takes them.
+
+    Returns
+    -------
+    uint8, (y, x, 3)
+        RGB, both sides even.
+    """
+    bar = relevance_legend(96, _LINE_HEIGHT - 6, palette=palette)
+    legend = [
+        _explanation(bar, f"{method}: against the class, none, for it; full colour is {scale:.2g}")
+        for method, scale in scales.items()
+    ]
+    wheel = f"optical flow: hue is direction, full colour is {flow_scale:g} px/frame, grey is unknown"
+    return _stacked(
+        [_words(title, width=picture.shape[1]), picture, *legend, _explanation(flow_wheel(40), wheel)]
+    )
 
 
 def _row(pictures: Mapping[str, Image]) -> Image:
@@ -112,18 +150,7 @@ def _stacked(parts: Sequence[Image]) -> Image:
     )
 
 
-def _legend(scales: Mapping[str, float], *, flow_scale: float, palette: Palette) -> Image:
-    """Explain the colours: a line for each method's relevance, and one for the flow."""
-    bar = relevance_legend(96, _LINE_HEIGHT - 6, palette=palette)
-    lines = [
-        _explained(bar, f"{method}: against the class, none, for it; full colour is {scale:.2g}")
-        for method, scale in scales.items()
-    ]
-    wheel = _explained(flow_wheel(40), f"flow: hue is direction, full colour is {flow_scale:g} px/frame")
-    return _stacked([*lines, wheel])
-
-
-def _explained(sign: Image, text: str) -> Image:
+def _explanation(sign: Image, text: str) -> Image:
     height, width = max(_LINE_HEIGHT, len(sign)), 2 * _GAP + sign.shape[1] + _LEGEND_WIDTH
     line = np.full((height, width, 3), 255, dtype=np.uint8)
     top = (height - len(sign)) // 2

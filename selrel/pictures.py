@@ -94,7 +94,8 @@ def overlay(frame: Image, relevance: Floats, *, scale: float, palette: Palette =
     uint8, (y, x, 3)
         RGB: the pale frame times the colour, so the frame is unchanged where there is no relevance.
     """
-    shaded = _pale(frame)[..., None] * relevance_colours(relevance, scale=scale, palette=palette) / 255
+    pale = 255 - _FRAME_CONTRAST * (255.0 - grey(frame[None])[0])
+    shaded = pale[..., None] * relevance_colours(relevance, scale=scale, palette=palette) / 255
     return np.asarray(np.rint(shaded), dtype=np.uint8)
 
 
@@ -233,53 +234,6 @@ def steps(
     return _labelled_grid({"": list(pictures.values())}, list(pictures))
 
 
-def strip(pictures: Sequence[Image] | Image) -> Image:
-    """Lay equally large pictures side by side without a gap: the frames of a player, in one picture.
-
-    Parameters
-    ----------
-    pictures : uint8, (time, y, x, 3), or a sequence of uint8, (y, x, 3)
-        Frames, RGB.
-
-    Returns
-    -------
-    uint8, (y, time * x, 3)
-        Frame t starts at column ``t * x``.
-    """
-    return np.concatenate(list(pictures), axis=1)
-
-
-def tube(frames: Image, relevance: Floats, *, scale: float, palette: Palette = "red-blue") -> Image:
-    """Draw a clip's relevance as a tube: its frames staggered, the first at the back.
-
-    Parameters
-    ----------
-    frames : uint8, (time, y, x, 3)
-        The valid frames of a clip, RGB; only the first is drawn, pale, and an outline of every other.
-    relevance : float, (time, y, x)
-        Signed relevance; the weaker it is, the more of what lies behind it is seen. NaN is nothing.
-    scale, palette
-        As `relevance_colours` takes them.
-
-    Returns
-    -------
-    uint8, (y, x, 3)
-        RGB. Later frames lie further to the right and lower.
-    """
-    n, height, width = relevance.shape
-    right, down = max(1, width // 4), max(1, height // 16)
-    shape = (height + 2 * _GAP + down * (n - 1), width + 2 * _GAP + right * (n - 1), 3)
-    drawn = np.full(shape, 255, dtype=np.uint8)
-    for t in range(n):
-        top, left = _GAP + t * down, _GAP + t * right
-        part = drawn[top : top + height, left : left + width]
-        if t == 0:
-            part[:] = np.rint(_pale(frames[0]))[..., None]
-        part[:] = _tinted(part, relevance[t], scale=scale, palette=palette)
-        cv2.rectangle(drawn, (left - 1, top - 1), (left + width, top + height), UNKNOWN)
-    return drawn
-
-
 def png(image: Image) -> bytes:
     """Encode an RGB picture as PNG, losslessly; the same picture gives the same bytes."""
     return _encoded(".png", image)
@@ -313,19 +267,6 @@ def _encoded(kind: str, image: Image, options: Sequence[int] = ()) -> bytes:
     done, data = cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     assert done, f"OpenCV has a {kind} encoder"
     return data.tobytes()
-
-
-def _pale(frame: Image) -> Floats:
-    """A frame without its colours and most of its contrast, 0..255, ``(y, x)``."""
-    pale: Floats = 255 - _FRAME_CONTRAST * (255.0 - grey(frame[None])[0])
-    return pale
-
-
-def _tinted(picture: Image, relevance: Floats, *, scale: float, palette: Palette) -> Image:
-    """A picture with relevance laid over it, which hides as much as it is strong."""
-    strength = np.clip(np.abs(np.nan_to_num(relevance.astype(np.float64))) / scale, 0, 1)[..., None]
-    full = np.where(relevance[..., None] > 0, *PALETTES[palette])
-    return np.asarray(np.rint(picture + strength * (full - picture.astype(np.float64))), dtype=np.uint8)
 
 
 def _where_unknown(unknown: Mask, colours: Image) -> Image:

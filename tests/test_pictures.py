@@ -17,8 +17,6 @@ from selrel.pictures import (
     relevance_legend,
     relevance_scale,
     steps,
-    strip,
-    tube,
     webp,
 )
 
@@ -200,39 +198,10 @@ def test_every_picture_of_relevance_takes_the_palette():
         lambda palette: contact_sheet(
             frames, flow, {"a": cube}, {"a": mask}, flow_scale=1.0, palette=palette
         ),
-        lambda palette: tube(frames, cube, scale=1.0, palette=palette),
     ):
         pictures = [draw(palette) for palette in PALETTES]
         assert pictures[0].shape == pictures[1].shape
         assert not np.array_equal(*pictures)
-
-
-def test_strip_holds_the_frames_in_order():
-    frames = RNG.integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)
-    laid = strip(frames)
-    assert laid.shape == (12, 30, 3)
-    for t, frame in enumerate(frames):
-        assert np.array_equal(laid[:, 10 * t : 10 * t + 10], frame)
-
-
-def test_tube_staggers_the_relevance_of_each_frame():
-    frames = np.zeros((4, 16, 16, 3), np.uint8)
-    cube = np.zeros((4, 16, 16))
-    cube[:, 8, 9] = (1.0, -1.0, 0.5, np.nan)
-    drawn = tube(frames, cube, scale=1.0)
-    assert [tuple(at) for at in np.argwhere((drawn == POSITIVE).all(axis=2))] == [(12, 13)]
-    assert [tuple(at) for at in np.argwhere((drawn == NEGATIVE).all(axis=2))] == [(13, 17)]
-    # Half as strong is half as opaque.
-    faint = drawn[14, 21].astype(int)
-    assert abs(2 * faint - (255 + np.array(POSITIVE))).max() <= 2
-
-
-def test_strong_relevance_in_a_later_frame_lies_in_front():
-    frames = np.zeros((2, 16, 16, 3), np.uint8)
-    cube = np.stack([np.full((16, 16), 1.0), np.full((16, 16), -1.0)])
-    drawn = tube(frames, cube, scale=1.0)
-    assert tuple(drawn[10, 12]) == NEGATIVE
-    assert tuple(drawn[4, 5]) == POSITIVE
 
 
 def test_webp_is_lossless_unless_it_is_to_be_small():

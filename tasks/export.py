@@ -1,0 +1,213 @@
+"""Export: one clip of a finished run as a film, as a contact sheet, or as plain arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+
+from selrel.films import explained, film
+from selrel.pictures import Palette, contact_sheet, png, relevance_scale
+from selrel.scores.aggregate import SIGMA
+from selrel.selective import SelectiveParameters, selective_mask
+from storage import exports
+from storage.cubes import open_run, read_block
+from storage.runs import read_run
+from tasks.compare import check_finished
+from tasks.page import FLOW_SCALE
+
+Kind = Literal["webm", "gif", "mp4", "png", "npz"]
+
+FPS = 8.0
+_MAX_FPS = 60.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is known of one clip, in its valid frames.
+
+    Attributes
+    ----------
+    about
+        Where it comes from: its number, video, class, first frame, the class that is explained.
+    frames
+        uint8, (time, y, x, 3), RGB.
+    flow
+        float32, (time, y, x, 2), px/frame, NaN where unknown.
+    relevance
+        By method: float32, (time, y, x), in real units.
+    parameters
+        The run's choices of the selective step.
+    """
+
+    about: dict[str, Any]
+    frames: npt.NDArray[np.uint8]
+    flow: npt.NDArray[np.float32]
+    relevance: dict[str, npt.NDArray[np.float32]]
+    parameters: SelectiveParameters
+
+    @property
+    def title(self) -> str:
+        """One line for a person."""
+        known = self.about
+        return (
+            f"{known['video']}, from frame {known['start_frame'] + 1}: {known['class']}; "
+            f"the model says {known['predicted']}"
+        )
+
+    def masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Where each method's relevance is selected."""
+        n = len(self.frames)
+        return {
+            method: selective_mask(torch.from_numpy(cube), n, self.parameters).numpy()
+            for method, cube in self.relevance.items()
+        }
+
+
+def main_method(url: str) -> str:
+    """The method that stands for a run where one has to do: deep Taylor, or the first it has.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished run.
+    """
+    methods = list(read_run(*check_finished(url))["settings"]["methods"])
+    return "deep_taylor" if "deep_taylor" in methods else str(methods[0])
+
+
+def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigma: float = SIGMA) -> Clip:
+    """Read one clip of a finished run.
+
+    Parameters
+    ----------
+    url : str
+        ``<root>/runs/<name>``.
+    clip : int
+        Its number, from 0.
+    methods : sequence of str, optional
+        The explanations; all of the run by default.
+    sigma : float
+        Threshold of the selective step, in standard deviations; any above 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished run, the run has no such clip or method, or sigma means nothing.
+    """
+    root, paths = check_finished(url)
+    run, description = open_run(url), read_run(root, paths)
+    chosen = _chosen(methods, list(description["settings"]["methods"]))
+    parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
+    row = _row(run, clip, root.join(paths.table("clips")))
+    dataset, n = root.dataset(description["dataset_id"]), int(row["n_valid_frames"])
+    relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
+    if not all(np.isfinite(cube).all() for cube in relevance.values()):
+        raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
+    return Clip(
+        about=_about(row, root.join(paths.directory)),
+        frames=read_block(root, dataset.frames, clip, clip + 1, ["frames"])["frames"][0, :n],
+        flow=read_block(root, dataset.motion, clip, clip + 1, ["flow"])["flow"][0, :n].astype(np.float32),
+        relevance=relevance,
+        parameters=parameters,
+    )
+
+
+def export_clip(clip: Clip, kind: Kind, *, fps: float = FPS, palette: Palette = "red-blue") -> bytes:
+    """Make the file of a clip.
+
+    Parameters
+    ----------
+    clip : Clip
+        As `read_clip` gives it; a film has a row a method.
+    kind : str
+        ``webm``, ``gif`` and ``mp4`` are films of input, flow, baseline and selective relevance side by
+        side; ``png`` is a contact sheet; ``npz`` holds the arrays.
+    fps : float
+        Frames per second of a film.
+    palette : "red-blue" or "orange-purple"
+        Colours of a film or a sheet.
+
+    Raises
+    ------
+    ValueError
+        If fps is not above 0 and up to 60, or PyAV is missing for mp4.
+    """
+    if not 0 < fps <= _MAX_FPS:
+        raise ValueError(f"fps is {fps:g}; use frames per second above 0 and up to {_MAX_FPS:g}, such as 8")
+    if kind == "npz":
+        return _npz(clip)
+    if kind == "png":
+        return png(_sheet(clip, palette))
+    encode = {"webm": exports.webm, "gif": exports.gif, "mp4": exports.mp4}[kind]
+    pictures = film(
+        clip.frames,
+        clip.flow,
+        clip.relevance,
+        clip.masks(),
+        flow_scale=FLOW_SCALE,
+        title=clip.title,
+        selected=f"{clip.parameters.sigma:g} sigma",
+        palette=palette,
+    )
+    return encode(pictures, fps=fps)
+
+
+def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
+    return list(dict.fromkeys(methods)) if methods else known
+
+
+def _row(run: xr.Dataset, clip: int, table: str) -> xr.Dataset:
+    n = run.sizes["clip"]
+    if not 0 <= clip < n:
+        raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {table} lists them")
+    return run.isel(clip=clip)
+
+
+def _about(row: xr.Dataset, run: str) -> dict[str, Any]:
+    names = ("clip", "video", "class", "group", "split", "start_frame", "n_valid_frames", "fps")
+    outputs = row.output.values
+    return {
+        "run": run,
+        **{name: row[name].item() for name in names},
+        "predicted": str(outputs[int(row.predicted)]),
+        "explained_class": str(outputs[int(row.target)]),
+        "explained_logit": float(row.logits[int(row.target)]),
+    }
+
+
+def _sheet(clip: Clip, palette: Palette) -> npt.NDArray[np.uint8]:
+    masks = clip.masks()
+    sheet = contact_sheet(
+        clip.frames, clip.flow, clip.relevance, masks, flow_scale=FLOW_SCALE, palette=palette
+    )
+    scales = {method: relevance_scale(cube) for method, cube in clip.relevance.items()}
+    title = f"{clip.title}; selective: {clip.parameters.sigma:g} sigma"
+    return explained(sheet, scales, title=title, flow_scale=FLOW_SCALE, palette=palette)
+
+
+def _npz(clip: Clip) -> bytes:
+    arrays: dict[str, npt.NDArray[Any]] = {"frames": clip.frames, "flow": clip.flow}
+    axes = "(time, y, x)"
+    meaning = {
+        "frames": "pixel value 0..255, (time, y, x, channel), channels R, G, B",
+        "flow": "px/frame, (time, y, x, component), components right, down; NaN where unknown",
+    }
+    for method, mask in clip.masks().items():
+        arrays |= {method: clip.relevance[method], f"{method}_selected": mask}
+        meaning[method] = f"relevance, 1, {axes}: signed; a deep Taylor cube that starts with one sums to 1"
+        meaning[f"{method}_selected"] = f"true where selected, {axes}: selective relevance is 0 elsewhere"
+    about: Mapping[str, Any] = {
+        "arrays": meaning,
+        "clip": clip.about,
+        "selective": dataclasses.asdict(clip.parameters),
+    }
+    return exports.npz(arrays, about)

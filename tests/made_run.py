@@ -1,0 +1,155 @@
+"""A finished run of made-up videos and cubes, written by the real stages but decoding and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from selrel.profiles import Profile, View
+from selrel.scores.aggregate import SIGMA
+from storage.blocks import blocks
+from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
+from storage.layout import Root
+from storage.runs import write_run
+from storage.tables import write_table
+from tasks.clips import Clips, clips_of
+from tasks.report import report
+from tasks.score import score_block
+
+CLASSES = ("Archery", "Hammering", "HammerThrow")
+METHODS = ("deep_taylor", "guided_backprop")
+DATASET, RUN = "made-dataset", "made-0123456789abcdef"
+_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run, and what went into it."""
+
+    url: str
+    frames: np.ndarray
+    flow: np.ndarray
+    cubes: dict[str, np.ndarray]
+    clips: pd.DataFrame
+
+
+def make_run(
+    root: str | Path,
+    *,
+    n_clips: int = 7,
+    size: tuple[int, int] = (24, 32),
+    classes: Sequence[str] = CLASSES,
+    methods: Sequence[str] = METHODS,
+    length: int = 16,
+    sigmas: Sequence[float] = (1.0, SIGMA, 3.0),
+) -> Made:
+    """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short."""
+    place, rng = Root(str(root)), np.random.default_rng(7)
+    view = View(resize=(size[1], size[0]), crop=size, clip_length=length)
+    _write_dataset(place, view, n_clips, classes)
+    clips = clips_of(place, DATASET)
+    made = Made(
+        url=place.join(f"runs/{RUN}"),
+        frames=_frames(rng, n_clips, length, size),
+        flow=np.zeros((n_clips, length, *size, 2), np.float16),
+        cubes={method: np.empty((n_clips, length, *size), np.float32) for method in methods},
+        clips=clips.table,
+    )
+    made.flow[..., 0] = rng.normal(0, 1, made.flow.shape[:-1])
+    made.flow[-1, -1] = np.nan
+    for cube in made.cubes.values():
+        cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
+    _write_cubes(place, clips, made)
+    _write_run_json(place, view, classes, methods, sigmas)
+    for block in range(len(clips.ranges)):
+        score_block(place.url, RUN, block)
+    seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
+    write_table(place, place.run(RUN).overhead("explain", 0), pd.DataFrame(seconds))
+    report.fn(place.url, RUN)
+    return made
+
+
+def _frames(rng: np.random.Generator, n_clips: int, length: int, size: tuple[int, int]) -> np.ndarray:
+    frames = np.repeat(rng.integers(0, 120, (n_clips, 1, *size, 3), dtype=np.uint8), length, axis=1)
+    for t in range(length):
+        frames[:, t, :4, t : t + 4] = (230, 200, 60)
+    return frames
+
+
+def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]) -> None:
+    paths, at = place.dataset(DATASET), np.arange(n_clips)
+    labels = at % len(classes)
+    table = pd.DataFrame(
+        {
+            "clip": at,
+            "video": [f"v_{n // 2:04d}_g{n % 5:02d}.avi" for n in at],
+            "class": [classes[label] for label in labels],
+            "label": labels,
+            "group": [f"g{n % 5:02d}" for n in at],
+            "split": "test",
+            "start_frame": view.clip_length * (at % 2),
+            "n_valid_frames": np.where(at % 3 == 2, view.clip_length // 2, view.clip_length),
+            "fps": 25.0,
+            "n_frames": 2 * view.clip_length,
+        }
+    )
+    place.write_json(
+        paths.description,
+        {
+            "classes": list(classes), "view": view.as_dict(), "block_clips": _BLOCK, "split": 1,
+            "subset": "test", "videos": [],
+        },
+    )  # fmt: skip
+    excluded = {"video": "broken.avi", "class": classes[0], "n_frames": 0, "header_frames": 9}
+    write_table(
+        place, paths.exclusions, pd.DataFrame([{**excluded, "kind": "excluded", "reason": "no frame"}])
+    )
+    write_table(place, paths.index, table)
+
+
+def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
+    dataset, run = place.dataset(DATASET), place.run(RUN)
+    columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
+    create_frames(place, dataset.frames, columns, **sizes)
+    create_motion(place, dataset.motion, columns, **sizes)
+    about: dict[str, dict[str, object]] = {method: {} for method in made.cubes}
+    create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes)
+    predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
+    logits = np.eye(len(clips.classes), dtype=np.float32)[predicted]
+    for start, stop in blocks(n, _BLOCK):
+        part = slice(start, stop)
+        write_block(place, dataset.frames, start, {"frames": made.frames[part]})
+        write_block(place, dataset.motion, start, {"flow": made.flow[part]})
+        arrays = {
+            "logits": logits[part],
+            "predicted": predicted[part].astype(np.int32),
+            "target": predicted[part].astype(np.int32),
+            "conservation_error": np.zeros(stop - start, np.float32),
+        }
+        for method, cubes in made.cubes.items():
+            arrays[method], arrays[f"{method}_scale"] = encode(cubes[part])
+        write_block(place, run.relevance, start, arrays)
+
+
+def _write_run_json(
+    place: Root, view: View, classes: Sequence[str], methods: Sequence[str], sigmas: Sequence[float]
+) -> None:
+    profile = Profile("c3d-jfzhang", view, "BGR", 1.0, (90, 98, 102), (1, 1, 1), "sorted")
+    settings = {
+        "methods": {method: {} for method in methods},
+        "sigmas": list(sigmas),
+        "selective": {"edge": "magnitude", "border": "replicate", "floor": 1e-6, "scaling": "none"},
+        "motion": {"rule": "tau", "tau": 0.5},
+        "target": "predicted",
+        "batch_clips": 8,
+    }
+    description = {
+        "dataset_id": DATASET, "data": "ucf", "checkpoint": "c3d.pth.tar", "checkpoint_sha256": "0" * 64,
+        "family": "c3d-jfzhang", "model": None, "profile": profile.as_dict(), "settings": settings,
+        "drawn": {"seed": 0, "videos": None}, "gate": {"max_drop": None, "against": None}, "device": "cpu",
+    }  # fmt: skip
+    write_run(place, place.run(RUN), description)
