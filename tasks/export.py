@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import xarray as xr
 
 from selrel.films import explained, film
 from selrel.pictures import Palette, contact_sheet, png, relevance_scale
@@ -165,14 +164,14 @@ def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str
     return list(dict.fromkeys(methods)) if methods else known
 
 
-def _row(run: xr.Dataset, clip: int, table: str) -> xr.Dataset:
+def _row(run: Any, clip: int, table: str) -> Any:
     n = run.sizes["clip"]
     if not 0 <= clip < n:
         raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {table} lists them")
     return run.isel(clip=clip)
 
 
-def _about(row: xr.Dataset, run: str) -> dict[str, Any]:
+def _about(row: Any, run: str) -> dict[str, Any]:
     names = ("clip", "video", "class", "group", "split", "start_frame", "n_valid_frames", "fps")
     outputs = row.output.values
     return {
