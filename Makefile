@@ -47,6 +47,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks.explain
 	$(BIN)/python -m tests.benchmarks.conservation
+	$(BIN)/python -m tests.benchmarks.storage
 
 clean:
 	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

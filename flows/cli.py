@@ -18,6 +18,7 @@ from flows.commands.export import export
 from flows.commands.report import report
 from flows.commands.runs import runs
 from flows.commands.train import train
+from flows.commands.verify import verify
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
 
 app = App(
@@ -30,7 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (compare, demo, explain, export, report, runs, train):
+for _command in (compare, demo, explain, export, report, runs, train, verify):
     app.command(_command)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 
 from flows.cluster import check_cluster, cluster
 from selrel.selective import PRESETS, SIGMAS
+from storage.layout import Root
+from storage.leases import lease
 from tasks.decode import decode
 from tasks.explain import explain
 from tasks.gate import check_gate
@@ -125,20 +129,36 @@ def carry_out(
         log.info("%s is finished already; nothing to do", made.url)
     else:
         check_cluster(workers, scheduler=scheduler, insecure=insecure)
-        publish(made)
-        with cluster(workers, scheduler=scheduler, insecure=insecure):
-            run_stages(made)
+        _make(made, workers=workers, scheduler=scheduler, insecure=insecure)
     check_gate(made.url, **made.description["gate"])
 
 
+def _make(made: Plan, *, workers: int | None, scheduler: str | None, insecure: bool) -> None:
+    root = Root(made.root)
+    with _alone(root, root.run(made.run).lease, f"run {made.run}"):
+        # Whom this one waited for may have finished it.
+        if not made.finished:
+            publish(made)
+            with cluster(workers, scheduler=scheduler, insecure=insecure):
+                run_stages(made)
+
+
 def run_stages(made: Plan) -> None:
-    """Go through the stages; each does only what has no receipt."""
-    index(made.root, made.dataset_id, made.data)
-    decode(made.root, made.dataset_id, made.data)
-    motion(made.root, made.dataset_id, made.data)
-    explain(made.root, made.run)
-    score(made.root, made.run)
-    report(made.root, made.run)
+    """Go through the stages; each does only what has no sound receipt."""
+    root = Root(made.root)
+    with _alone(root, root.dataset(made.dataset_id).lease, f"data set {made.dataset_id}"):
+        index(made.root, made.dataset_id, made.data)
+        left_out = decode(made.root, made.dataset_id, made.data)
+        left_out += motion(made.root, made.dataset_id, made.data)
+    left_out += explain(made.root, made.run)
+    left_out += score(made.root, made.run)
+    report(made.root, made.run, left_out)
+
+
+def _alone(root: Root, path: str, what: str) -> AbstractContextManager[None]:
+    """Hold a lease, and say so if there is somebody to wait for."""
+    tell = logging.getLogger("selrel").warning
+    return lease(root, path, on_wait=lambda holder: tell("waiting for %s, which works on %s", holder, what))
 
 
 def request_from(

@@ -31,8 +31,13 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def print_result(console: Console, url: str) -> None:
+def print_result(console: Console, url: str) -> dict[str, Any]:
     """Print the headline and the tables of a finished run, and where everything lies.
+
+    Returns
+    -------
+    dict
+        The run's summary.
 
     Raises
     ------
@@ -56,6 +61,7 @@ def print_result(console: Console, url: str) -> None:
         if root.exists(paths.table(name)):
             console.print(table(_overall(root, paths, name)), "")
     console.print(_places(root, paths, summary), highlight=False, soft_wrap=True)
+    return summary
 
 
 def print_comparison(
@@ -210,6 +216,11 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     odd = []
     if summary["excluded_videos"]:
         odd.append(f"{summary['excluded_videos']:,} videos were excluded (exclusions.parquet says why).")
+    if summary["left_out_clips"]:
+        odd.append(
+            f"Completed with exclusions: {summary['left_out_clips']:,} clips are left out, since they killed "
+            "their worker processes\n(exclusions.parquet of the run says which)."
+        )
     if summary["flagged_clips"]:
         odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")
     if summary["largest_conservation_error"] is not None:

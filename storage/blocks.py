@@ -6,6 +6,7 @@ the store has exactly one writer. The chunk inside a shard is one clip.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from storage.layout import Root, content_hash
-from storage.receipts import array_sha256
+from storage.receipts import REPAIR, Written, array_sha256
 
 Attributes = Mapping[str, Any]
 
@@ -95,8 +96,11 @@ def create_group(
     coordinates: Mapping[str, Coordinate],
     block_clips: int,
     attrs: Attributes | None,
-) -> None:
+) -> Written:
     """Create a group from its template, so that every later write is a whole block.
+
+    The same template gives the same bytes, so a group whose making was cut short, or which is damaged, is
+    mended by creating it again; the blocks that are there already stay.
 
     Parameters
     ----------
@@ -111,26 +115,32 @@ def create_group(
     attrs : mapping, optional
         JSON attributes of the group.
 
+    Returns
+    -------
+    Written
+        The files of the group that belong to no block, for the receipt.
+
     Raises
     ------
     TemplateMismatch
-        If the group is there already and was made otherwise. If it was made the same, nothing
-        happens; if its making was cut short, it is made anew.
+        If the group is there already and was made otherwise.
     """
     blocks(1, block_clips)
     template = _template(variables, coordinates, block_clips, attrs)
-    if _made_from(root, path) is not None:
-        _check_template(root, path, template)
-        return
-    group = zarr.open_group(root.zarr_store(path), mode="a", zarr_format=3, use_consolidated=False)
+    _check_template(root, path, template)
+    objects: dict[str, Buffer] = {}
+    group = zarr.create_group(MemoryStore(objects), zarr_format=3)
     for name, variable in variables.items():
         _create_variable(group, name, variable, block_clips)
     for name, coordinate in coordinates.items():
         _create_coordinate(group, name, coordinate)
     _finish(group, coordinates, template, attrs)
+    # The group's own description last: with it, the group is complete.
+    ordered = sorted(objects, key=lambda key: (key == "zarr.json", key))
+    return _write(root, {f"{path}/{key}": objects[key].to_bytes() for key in ordered})
 
 
-def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[Any]]) -> Written:
     """Write one whole block of one or more arrays.
 
     Parameters
@@ -144,8 +154,8 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
 
     Returns
     -------
-    dict of str to str
-        `storage.receipts.array_sha256` by array name, for the receipt.
+    Written
+        The content's hashes by array name, and those of the objects, for the receipt.
 
     Raises
     ------
@@ -158,9 +168,12 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     written = {name: _stored(group, name) for name in arrays}
     for name, values in arrays.items():
         _check_block(written[name], name, start, values)
-    for name, values in arrays.items():
-        root.write_bytes(_object(path, written[name], start), _object_bytes(written[name], values))
-    return {name: array_sha256(values) for name, values in arrays.items()}
+    objects = {
+        _object(path, written[name], start): _object_bytes(written[name], values)
+        for name, values in arrays.items()
+    }
+    sha256 = {name: array_sha256(values) for name, values in arrays.items()}
+    return Written(sha256) | _write(root, objects)
 
 
 def read_block(
@@ -192,6 +205,12 @@ def read_block(
     group = _open(root, path, mode="r")
     chosen = _block_arrays(group) if names is None else names
     return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
+
+
+def _write(root: Root, objects: Mapping[str, bytes]) -> Written:
+    for path, data in objects.items():
+        root.write_bytes(path, data)
+    return Written(files={path: hashlib.sha256(data).hexdigest() for path, data in objects.items()})
 
 
 def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:
@@ -231,7 +250,6 @@ def _finish(
     group: zarr.Group, coordinates: Mapping[str, Coordinate], template: str, attrs: Attributes | None
 ) -> None:
     named = " ".join(sorted(name for name, coordinate in coordinates.items() if coordinate.dims != (name,)))
-    # The template is named last: a group that has it is complete.
     group.attrs.update({**(attrs or {}), **({"coordinates": named} if named else {}), "template": template})
     with warnings.catch_warnings():
         # xarray warns without it; the arrays of a group never change after this, so it can't go stale.
@@ -264,19 +282,13 @@ def _content(values: NDArray[Any]) -> object:
     return values.tolist() if values.dtype.kind == "U" else array_sha256(values)
 
 
-def _made_from(root: Root, path: str) -> str | None:
+def _check_template(root: Root, path: str, template: str) -> None:
     try:
         content = root.read_json(f"{path}/zarr.json")
-    except FileNotFoundError:
-        return None
-    if "consolidated_metadata" not in content:
-        return None
-    return str(content.get("attributes", {}).get("template"))
-
-
-def _check_template(root: Root, path: str, template: str) -> None:
-    found = _made_from(root, path)
-    if found != template:
+    except (FileNotFoundError, ValueError):
+        return
+    found = content.get("attributes", {}).get("template")
+    if found not in (None, template):
         raise TemplateMismatch(
             f"{root.join(path)} was made from other clips, sizes, block size or attributes"
             f" (template {found}, now {template}): use the same settings, or another root"
@@ -285,7 +297,8 @@ def _check_template(root: Root, path: str, template: str) -> None:
 
 def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
     try:
-        return zarr.open_group(root.zarr_store(path, read_only=mode == "r"), mode=mode, zarr_format=3)  # type: ignore[arg-type]
+        store = root.zarr_store(path, read_only=mode == "r")
+        return root.ask(lambda: zarr.open_group(store, mode=mode, zarr_format=3))  # type: ignore[arg-type]
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no zarr group at {root.join(path)}: has the stage that makes it run?"
@@ -354,14 +367,14 @@ def _read(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) 
     for first in range(start - start % _clips_a_block(array), stop, _clips_a_block(array)):
         _check_object(root, path, array, first)
     with _damage(root, path, array, start, stop):
-        return np.asarray(array[start:stop])
+        return root.ask(lambda: np.asarray(array[start:stop]))
 
 
 def _check_object(root: Root, path: str, array: zarr.Array[Any], start: int) -> None:
     where = _object(path, array, start)
     size = root.size(where)
     if size is None:
-        raise MissingBlock(f"{root.join(where)} is missing (clips from {start}): run again to write it")
+        raise MissingBlock(f"{root.join(where)} is missing (clips from {start}): {REPAIR}")
     # zarr reads an empty shard as one that was never written, and S3 has no words for one that
     # is shorter than its index: 16 bytes a clip and a checksum.
     if size < (16 * _clips_a_block(array) + 4 if array.shards else 1):
@@ -387,5 +400,5 @@ def _damaged(
 ) -> DamagedBlock:
     return DamagedBlock(
         f"{root.join(path)}{array.name} is damaged in clips {start}:{min(stop, array.shape[0])} ({reason}):"
-        " delete the receipts of these clips and run again"
+        f" {REPAIR}"
     )

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from storage.blocks import Attributes, Coordinate, Variable, blocks, create_group, read_block, write_block
 from storage.layout import Root, run_at
+from storage.receipts import Written
 
 __all__ = [
     "UnfinishedRun",
@@ -45,7 +46,7 @@ def create_frames(
     width: int,
     block_clips: int = 64,
     attrs: Attributes | None = None,
-) -> None:
+) -> Written:
     """Create the group of decoded frames: ``frames`` (clip, time, y, x, channel) uint8 RGB.
 
     Parameters
@@ -65,15 +66,14 @@ def create_frames(
     Raises
     ------
     TemplateMismatch
-        If the group is there already and was made otherwise; if it was made the same,
-        nothing happens.
+        If the group is there already and was made otherwise.
     """
     sizes = (_n_clips(columns), length, height, width, 3)
     dims = ("clip", "time", "y", "x", "channel")
     variables = {"frames": Variable(dims, sizes, "uint8", 0, {"units": "1", "long_name": "pixel value, RGB"})}
     coordinates = _axes(columns, length, height, width)
     coordinates["channel"] = Coordinate(("channel",), np.array(["R", "G", "B"]))
-    create_group(root, path, variables, coordinates, block_clips, attrs)
+    return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
 def create_motion(
@@ -86,7 +86,7 @@ def create_motion(
     width: int,
     block_clips: int = 64,
     attrs: Attributes | None = None,
-) -> None:
+) -> Written:
     """Create the group of optical flow: ``flow`` (clip, time, y, x, component) float16, pixels per frame.
 
     NaN where it is unknown. Parameters and errors as `create_frames`.
@@ -96,7 +96,7 @@ def create_motion(
     about = {"units": "px/frame", "long_name": "optical flow from this frame to the next"}
     coordinates = _axes(columns, length, height, width)
     coordinates["component"] = Coordinate(("component",), np.array(["x", "y"]))
-    create_group(
+    return create_group(
         root, path, {"flow": Variable(dims, sizes, "float16", np.nan, about)}, coordinates, block_clips, attrs
     )
 
@@ -113,7 +113,7 @@ def create_relevance(
     width: int,
     block_clips: int = 64,
     attrs: Attributes | None = None,
-) -> None:
+) -> Written:
     """Create the group of a run's explanations.
 
     Holds for every method ``<method>`` (clip, time, y, x) float16 in [-1, 1] and
@@ -146,7 +146,7 @@ def create_relevance(
         ("output",), np.array(list(outputs)), {"long_name": "class of the output"}
     )
     _check_names(variables, coordinates, methods)
-    create_group(root, path, variables, coordinates, block_clips, attrs)
+    return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
 def read_relevance(root: Root, path: str, method: str, start: int, stop: int) -> NDArray[np.float32]:

@@ -8,17 +8,21 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import fsspec  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from zarr.storage import FsspecStore, LocalStore
+
+from storage.patience import patiently
+
+Result = TypeVar("Result")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -69,6 +73,11 @@ class DatasetPaths:
         """The zarr group of the optical flow."""
         return f"{self.directory}/motion.zarr"
 
+    @property
+    def lease(self) -> str:
+        """Which process makes the data set now, as JSON."""
+        return f"{self.directory}/lease.json"
+
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
         return _receipt(self.directory, stage, block)
@@ -98,6 +107,16 @@ class RunPaths:
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
         return _receipt(self.directory, stage, block)
+
+    @property
+    def lease(self) -> str:
+        """Which process works on the run now, as JSON."""
+        return f"{self.directory}/lease.json"
+
+    @property
+    def exclusions(self) -> str:
+        """Parquet, one row for every video or clip left out of this run: the data set's, and its own."""
+        return f"{self.directory}/exclusions.parquet"
 
     @property
     def scores(self) -> str:
@@ -136,9 +155,14 @@ class RunPaths:
         return f"{self.overheads}/{_checked_name('stage', stage)}-{_block_name(block)}.parquet"
 
     @property
+    def report_directory(self) -> str:
+        """The page a person opens, with its media."""
+        return f"{self.directory}/report"
+
+    @property
     def report(self) -> str:
         """The page a person opens."""
-        return f"{self.directory}/report/index.html"
+        return f"{self.report_directory}/index.html"
 
     def media(self, name: str) -> str:
         """One picture or clip of the report."""
@@ -162,6 +186,8 @@ class Root:
     ----------
     url : str
         A directory (made absolute), ``file:///directory`` or ``s3://bucket/prefix``.
+    patient : bool
+        Whether an S3 server that does not answer is asked again for some minutes, with growing pauses.
 
     Raises
     ------
@@ -170,6 +196,7 @@ class Root:
     """
 
     url: str
+    patient: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         """Bring the URL into its one form: an absolute directory or ``s3://bucket/prefix``."""
@@ -217,7 +244,7 @@ class Root:
         """
         full = self.join(path)
         try:
-            data = Path(full).read_bytes() if self.is_local else _s3().cat_file(full)
+            data = Path(full).read_bytes() if self.is_local else self.ask(lambda: _s3().cat_file(full))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"no file {full}") from None
         return bytes(data)
@@ -228,7 +255,24 @@ class Root:
         if self.is_local:
             _replace_file(Path(full), data)
         else:
-            _s3().pipe_file(full, data)
+            self.ask(lambda: _s3().pipe_file(full, data))
+
+    def create_bytes(self, path: str, data: bytes) -> bool:
+        """Write a file unless there is one; say whether it was written.
+
+        On S3 it takes a server that knows conditional writes to be sure; others may overwrite.
+        """
+        full = self.join(path)
+        if self.is_local:
+            return _create_file(Path(full), data)
+        put = {"Bucket": _bucket(full), "Key": _key(full), "Body": data, "IfNoneMatch": "*"}
+        try:
+            self.ask(lambda: _s3().call_s3("put_object", **put))
+        except (OSError, ClientError) as error:
+            if self.exists(path):
+                return False
+            raise error
+        return True
 
     def read_json(self, path: str) -> Any:
         """Parsed contents of a JSON file.
@@ -242,7 +286,7 @@ class Root:
             return json.loads(self.read_bytes(path))
         except ValueError:
             raise ValueError(
-                f"{self.join(path)} is not JSON: it is damaged; delete it and run again"
+                f"{self.join(path)} is not JSON: it is damaged; `selrel verify RUN --repair` drops it"
             ) from None
 
     def write_json(self, path: str, value: object) -> None:
@@ -253,13 +297,15 @@ class Root:
     def exists(self, path: str) -> bool:
         """Whether a file or directory is there."""
         full = self.join(path)
-        return Path(full).exists() if self.is_local else bool(_s3().exists(full))
+        return Path(full).exists() if self.is_local else bool(self.ask(lambda: _s3().exists(full)))
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if it is absent."""
         full = self.join(path)
         try:
-            return os.stat(full).st_size if self.is_local else int(_s3().info(full)["size"])
+            if self.is_local:
+                return os.stat(full).st_size
+            return int(self.ask(lambda: _s3().info(full))["size"])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -267,11 +313,21 @@ class Root:
         """Sorted names in a directory, without hidden ones; empty if it is absent."""
         full = self.join(path)
         try:
-            found = os.listdir(full) if self.is_local else _s3().ls(full, detail=False)
+            found = os.listdir(full) if self.is_local else self.ask(lambda: _s3().ls(full, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
         return sorted(name for name in names if not name.startswith("."))
+
+    def find(self, path: str) -> list[str]:
+        """Sorted paths, under the root, of all files in a directory and below, without hidden ones."""
+        full = self.join(path)
+        if self.is_local:
+            found = [file.as_posix() for file in Path(full).rglob("*") if file.is_file()]
+        else:
+            found = [f"s3://{key}" for key in self.ask(lambda: _s3().find(full))]
+        start = len(self.url.rstrip("/")) + 1
+        return sorted(file[start:] for file in found if not file.rsplit("/", 1)[-1].startswith("."))
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens if it is absent."""
@@ -279,7 +335,17 @@ class Root:
         if self.is_local:
             Path(full).unlink(missing_ok=True)
         else:
-            _s3().call_s3("delete_object", Bucket=_bucket(full), Key=_key(full))
+            self.ask(lambda: _s3().call_s3("delete_object", Bucket=_bucket(full), Key=_key(full)))
+
+    def ask(self, request: Callable[[], Result]) -> Result:
+        """Make a request to the store; if that does not answer, again after a pause, and so on for minutes.
+
+        Raises
+        ------
+        Exception
+            Whatever the request raises, if it is no such failure or was one to the last.
+        """
+        return patiently(request) if self.patient and not self.is_local else request()
 
     def zarr_store(self, path: str, *, read_only: bool = False) -> LocalStore | FsspecStore:
         """Return the zarr store at a path, for one group."""
@@ -396,6 +462,16 @@ def _block_name(block: int) -> str:
 
 def _receipt(directory: str, stage: str, block: int) -> str:
     return f"{directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"
+
+
+def _create_file(path: Path, data: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _replace_file(path: Path, data: bytes) -> None:

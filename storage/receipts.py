@@ -1,16 +1,22 @@
-"""Receipts: a block is done when its receipt is there, and it says what was written."""
+"""Receipts: a block is done when its receipt is there, and it says what was written, to the byte.
+
+A receipt names every file it vouches for with the sha256 of its bytes, so that one function finds any
+damage, whatever stage wrote the file. It carries a seal, the hash of the rest of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.layout import Root
+from storage.layout import Root, content_hash
+
+REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
 
 
 class HasReceipts(Protocol):
@@ -26,6 +32,27 @@ class DamagedReceipt(ValueError):
 
 
 @dataclass(frozen=True)
+class Written:
+    """What has been written for one block.
+
+    Parameters
+    ----------
+    sha256 : dict of str to str
+        Hash of the content (`array_sha256`, or of a table's file), by array or table: the same for the
+        same results, however they are encoded.
+    files : dict of str to str
+        sha256 of the bytes of every file, by its path under the root.
+    """
+
+    sha256: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def __or__(self, other: Written) -> Written:
+        """Both."""
+        return Written(self.sha256 | other.sha256, self.files | other.files)
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What one stage wrote for one block.
 
@@ -37,10 +64,8 @@ class Receipt:
         Number of the block, from 0.
     start, stop : int
         The block's clips, half open.
-    sha256 : dict of str to str
-        Hash of the decoded content (`array_sha256`) or of the file, by array or file name.
-    counts : dict of str to int or float
-        What the stage counted, for progress and totals.
+    sha256, files : dict of str to str
+        As in `Written`.
     """
 
     stage: str
@@ -48,26 +73,18 @@ class Receipt:
     start: int
     stop: int
     sha256: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int | float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def write_receipt(
-    root: Root,
-    path: str,
-    *,
-    stage: str,
-    block: int,
-    start: int,
-    stop: int,
-    sha256: Mapping[str, str],
-    counts: Mapping[str, int | float] | None = None,
+    root: Root, paths: HasReceipts, stage: str, block: int, written: Written, *, start: int = 0, stop: int = 0
 ) -> Receipt:
     """Write the receipt of a block, after everything it vouches for is written.
 
     It holds no time and no host, so that a repeated block gives the same bytes.
     """
-    receipt = Receipt(stage, block, start, stop, dict(sha256), dict(counts or {}))
-    root.write_json(path, asdict(receipt))
+    receipt = Receipt(stage, block, start, stop, dict(written.sha256), dict(written.files))
+    root.write_json(paths.receipts(stage, block), sealed(asdict(receipt)))
     return receipt
 
 
@@ -77,7 +94,7 @@ def read_receipt(root: Root, path: str) -> Receipt | None:
     Raises
     ------
     DamagedReceipt
-        If the file is there but is no receipt.
+        If the file is there but is no receipt, or not the one that was written.
     """
     try:
         content = root.read_json(path)
@@ -109,6 +126,63 @@ def read_receipts(root: Root, paths: HasReceipts, stage: str) -> list[Receipt]:
     return sorted((receipt for receipt in found if receipt is not None), key=lambda receipt: receipt.block)
 
 
+def recorded_files(root: Root, paths: HasReceipts, stage: str) -> dict[str, str]:
+    """Every file that the receipts of a stage vouch for: its sha256 by its path."""
+    return {path: sha256 for r in read_receipts(root, paths, stage) for path, sha256 in r.files.items()}
+
+
+def file_hashes(root: Root, files: Iterable[str]) -> Written:
+    """Hash files that were written just now, for a receipt."""
+    return Written(files={path: hashlib.sha256(root.read_bytes(path)).hexdigest() for path in files})
+
+
+def damages(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str, str]:
+    """Read again everything that a block's receipt vouches for.
+
+    Returns
+    -------
+    dict of str to str
+        What is wrong, in words, by the path of the file; empty if the block is sound.
+    """
+    path = paths.receipts(stage, block)
+    try:
+        receipt = read_receipt(root, path)
+    except DamagedReceipt:
+        return {path: "is no receipt, or was changed"}
+    if receipt is None:
+        return {path: "is missing"}
+    if (receipt.stage, receipt.block) != (stage, block):
+        return {path: f"is the receipt of {receipt.stage} {receipt.block}"}
+    found = {file: _damage(root, file, sha256) for file, sha256 in receipt.files.items()}
+    return {file: damage for file, damage in found.items() if damage}
+
+
+def discard_damaged(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str, str]:
+    """Take the receipt of a block away unless the block is sound, so that it is done again.
+
+    Returns
+    -------
+    dict of str to str
+        As `damages`.
+    """
+    found = damages(root, paths, stage, block)
+    for path in [*found, paths.receipts(stage, block)] if found else []:
+        root.delete(path)
+    return found
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Add a seal to a JSON object: the hash of all of it."""
+    return {**content, "seal": content_hash(content)}
+
+
+def is_sealed(content: object) -> bool:
+    """Whether a JSON object is as it was when it got its seal."""
+    if not isinstance(content, dict) or "seal" not in content:
+        return False
+    return bool(content["seal"] == content_hash({k: v for k, v in content.items() if k != "seal"}))
+
+
 def array_sha256(array: NDArray[Any]) -> str:
     """Hash an array's content: dtype, shape and values, whatever its byte order and memory layout.
 
@@ -127,9 +201,19 @@ def array_sha256(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def _damage(root: Root, path: str, sha256: str) -> str:
+    try:
+        data = root.read_bytes(path)
+    except FileNotFoundError:
+        return "is missing"
+    return (
+        "" if hashlib.sha256(data).hexdigest() == sha256 else f"is not what was written ({len(data):,} bytes)"
+    )
+
+
 def _parsed(content: object, where: str) -> Receipt:
-    shape = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "counts": dict}
-    sound = isinstance(content, dict) and content.keys() == shape.keys()
+    shape = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "files": dict}
+    sound = isinstance(content, dict) and content.keys() == {*shape, "seal"} and is_sealed(content)
     if not sound or not all(isinstance(content[name], kind) for name, kind in shape.items()):  # type: ignore[index]
-        raise DamagedReceipt(f"{where} is no receipt: it is damaged; delete it and run again")
-    return Receipt(**content)  # type: ignore[arg-type]
+        raise DamagedReceipt(f"{where} is no receipt, or was changed: {REPAIR}")
+    return Receipt(**{name: content[name] for name in shape})  # type: ignore[index]

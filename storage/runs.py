@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.layout import Root, RunPaths
+from storage.receipts import is_sealed, sealed
 
 
 class FinishedRun(ValueError):
@@ -83,7 +84,7 @@ def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> Non
     """
     read_run(root, paths)
     if not is_finished(root, paths):
-        root.write_json(paths.success, dict(summary))
+        root.write_json(paths.success, sealed(dict(summary)))
 
 
 def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
@@ -93,13 +94,27 @@ def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
     ------
     FileNotFoundError
         If the run is not finished.
+    ValueError
+        If the marker is not the one that was written.
     """
-    return _mapping(root, paths.success)
+    content = _mapping(root, paths.success)
+    if not is_sealed(content):
+        raise ValueError(f"{root.join(paths.success)} was changed: `selrel verify RUN` says what else was")
+    return {name: value for name, value in content.items() if name != "seal"}
 
 
 def is_finished(root: Root, paths: RunPaths) -> bool:
     """Whether the run has its success marker."""
     return root.exists(paths.success)
+
+
+def name_of_run(root: Root, run_id: str) -> str | None:
+    """Name of the run with this id, whatever its checkpoint's file was called; None if there is none.
+
+    Of several, a finished one.
+    """
+    names = [name for name in root.listdir("runs") if name.endswith(f"-{run_id}")]
+    return min(names, key=lambda name: (not is_finished(root, root.run(name)), name), default=None)
 
 
 def list_runs(root: Root) -> list[Run]:
@@ -113,7 +128,7 @@ def _run(root: Root, name: str) -> Run:
     try:
         paths = root.run(name)
         description = read_run(root, paths)
-        summary = _mapping(root, paths.success) if is_finished(root, paths) else None
+        summary = read_summary(root, paths) if is_finished(root, paths) else None
     except (FileNotFoundError, ValueError) as error:
         return Run(name, url, description, None, note=str(error))
     return Run(name, url, description, summary)
@@ -122,5 +137,5 @@ def _run(root: Root, name: str) -> Run:
 def _mapping(root: Root, path: str) -> dict[str, Any]:
     content = root.read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{root.join(path)} holds no JSON object: it is damaged; delete it and run again")
+        raise ValueError(f"{root.join(path)} holds no JSON object: `selrel verify RUN --repair` drops it")
     return content

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from storage.layout import Root
+from storage.receipts import REPAIR, Written
 
 
 class DamagedTable(ValueError):
@@ -50,6 +52,12 @@ def write_table(root: Root, path: str, table: pa.Table | pd.DataFrame) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def write_tables(root: Root, tables: Mapping[str, tuple[str, pd.DataFrame]]) -> Written:
+    """Write tables, (file, rows) by name, as `write_table` does, and say so as a receipt does."""
+    sha256 = {name: write_table(root, path, rows) for name, (path, rows) in tables.items()}
+    return Written(sha256, {tables[name][0]: found for name, found in sha256.items()})
+
+
 def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
     """Read a parquet file, with its page checksums.
 
@@ -70,27 +78,40 @@ def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
     """
     data = root.read_bytes(path)
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
-        raise DamagedTable(f"{root.join(path)} is not the file of its receipt: delete both and run again")
+        raise DamagedTable(f"{root.join(path)} is not the file of its receipt: {REPAIR}")
     try:
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedTable(f"{root.join(path)} is damaged ({reason}): delete it and run again") from error
+        raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
 
 
-def read_tables(root: Root, directory: str) -> pa.Table:
+def read_tables(root: Root, directory: str, *, files: Mapping[str, str] | None = None) -> pa.Table:
     """Concatenate all parquet files of a directory, in the order of their names, which is block order.
+
+    Parameters
+    ----------
+    root, directory
+        Where the files lie.
+    files : mapping of str to str, optional
+        What the receipts vouch for, sha256 by path: just those files are read, and checked.
 
     Raises
     ------
     FileNotFoundError
         If there is none.
+    DamagedTable
+        If one is not the file it was.
     """
-    names = [name for name in root.listdir(directory) if name.endswith(".parquet")]
-    if not names:
+    if files is None:
+        names = [name for name in root.listdir(directory) if name.endswith(".parquet")]
+        chosen: dict[str, str | None] = {f"{directory}/{name}": None for name in names}
+    else:
+        chosen = {path: files[path] for path in sorted(files) if path.startswith(f"{directory}/")}
+    if not chosen:
         raise FileNotFoundError(
             f"no parquet file in {root.join(directory)}: has the stage that writes it run?"
         )
-    tables = [read_table(root, f"{directory}/{name}") for name in names]
+    tables = [read_table(root, path, sha256=sha256) for path, sha256 in chosen.items()]
     # A column that is null in a whole block has the type null there.
     return pa.concat_tables(tables, promote_options="default")

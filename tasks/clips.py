@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -66,6 +67,11 @@ class Clips:
         for _, rows in self.of_block(block).groupby("video", sort=False):
             yield rows
 
+    def blocks_of_videos(self, block: int) -> set[int]:
+        """The blocks that hold clips of the videos of one block."""
+        videos = self.table.video.isin(set(self.of_block(block).video)).to_numpy()
+        return {int(clip) // self.block_clips for clip in videos.nonzero()[0]}
+
     def columns(self) -> dict[str, Any]:
         """What becomes a coordinate of the cubes, a value a clip."""
         return {name: self.table[name].to_numpy() for name in _COORDINATES}
@@ -76,8 +82,9 @@ class Clips:
         return {"length": length, "height": height, "width": width, "block_clips": self.block_clips}
 
 
+@lru_cache(maxsize=4)
 def clips_of(root: Root, dataset_id: str) -> Clips:
-    """Read the clips of a data set whose index is complete."""
+    """Read the clips of a data set whose index is complete: once a process, since they never change."""
     paths = root.dataset(dataset_id)
     description = root.read_json(paths.description)
     return Clips(
@@ -86,3 +93,10 @@ def clips_of(root: Root, dataset_id: str) -> Clips:
         block_clips=description["block_clips"],
         table=read_table(root, paths.index).to_pandas(),
     )
+
+
+@lru_cache(maxsize=4)
+def videos_of(root: Root, dataset_id: str) -> list[list[Any]]:
+    """Read which videos a data set consists of, as `dataset.json` lists them: once a process."""
+    videos: list[list[Any]] = root.read_json(root.dataset(dataset_id).description)["videos"]
+    return videos

@@ -16,41 +16,29 @@ from selrel.clips import loop_pad
 from selrel.profiles import View, crop, resize_frame
 from storage.cubes import create_frames, write_block
 from storage.layout import Root
-from storage.receipts import write_receipt
+from storage.receipts import Written
 from storage.ucf101 import video_path
 from storage.videos import read_frames
 from tasks.clips import Clips, clips_of
 from tasks.retries import RETRY
-from tasks.stages import run_stage
+from tasks.stages import Quarantined, once, run_stage
 
 
 @task(name="decode", cache_policy=NO_CACHE, **RETRY)
-def decode(root: str, dataset_id: str, data: str) -> None:
+def decode(root: str, dataset_id: str, data: str) -> list[Quarantined]:
     """Write frames.zarr: every clip of the data set, once for all runs that share its view."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
-    create_frames(place, paths.frames, clips.columns(), **clips.sizes())
-    run_stage("decode", place, paths, partial(decode_block, root, dataset_id, data), clips.ranges)
+    once(place, paths, "frames", lambda: create_frames(place, paths.frames, clips.columns(), **clips.sizes()))
+    return run_stage("decode", place, paths, partial(decode_block, place, dataset_id, data), clips.ranges)
 
 
-def decode_block(root: str, dataset_id: str, data: str, block: int) -> None:
+def decode_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Decode and write the clips of one block."""
-    place = Root(root)
-    paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
-    start, stop = clips.ranges[block]
     frames = np.concatenate([_clip_frames(data, clips, rows) for rows in clips.by_video(block)])
-    sha256 = write_block(place, paths.frames, start, {"frames": frames})
-    write_receipt(
-        place,
-        paths.receipts("decode", block),
-        stage="decode",
-        block=block,
-        start=start,
-        stop=stop,
-        sha256=sha256,
-    )
+    return write_block(place, place.dataset(dataset_id).frames, clips.ranges[block][0], {"frames": frames})
 
 
 def _clip_frames(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:

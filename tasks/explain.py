@@ -25,14 +25,14 @@ from selrel.selective import SelectiveParameters, selective_mask
 from storage.checkpoints import read_checkpoint
 from storage.cubes import create_relevance, encode, read_block, write_block
 from storage.layout import Root
-from storage.receipts import write_receipt
+from storage.receipts import Written
 from storage.runs import read_run
-from storage.tables import write_table
+from storage.tables import write_tables
 from storage.ucf101 import label_index
 from tasks.clips import Clips, clips_of
 from tasks.plan import make_model
 from tasks.retries import RETRY
-from tasks.stages import run_stage
+from tasks.stages import Quarantined, done_blocks, once, run_stage
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
@@ -40,15 +40,22 @@ _log = logging.getLogger("selrel")
 
 
 @task(name="explain", cache_policy=NO_CACHE, **RETRY)
-def explain(root: str, run: str) -> None:
+def explain(root: str, run: str) -> list[Quarantined]:
     """Write relevance.zarr: the cube of every clip and method."""
     place = Root(root)
     paths, description = place.run(run), read_run(place, place.run(run))
     clips = clips_of(place, description["dataset_id"])
+    once(place, paths, "relevance", lambda: _create(place, run, description, clips))
+    work = partial(explain_block, place, run, description)
+    ready = _decoded_blocks(place, description, clips)
+    return run_stage("explain", place, paths, work, clips.ranges, blocks=ready)
+
+
+def _create(place: Root, run: str, description: dict[str, Any], clips: Clips) -> Written:
     settings = description["settings"]
-    create_relevance(
+    return create_relevance(
         place,
-        paths.relevance,
+        place.run(run).relevance,
         clips.columns(),
         methods={
             name: {"settings": chosen, "units": units(name, chosen)}
@@ -64,14 +71,20 @@ def explain(root: str, run: str) -> None:
         },
         **clips.sizes(),
     )
-    run_stage("explain", place, paths, partial(explain_block, root, run), clips.ranges)
 
 
-def explain_block(root: str, run: str, block: int) -> None:
+def _decoded_blocks(place: Root, description: dict[str, Any], clips: Clips) -> list[int]:
+    """The blocks whose frames are there; a target that is its video's needs all of that video's."""
+    n_blocks = len(clips.ranges)
+    decoded = done_blocks(place, place.dataset(description["dataset_id"]), "decode", n_blocks)
+    if description["settings"]["target"] != "video" or len(decoded) == n_blocks:
+        return sorted(decoded)
+    return [block for block in sorted(decoded) if clips.blocks_of_videos(block) <= decoded]
+
+
+def explain_block(place: Root, run: str, description: dict[str, Any], block: int) -> Written:
     """Explain and write the clips of one block."""
-    place = Root(root)
-    paths, description = place.run(run), read_run(place, place.run(run))
-    clips = clips_of(place, description["dataset_id"])
+    paths, clips = place.run(run), clips_of(place, description["dataset_id"])
     start, stop = clips.ranges[block]
     model = _model(
         description["checkpoint"],
@@ -83,17 +96,10 @@ def explain_block(root: str, run: str, block: int) -> None:
     stopwatch = _Stopwatch(model)
     job = _Job(place, description, clips, model, stopwatch)
     arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=job.batch_clips)))
-    sha256 = write_block(place, paths.relevance, start, arrays)
-    write_table(place, paths.overhead("explain", block), pd.DataFrame(stopwatch.rows))
-    write_receipt(
-        place,
-        paths.receipts("explain", block),
-        stage="explain",
-        block=block,
-        start=start,
-        stop=stop,
-        sha256=sha256,
-    )
+    times = pd.DataFrame(stopwatch.rows)
+    overhead = write_tables(place, {"overhead": (paths.overhead("explain", block), times)})
+    # Times differ from run to run: their file is vouched for, but they are no result.
+    return write_block(place, paths.relevance, start, arrays) | Written(files=overhead.files)
 
 
 @dataclass

@@ -30,10 +30,13 @@ class FanoutReport(Generic[Block]):
         Number of blocks that finished.
     failed : dict
         The blocks that did not, each with its last reason in one line.
+    killers : dict
+        Those of `failed` that killed their workers to the last.
     """
 
     done: int
     failed: dict[Block, str]
+    killers: dict[Block, str]
 
 
 def run_blocks(
@@ -147,6 +150,7 @@ class _Fanout(Generic[Block, Result]):
         self.suspects: deque[_Attempt[Block]] = deque()
         self.done = 0
         self.failed: dict[Block, str] = {}
+        self.killers: dict[Block, str] = {}
         self.threads = _Threads(client, no_worker_timeout)
 
     def run(
@@ -168,7 +172,7 @@ class _Fanout(Generic[Block, Result]):
             raise
         finally:
             self._cancel_running()
-        return FanoutReport(self.done, self.failed)
+        return FanoutReport(self.done, self.failed, self.killers)
 
     def _fill(self, fresh: Iterator[_Attempt[Block]]) -> None:
         limit = self.per_thread * max(1, self.threads.count())
@@ -228,6 +232,8 @@ class _Fanout(Generic[Block, Result]):
         killed = isinstance(error, KilledWorker)
         if attempt.number >= self.attempts and (attempt.alone or not killed):
             self.failed[attempt.block] = _reason(error)
+            if killed:
+                self.killers[attempt.block] = f"{_reason(error)}, {attempt.number} times"
             return
         alone = attempt.alone or (killed and attempt.number >= self.attempts - 1)
         retry = _Attempt(attempt.block, attempt.number + 1, alone)

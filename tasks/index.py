@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from selrel.clips import windows
 from storage.blocks import blocks
 from storage.layout import Root
-from storage.receipts import write_receipt
-from storage.tables import read_table, read_tables, write_table
+from storage.receipts import Written, discard_damaged, file_hashes, recorded_files, write_receipt
+from storage.tables import read_table, read_tables, write_tables
 from storage.ucf101 import video_path
 from storage.videos import UndecodableVideo, count_frames
+from tasks.clips import videos_of
 from tasks.retries import RETRY
-from tasks.stages import run_stage
+from tasks.stages import StageFailed, run_stage
 
 _VIDEOS_A_BLOCK = 16
 
@@ -33,31 +35,30 @@ def index(root: str, dataset_id: str, data: str) -> int:
     """
     place = Root(root)
     paths = place.dataset(dataset_id)
-    if not place.exists(paths.index):
-        videos = place.read_json(paths.description)["videos"]
-        ranges = blocks(len(videos), _VIDEOS_A_BLOCK)
-        run_stage("index", place, paths, partial(count_block, root, dataset_id, data), ranges, unit="videos")
-        _assemble(place, dataset_id, data)
+    if discard_damaged(place, paths, "dataset", 0):
+        _count(place, dataset_id, data)
+        write_receipt(place, paths, "dataset", 0, _assemble(place, dataset_id, data))
     return int(read_table(place, paths.index).num_rows)
 
 
-def count_block(root: str, dataset_id: str, data: str, block: int) -> None:
+def _count(place: Root, dataset_id: str, data: str) -> None:
+    ranges = video_blocks(videos_of(place, dataset_id))
+    count = partial(count_block, place, dataset_id, data)
+    for lost in run_stage("index", place, place.dataset(dataset_id), count, ranges, unit="videos"):
+        raise StageFailed(f"videos {lost['start']} to {lost['stop'] - 1}: {lost['reason']}")
+
+
+def video_blocks(videos: Sequence[object]) -> list[tuple[int, int]]:
+    """Half-open ranges of the videos that are counted together."""
+    return blocks(len(videos), _VIDEOS_A_BLOCK)
+
+
+def count_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
-    place = Root(root)
-    paths = place.dataset(dataset_id)
-    dataset = place.read_json(paths.description)
-    start, stop = blocks(len(dataset["videos"]), _VIDEOS_A_BLOCK)[block]
-    rows = [_counted(data, video) for video in dataset["videos"][start:stop]]
-    sha256 = write_table(place, paths.counts(block), pd.DataFrame(rows))
-    write_receipt(
-        place,
-        paths.receipts("index", block),
-        stage="index",
-        block=block,
-        start=start,
-        stop=stop,
-        sha256={"counts": sha256},
-    )
+    videos = videos_of(place, dataset_id)
+    start, stop = video_blocks(videos)[block]
+    rows = pd.DataFrame([_counted(data, video) for video in videos[start:stop]])
+    return write_tables(place, {"counts": (place.dataset(dataset_id).counts(block), rows)})
 
 
 def _counted(data: str, video: list[Any]) -> dict[str, Any]:
@@ -71,10 +72,10 @@ def _counted(data: str, video: list[Any]) -> dict[str, Any]:
     return {**row, **counts, "note": facts.note}
 
 
-def _assemble(place: Root, dataset_id: str, data: str) -> None:
+def _assemble(place: Root, dataset_id: str, data: str) -> Written:
     paths = place.dataset(dataset_id)
     description = place.read_json(paths.description)
-    counted = read_tables(place, paths.all_counts).to_pandas()
+    counted = read_tables(place, paths.all_counts, files=recorded_files(place, paths, "index")).to_pandas()
     usable = counted[counted.n_frames > 0]
     if usable.empty:
         raise ValueError(
@@ -85,9 +86,9 @@ def _assemble(place: Root, dataset_id: str, data: str) -> None:
     exclusions = odd[["video", "class", "n_frames", "header_frames"]].assign(
         kind=["flagged" if n else "excluded" for n in odd.n_frames], reason=odd.note
     )
-    write_table(place, paths.exclusions, exclusions)
-    # The index last: it says that both are complete.
-    write_table(place, paths.index, pd.DataFrame(_clips(usable, description["view"]["clip_length"])))
+    clips = pd.DataFrame(_clips(usable, description["view"]["clip_length"]))
+    tables = {"exclusions": (paths.exclusions, exclusions), "index": (paths.index, clips)}
+    return write_tables(place, tables) | file_hashes(place, [paths.description])
 
 
 def _clips(videos: pd.DataFrame, length: int) -> list[dict[str, Any]]:

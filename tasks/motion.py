@@ -14,41 +14,29 @@ from selrel.motion import farneback, grey
 from selrel.profiles import crop
 from storage.cubes import create_motion, write_block
 from storage.layout import Root
-from storage.receipts import write_receipt
+from storage.receipts import Written
 from storage.ucf101 import video_path
 from tasks.clips import Clips, clips_of
 from tasks.decode import resized_frames
 from tasks.retries import RETRY
-from tasks.stages import run_stage
+from tasks.stages import Quarantined, once, run_stage
 
 
 @task(name="motion", cache_policy=NO_CACHE, **RETRY)
-def motion(root: str, dataset_id: str, data: str) -> None:
+def motion(root: str, dataset_id: str, data: str) -> list[Quarantined]:
     """Write motion.zarr: the flow of every clip of the data set, once for all runs that share its view."""
     place = Root(root)
     paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
-    create_motion(place, paths.motion, clips.columns(), **clips.sizes())
-    run_stage("motion", place, paths, partial(motion_block, root, dataset_id, data), clips.ranges)
+    once(place, paths, "flow", lambda: create_motion(place, paths.motion, clips.columns(), **clips.sizes()))
+    return run_stage("motion", place, paths, partial(motion_block, place, dataset_id, data), clips.ranges)
 
 
-def motion_block(root: str, dataset_id: str, data: str, block: int) -> None:
+def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Compute and write the flow of one block."""
-    place = Root(root)
-    paths = place.dataset(dataset_id)
     clips = clips_of(place, dataset_id)
-    start, stop = clips.ranges[block]
     flow = np.concatenate([_clip_flow(data, clips, rows) for rows in clips.by_video(block)])
-    sha256 = write_block(place, paths.motion, start, {"flow": flow})
-    write_receipt(
-        place,
-        paths.receipts("motion", block),
-        stage="motion",
-        block=block,
-        start=start,
-        stop=stop,
-        sha256=sha256,
-    )
+    return write_block(place, place.dataset(dataset_id).motion, clips.ranges[block][0], {"flow": flow})
 
 
 def _clip_flow(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.float16]:

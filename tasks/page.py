@@ -52,7 +52,7 @@ def report_context(
         "description": description,
         "tables": tables,
         "paper": PAPER,
-        "exclusions": read_table(place, dataset.exclusions).to_pylist(),
+        "exclusions": read_table(place, place.run(run).exclusions).to_pylist(),
         "flags": clips[clips.flag != ""].to_dict("records"),
         "clips": [_pictured(place, run, description, row) for row in _chosen(place, run, clips)],
         "legends": {

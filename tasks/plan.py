@@ -26,18 +26,20 @@ from selrel.models import Recognised, check_outputs, from_factory, recognise
 from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import Root, content_hash, run_name
-from storage.runs import is_finished, write_run
+from storage.runs import is_finished, name_of_run, write_run
 from storage.ucf101 import Dataset, Video, draw_subset, read_dataset
 from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
 from tasks.request import Request
 
 _ROOMS = ("selrel", "storage", "tasks")
-# What makes the pixels and the flow: a data set is only as old as these.
+# What makes and stores the pixels and the flow: a data set is only as old as these.
 _CODE_OF_PIXELS = (
     "selrel/clips.py",
     "selrel/motion.py",
     "selrel/profiles.py",
+    "storage/blocks.py",
+    "storage/cubes.py",
     "storage/videos.py",
     "tasks/decode.py",
     "tasks/index.py",
@@ -100,7 +102,8 @@ def plan(request: Request) -> Plan:
     ValueError, OSError
         For every bad input, in one line: what is wrong, what is allowed, what to do.
     """
-    root = Root(request.root)
+    # A wrong address should be told at once.
+    root = Root(request.root, patient=False)
     found = read_dataset(request.data, split=request.split, subset=request.subset)
     checkpoint = read_checkpoint(request.checkpoint)
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
@@ -113,7 +116,7 @@ def plan(request: Request) -> Plan:
     if request.against is not None:
         check_alike(request.against, description)
     run_id = content_hash(_identity(description))
-    name = run_name(_checkpoint_name(request.checkpoint), run_id)
+    name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
     made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, found, dataset))
     if not made.finished:
         _check_space(root, made, found)
@@ -126,9 +129,16 @@ def publish(made: Plan) -> None:
     """Write what the workers read: `dataset.json` and `run.json`."""
     root = Root(made.root)
     description = root.dataset(made.dataset_id).description
-    if not root.exists(description):
+    if not _holds(root, description, made.dataset):
         root.write_json(description, made.dataset)
     write_run(root, root.run(made.run), made.description)
+
+
+def _holds(root: Root, path: str, value: object) -> bool:
+    try:
+        return bool(root.read_json(path) == value)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str | None) -> Recognised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,16 +15,18 @@ from prefect.context import TaskRunContext
 
 from selrel.scores.aggregate import motion_share, sweep, table1, table2, table3, table4
 from storage.cubes import read_block
-from storage.layout import Root, content_hash
-from storage.receipts import read_receipts
+from storage.layout import Root, RunPaths, content_hash
+from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
 from storage.report import write_report
 from storage.runs import mark_success, read_run
 from storage.tables import read_table, read_tables, write_table
-from tasks.clips import clips_of
+from tasks.clips import Clips, clips_of
+from tasks.exclusions import exclusions_of_run, left_out_summary
 from tasks.gate import with_previous
 from tasks.page import report_context
 from tasks.progress import quietly
 from tasks.retries import RETRY
+from tasks.stages import Quarantined, StageFailed, done_blocks
 
 Row = dict[str, Any]
 Columns = dict[str, Any]
@@ -35,12 +37,20 @@ _STAGES_OF_DATASET = ("decode", "motion")
 
 
 @task(name="report", cache_policy=NO_CACHE, **RETRY)
-def report(root: str, run: str) -> None:
-    """Reduce the scores to tables, write the report, and mark the run as complete."""
+def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None:
+    """Reduce the scores to tables, write the report, and mark the run as complete.
+
+    Parameters
+    ----------
+    root, run
+        Where, and which.
+    quarantined : sequence of Quarantined
+        What the stages before had to leave out.
+    """
     place = Root(root)
     paths = place.run(run)
-    clips = explained_clips(place, run)
-    scores = _columns(read_tables(place, paths.scores).to_pandas())
+    clips, left_out = explained_clips(place, run)
+    scores = _columns(_recorded(place, paths, "score", paths.scores))
     tables = _tables(place, run, scores)
     write_table(place, paths.table("clips"), clips)
     compared, verdict = with_previous(place, run)
@@ -49,36 +59,64 @@ def report(root: str, run: str) -> None:
     for name, rows in tables.items():
         write_table(place, paths.table(name), pd.DataFrame(rows))
     summary = _summary(place, run, clips, scores) | {"comparison": verdict}
+    summary |= left_out_summary(place, run, left_out, quarantined)
+    write_table(place, paths.exclusions, exclusions_of_run(place, run, left_out, quarantined))
     context = report_context(place, run, clips=clips, tables=tables, summary=summary)
     write_report(place, paths, context)
+    written = [*place.find(paths.tables), *place.find(paths.report_directory)]
+    written += [paths.run_json, paths.exclusions]
+    write_receipt(place, paths, "report", 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
         with quietly("result"):
             _show_in_prefect(place, run, tables, summary)
 
 
-def explained_clips(place: Root, run: str) -> pd.DataFrame:
-    """One row a clip: the index, with what the model said and how exactly its relevance is conserved."""
+def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The index rows of the scored clips, and those of the others.
+
+    The first with what the model said and how exactly its relevance is conserved.
+    """
     paths, description = place.run(run), read_run(place, place.run(run))
     clips = clips_of(place, description["dataset_id"])
-    names = ["logits", "predicted", "target", "conservation_error"]
-    found = read_block(place, paths.relevance, 0, len(clips.table), names)
+    done = done_blocks(place, paths, "score", len(clips.ranges))
+    if not done:
+        raise StageFailed("report: no block was scored, so there is nothing to report; see the lines above")
+    scored = np.isin(np.arange(len(clips.table)) // clips.block_clips, list(done))
+    table, found = clips.table[scored], _decisions(place, paths, clips, done)
     classes = np.array(clips.classes)
-    logit = found["logits"][np.arange(len(clips.table)), found["target"]]
-    return clips.table.assign(
+    logit = found["logits"][np.arange(len(table)), found["target"]]
+    explained = table.assign(
         predicted=classes[found["predicted"]],
         target=classes[found["target"]],
         target_logit=logit,
-        correct=found["predicted"] == clips.table.label.to_numpy(),
+        correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
         # A cube of such a clip is shares of a decision that the model does not make.
         flag=np.where(logit > 0, "", "target logit is not positive"),
     )
+    return explained, clips.table[~scored]
+
+
+def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
+    """What the model said about the clips of the scored blocks, in order."""
+    names = ["logits", "predicted", "target", "conservation_error"]
+    if len(done) == len(clips.ranges):
+        return dict(read_block(place, paths.relevance, 0, len(clips.table), names))
+    found = [read_block(place, paths.relevance, *clips.ranges[block], names) for block in sorted(done)]
+    return {name: np.concatenate([part[name] for part in found]) for name in names}
+
+
+def _recorded(place: Root, paths: RunPaths, stage: str, directory: str) -> pd.DataFrame:
+    """Read the tables of a stage, as its receipts say they are."""
+    files = recorded_files(place, paths, stage)
+    table: pd.DataFrame = read_tables(place, directory, files=files).to_pandas()
+    return table
 
 
 def _tables(place: Root, run: str, scores: Columns) -> Tables:
     paths = place.run(run)
-    times = read_tables(place, paths.overheads).to_pandas()
+    times = _recorded(place, paths, "explain", paths.overheads)
     # The first batch of a worker pays for caches and memory; it counts only where there is no other.
     warm = times[times.warm] if times.warm.any() else times
     tables = {
@@ -88,7 +126,7 @@ def _tables(place: Root, run: str, scores: Columns) -> Tables:
         "table4": table4(_columns(warm)),
     }
     if len(read_run(place, paths)["settings"]["methods"]) > 1:
-        tables["table2"] = table2(_columns(read_tables(place, paths.agreements).to_pandas()))
+        tables["table2"] = table2(_columns(_recorded(place, paths, "score", paths.agreements)))
     return tables
 
 
@@ -118,8 +156,11 @@ def results_hash(place: Root, run: str) -> str:
     """One hash of everything a run computed, from its receipts: equal for equal results."""
     paths, description = place.run(run), read_run(place, place.run(run))
     dataset = place.dataset(description["dataset_id"])
-    receipts = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
-    receipts += [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    receipts = [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    # Another run may since have made blocks of the data set that this one had to do without.
+    used = {r.block for r in receipts}
+    made = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
+    receipts = [r for r in made if r.block in used] + receipts
     return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
 
 

@@ -16,12 +16,12 @@ from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
 from storage.cubes import read_block, read_relevance
 from storage.layout import Root
-from storage.receipts import write_receipt
+from storage.receipts import Written
 from storage.runs import read_run
-from storage.tables import write_table
+from storage.tables import write_tables
 from tasks.clips import clips_of
 from tasks.retries import RETRY
-from tasks.stages import run_stage
+from tasks.stages import Quarantined, done_blocks, run_stage
 
 Cubes = npt.NDArray[np.floating[Any]]
 Row = dict[str, Any]
@@ -30,37 +30,33 @@ _LABELS = ("clip", "video", "class", "group")
 
 
 @task(name="score", cache_policy=NO_CACHE, **RETRY)
-def score(root: str, run: str) -> None:
+def score(root: str, run: str) -> list[Quarantined]:
     """Write the score rows of every clip, method and sigma, and the agreement of each two methods."""
-    place = Root(root)
-    description = read_run(place, place.run(run))
-    clips = clips_of(place, description["dataset_id"])
-    run_stage("score", place, place.run(run), partial(score_block, root, run), clips.ranges)
-
-
-def score_block(root: str, run: str, block: int) -> None:
-    """Score and write the clips of one block."""
     place = Root(root)
     paths, description = place.run(run), read_run(place, place.run(run))
     dataset = place.dataset(description["dataset_id"])
+    ranges = clips_of(place, description["dataset_id"]).ranges
+    explained = done_blocks(place, paths, "explain", len(ranges))
+    ready = sorted(explained & done_blocks(place, dataset, "motion", len(ranges)))
+    work = partial(score_block, place, run, description)
+    return run_stage("score", place, paths, work, ranges, blocks=ready)
+
+
+def score_block(place: Root, run: str, description: Mapping[str, Any], block: int) -> Written:
+    """Score and write the clips of one block."""
+    paths, dataset = place.run(run), place.dataset(description["dataset_id"])
     clips = clips_of(place, description["dataset_id"])
     start, stop = clips.ranges[block]
     flow = read_block(place, dataset.motion, start, stop, ["flow"])["flow"]
     methods = description["settings"]["methods"]
     cubes = {name: read_relevance(place, paths.relevance, name, start, stop) for name in methods}
     scores, agreements = _rows(clips.of_block(block), cubes, flow, description["settings"])
-    sha256 = {
-        "scores": write_table(place, paths.score(block), pd.DataFrame(scores)),
-        "agreements": write_table(place, paths.agreement(block), pd.DataFrame(agreements)),
-    }
-    write_receipt(
+    return write_tables(
         place,
-        paths.receipts("score", block),
-        stage="score",
-        block=block,
-        start=start,
-        stop=stop,
-        sha256=sha256,
+        {
+            "scores": (paths.score(block), pd.DataFrame(scores)),
+            "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
+        },
     )
 
 

@@ -1,29 +1,50 @@
-"""Runs one stage: the blocks that have no receipt, on the cluster, with progress."""
+"""Runs one stage: the blocks that have no sound receipt, on the cluster, with progress.
+
+What a worker does for a block writes files and says which (`storage.receipts.Written`); the receipt is
+written here, so that it is the last thing for every stage alike. Blocks that were done before are read
+again before anything builds on them, and those that are damaged are done again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypedDict
 
 from storage.layout import Root
-from storage.receipts import HasReceipts, pending
-from tasks.fanout import current_client, run_blocks
+from storage.receipts import HasReceipts, Written, discard_damaged, pending, write_receipt
+from tasks.fanout import FanoutReport, current_client, run_blocks
 from tasks.progress import progress
+
+_log = logging.getLogger("selrel")
 
 
 class StageFailed(RuntimeError):
     """Blocks that could not be done, after several tries."""
 
 
+class Quarantined(TypedDict):
+    """A block that is left out, since it killed every worker that tried it."""
+
+    stage: str
+    block: int
+    start: int
+    stop: int
+    reason: str
+
+
 def run_stage(
     stage: str,
     root: Root,
     paths: HasReceipts,
-    function: Callable[[int], object],
+    function: Callable[[int], Written],
     ranges: Sequence[tuple[int, int]],
     *,
+    blocks: Iterable[int] | None = None,
     unit: str = "clips",
-) -> None:
-    """Call a function once for every block of a stage that has no receipt.
+) -> list[Quarantined]:
+    """Call a function once for every block of a stage that has no sound receipt.
 
     Parameters
     ----------
@@ -32,27 +53,84 @@ def run_stage(
     root, paths
         Where the receipts lie.
     function : callable
-        Called on a worker with the number of a block. It writes the block, then its receipt.
+        Called on a worker with the number of a block. It writes the block and says what it wrote.
     ranges : sequence of (start, stop)
         What each block holds, in `unit`.
+    blocks : iterable of int, optional
+        The blocks whose inputs are there; all of them by default.
+
+    Returns
+    -------
+    list of Quarantined
+        The blocks that killed their workers; a rerun tries them again.
 
     Raises
     ------
     StageFailed
-        If a block failed on every try; the other blocks are done, and a rerun tries only the rest.
+        If a block raised on every try, or all that were tried killed their workers; the other blocks are
+        done, and a rerun tries only the rest.
     """
+    chosen = list(range(len(ranges)) if blocks is None else blocks)
+    _discard_damaged(stage, root, paths, chosen)
+    waiting = pending(root, paths, stage, chosen)
     sizes = [stop - start for start, stop in ranges]
-    waiting = pending(root, paths, stage, range(len(ranges)))
-    done = sum(sizes) - sum(sizes[block] for block in waiting)
-    with progress(stage, sum(sizes), done=done, unit=unit) as advance:
-        if waiting:
-            report = run_blocks(
-                current_client(), function, waiting, on_done=lambda block, _: advance(sizes[block])
-            )
-            _raise_failures(stage, report.failed, len(ranges))
+    total = sum(sizes[block] for block in chosen)
+    done = total - sum(sizes[block] for block in waiting)
+    with progress(stage, total, done=done, unit=unit) as advance:
+        if not waiting:
+            return []
+        work = partial(_do, stage, root, paths, function, ranges)
+        report = run_blocks(current_client(), work, waiting, on_done=lambda block, _: advance(sizes[block]))
+    _raise_failures(stage, report, len(chosen))
+    return [_quarantined(stage, block, ranges[block], reason) for block, reason in report.killers.items()]
 
 
-def _raise_failures(stage: str, failed: dict[int, str], n_blocks: int) -> None:
+def done_blocks(root: Root, paths: HasReceipts, stage: str, n_blocks: int) -> set[int]:
+    """Blocks of a stage that have a receipt."""
+    return set(range(n_blocks)) - set(pending(root, paths, stage, range(n_blocks)))
+
+
+def once(root: Root, paths: HasReceipts, stage: str, work: Callable[[], Written]) -> None:
+    """Do a piece of work that is a single block, unless its receipt is there and sound."""
+    if discard_damaged(root, paths, stage, 0):
+        write_receipt(root, paths, stage, 0, work())
+
+
+def _do(
+    stage: str,
+    root: Root,
+    paths: HasReceipts,
+    function: Callable[[int], Written],
+    ranges: Sequence[tuple[int, int]],
+    block: int,
+) -> None:
+    start, stop = ranges[block]
+    write_receipt(root, paths, stage, block, function(block), start=start, stop=stop)
+
+
+def _discard_damaged(stage: str, root: Root, paths: HasReceipts, blocks: Sequence[int]) -> None:
+    found = sorted(set(blocks) - set(pending(root, paths, stage, blocks)))
+    if not found:
+        return
+    damaged: dict[int, dict[str, str]] = {}
+    check = partial(discard_damaged, root, paths, stage)
+    report = run_blocks(current_client(), check, found, on_done=damaged.__setitem__)
+    _raise_failures(stage, report, len(found))
+    for block, damages in sorted(damaged.items()):
+        for path, damage in damages.items():
+            _log.warning("%s: %s %s: block %d is done again", stage, root.join(path), damage, block)
+
+
+def _quarantined(stage: str, block: int, clips: tuple[int, int], reason: str) -> Quarantined:
+    start, stop = clips
+    _log.warning("%s: block %d (%d:%d) is left out: %s", stage, block, start, stop, reason)
+    return {"stage": stage, "block": block, "start": start, "stop": stop, "reason": f"{stage}: {reason}"}
+
+
+def _raise_failures(stage: str, report: FanoutReport[int], n_blocks: int) -> None:
+    failed = {block: reason for block, reason in report.failed.items() if block not in report.killers}
+    if not failed and len(report.killers) == n_blocks:
+        failed = report.killers
     if failed:
         reasons = "; ".join(f"block {block}: {reason}" for block, reason in sorted(failed.items())[:5])
         raise StageFailed(

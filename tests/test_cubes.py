@@ -15,7 +15,7 @@ from storage import blocks, cubes
 from storage.blocks import DamagedBlock, MissingBlock, TemplateMismatch
 from storage.cubes import decode, encode, open_run, read_block, read_relevance, write_block
 from storage.layout import Root
-from storage.receipts import array_sha256
+from storage.receipts import array_sha256, file_hashes
 from tests.servers import BUCKET, s3_client, s3_server
 
 N_CLIPS, BLOCK, LENGTH, HEIGHT, WIDTH = 10, 4, 4, 6, 8
@@ -114,7 +114,7 @@ def test_every_block_comes_back_to_the_bit(any_root):
     hashes = {start: write_block(any_root, path, start, values(start, stop)) for start, stop in ranges[::-1]}
     for start, stop in ranges:
         found = read_block(any_root, path, start, stop)
-        assert {name: array_sha256(array) for name, array in found.items()} == hashes[start]
+        assert {name: array_sha256(array) for name, array in found.items()} == hashes[start].sha256
         for name, array in values(start, stop).items():
             assert found[name].dtype == array.dtype
             np.testing.assert_array_equal(found[name], array)
@@ -219,7 +219,7 @@ def test_frames_and_motion_come_back(any_root):
     cubes.create_motion(any_root, paths.motion, columns(), **sizes)
     for start, stop in blocks.blocks(N_CLIPS, BLOCK):
         hashes = write_block(any_root, paths.frames, start, {"frames": frames[start:stop]})
-        assert hashes == {"frames": array_sha256(frames[start:stop])}
+        assert hashes.sha256 == {"frames": array_sha256(frames[start:stop])}
         write_block(any_root, paths.motion, start, {"flow": flow[start:stop]})
     stored = xr.open_zarr(any_root.zarr_store(paths.frames, read_only=True))
     np.testing.assert_array_equal(stored.frames, frames)
@@ -331,7 +331,7 @@ def test_a_deleted_shard_reads_as_nan_and_does_not_fit_its_receipt(root, block):
     found = read_with_xarray(root, path, "deep_taylor")
     assert np.isnan(found[start:stop]).all()
     assert not np.isnan(found[:start]).any()
-    assert array_sha256(found[start:stop]) != hashes[block]["deep_taylor"]
+    assert array_sha256(found[start:stop]) != hashes[block].sha256["deep_taylor"]
     with pytest.raises(MissingBlock, match=f"clips from {start}"):
         read_block(root, path, start, stop)
 
@@ -347,7 +347,7 @@ def test_a_damaged_block_is_repaired_by_writing_it_again(any_root, block, damage
         read_block(any_root, path, start, stop)
     assert write_block(any_root, path, start, values(start, stop)) == hashes[block]
     found = read_block(any_root, path, start, stop)
-    assert {name: array_sha256(array) for name, array in found.items()} == hashes[block]
+    assert {name: array_sha256(array) for name, array in found.items()} == hashes[block].sha256
 
 
 def test_two_processes_that_write_different_blocks_lose_nothing(any_root):
@@ -361,7 +361,7 @@ def test_two_processes_that_write_different_blocks_lose_nothing(any_root):
             pool.submit(write_block, any_root, "a.zarr", start, {"frames": frames[start:stop]})
             for start, stop in blocks.blocks(n_clips, 4)
         ]
-        hashes = [write.result()["frames"] for write in writes]
+        hashes = [write.result().sha256["frames"] for write in writes]
         assert len({process.pid for process in pool._processes.values()}) == 2
     np.testing.assert_array_equal(read_block(any_root, "a.zarr", 0, n_clips)["frames"], frames)
     assert hashes == [array_sha256(frames[start:stop]) for start, stop in blocks.blocks(n_clips, 4)]
@@ -405,7 +405,7 @@ def test_creating_again_keeps_what_is_there(any_root):
     hashes = write_all(any_root, path)
     assert create(any_root) == path
     found = read_block(any_root, path, 0, 4)
-    assert {name: array_sha256(array) for name, array in found.items()} == hashes[0]
+    assert {name: array_sha256(array) for name, array in found.items()} == hashes[0].sha256
 
 
 @pytest.mark.parametrize(
@@ -428,19 +428,35 @@ def test_creating_otherwise_is_refused(root, changed):
     assert Path(root.join(path), "zarr.json").read_bytes() == before
 
 
-def test_a_creation_that_was_cut_short_is_taken_up_again(root, monkeypatch):
-    finish = blocks._finish
+@pytest.mark.parametrize("writes", [0, 1, 7, 20])
+def test_a_creation_that_was_cut_short_is_taken_up_again(root, monkeypatch, writes):
+    left = iter(range(writes))
 
-    def cut(*_):
-        raise KeyboardInterrupt
+    def cut(self, path, data):
+        next(left)
+        sound(self, path, data)
 
-    monkeypatch.setattr(blocks, "_finish", cut)
-    with pytest.raises(KeyboardInterrupt):
+    sound = Root.write_bytes
+    with monkeypatch.context() as cutting, pytest.raises(StopIteration):
+        cutting.setattr(Root, "write_bytes", cut)
         create(root)
-    monkeypatch.setattr(blocks, "_finish", finish)
     path = create(root, height=5)
     assert xr.open_zarr(root.join(path)).sizes["y"] == 5
     assert create(root, height=5) == path
+
+
+def test_a_group_created_again_is_the_same_to_the_byte(root):
+    written = cubes.create_frames(root, "a.zarr", columns(), length=2, height=4, width=4, block_clips=4)
+    assert set(written.files) == {f"a.zarr/{f.relative_to(root.join('a.zarr'))}" for f in files_below(root)}
+    for path in written.files:
+        root.delete(path)
+    again = cubes.create_frames(root, "a.zarr", columns(), length=2, height=4, width=4, block_clips=4)
+    assert again == written
+    assert file_hashes(root, written.files) == written
+
+
+def files_below(root):
+    return [file for file in Path(root.join("a.zarr")).rglob("*") if file.is_file()]
 
 
 @pytest.mark.parametrize("method", ["logits", "video", "time", "target", "deep_taylor_scale"])

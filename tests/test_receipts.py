@@ -8,7 +8,11 @@ from storage.layout import Root
 from storage.receipts import (
     DamagedReceipt,
     Receipt,
+    Written,
     array_sha256,
+    damages,
+    discard_damaged,
+    file_hashes,
     pending,
     read_receipt,
     read_receipts,
@@ -17,16 +21,9 @@ from storage.receipts import (
 
 
 def written(root, paths, block, stage="explain"):
-    return write_receipt(
-        root,
-        paths.receipts(stage, block),
-        stage=stage,
-        block=block,
-        start=block * 4,
-        stop=block * 4 + 4,
-        sha256={"deep_taylor": "ab" * 32},
-        counts={"clips": 4, "seconds": 0.5},
-    )
+    root.write_bytes(f"{paths.directory}/x{block}", b"content")
+    content = Written({"deep_taylor": "ab" * 32}, file_hashes(root, [f"{paths.directory}/x{block}"]).files)
+    return write_receipt(root, paths, stage, block, content, start=block * 4, stop=block * 4 + 4)
 
 
 def test_a_receipt_comes_back_and_has_the_same_bytes_again(tmp_path):
@@ -34,11 +31,57 @@ def test_a_receipt_comes_back_and_has_the_same_bytes_again(tmp_path):
     run = root.run("c3d-01")
     receipt = written(root, run, 2)
     first = root.read_bytes(run.receipts("explain", 2))
-    assert receipt == Receipt("explain", 2, 8, 12, {"deep_taylor": "ab" * 32}, {"clips": 4, "seconds": 0.5})
+    files = {"runs/c3d-01/x2": hashlib.sha256(b"content").hexdigest()}
+    assert receipt == Receipt("explain", 2, 8, 12, {"deep_taylor": "ab" * 32}, files)
     assert read_receipt(root, run.receipts("explain", 2)) == receipt
     written(root, run, 2)
     assert root.read_bytes(run.receipts("explain", 2)) == first
     assert read_receipt(root, run.receipts("explain", 3)) is None
+
+
+def test_a_sound_block_has_no_damage_and_stays(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 2)
+    assert discard_damaged(root, run, "explain", 2) == {}
+    assert read_receipt(root, run.receipts("explain", 2)) is not None
+
+
+FILE, RECEIPT = "runs/c3d-01/x2", "runs/c3d-01/receipts/explain/000002.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "complaint"),
+    [
+        (FILE, lambda data: None, {FILE: "is missing"}),
+        (FILE, lambda data: data[:-1], {FILE: "is not what was written (6 bytes)"}),
+        (FILE, lambda data: b"Content", {FILE: "is not what was written (7 bytes)"}),
+        (RECEIPT, lambda data: None, {RECEIPT: "is missing"}),
+        (RECEIPT, lambda data: b"", {RECEIPT: "is no receipt, or was changed"}),
+        (RECEIPT, lambda data: data.replace(b"ab", b"cd"), {RECEIPT: "is no receipt, or was changed"}),
+        (RECEIPT, lambda data: data.replace(b"x2", b"x3"), {RECEIPT: "is no receipt, or was changed"}),
+        (RECEIPT, lambda data: data.replace(b"8", b"9", 1), {RECEIPT: "is no receipt, or was changed"}),
+    ],
+)
+def test_any_damage_is_named_and_its_block_pending_again(tmp_path, path, damage, complaint):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    for block in (1, 2):
+        written(root, run, block)
+    changed = damage(root.read_bytes(path))
+    root.delete(path) if changed is None else root.write_bytes(path, changed)
+    assert damages(root, run, "explain", 2) == complaint
+    assert discard_damaged(root, run, "explain", 2) == complaint
+    assert pending(root, run, "explain", [1, 2]) == [2]
+    assert not root.exists(path)
+
+
+def test_the_receipt_of_another_block_is_not_taken_for_it(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 2)
+    root.write_bytes(run.receipts("explain", 3), root.read_bytes(run.receipts("explain", 2)))
+    assert list(damages(root, run, "explain", 3).values()) == ["is the receipt of explain 2"]
 
 
 def test_pending_blocks_are_those_without_a_receipt(tmp_path):

@@ -1,7 +1,16 @@
 import pytest
 
 from storage.layout import Root
-from storage.runs import FinishedRun, is_finished, list_runs, mark_success, read_run, write_run
+from storage.runs import (
+    FinishedRun,
+    is_finished,
+    list_runs,
+    mark_success,
+    name_of_run,
+    read_run,
+    read_summary,
+    write_run,
+)
 
 DESCRIPTION = {"checkpoint": {"name": "c3d", "sha256": "ab"}, "methods": {"deep_taylor": {"alpha": 1.0}}}
 
@@ -18,7 +27,7 @@ def test_a_run_starts_with_its_description_and_ends_with_its_marker(root):
     assert not is_finished(root, run)
     mark_success(root, run, {"clips": 10})
     assert is_finished(root, run)
-    assert root.read_json(run.success) == {"clips": 10}
+    assert read_summary(root, run) == {"clips": 10}
 
 
 def test_a_finished_run_is_not_changed(root):
@@ -27,7 +36,7 @@ def test_a_finished_run_is_not_changed(root):
     write_run(root, run, DESCRIPTION | {"device": "cpu"})
     mark_success(root, run, {"clips": 10})
     mark_success(root, run, {"clips": 11})
-    assert root.read_json(run.success) == {"clips": 10}
+    assert read_summary(root, run) == {"clips": 10}
     write_run(root, run, DESCRIPTION | {"device": "cpu"})
     with pytest.raises(FinishedRun, match="c3d-01 is finished"):
         write_run(root, run, DESCRIPTION)
@@ -63,3 +72,25 @@ def test_a_stray_name_below_runs_is_listed_with_a_note(root):
     found = list_runs(root)
     assert [run.name for run in found] == ["a", "not a run"]
     assert "not allowed" in found[1].note
+
+
+def test_a_changed_marker_is_not_read(root):
+    run = root.run("a")
+    write_run(root, run, DESCRIPTION)
+    mark_success(root, run, {"clips": 10})
+    text = root.read_bytes(run.success)
+    root.write_bytes(run.success, text.replace(b"10", b"11"))
+    with pytest.raises(ValueError, match="was changed"):
+        read_summary(root, run)
+    (found,) = list_runs(root)
+    assert not found.finished and "was changed" in found.note
+
+
+def test_a_run_is_found_by_its_id_and_rather_a_finished_one(root):
+    assert name_of_run(root, "0123") is None
+    for name in ("a-0123", "b-0123", "c-4567"):
+        write_run(root, root.run(name), DESCRIPTION)
+    assert name_of_run(root, "0123") == "a-0123"
+    mark_success(root, root.run("b-0123"), {})
+    assert name_of_run(root, "0123") == "b-0123"
+    assert name_of_run(root, "123") is None

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 from rich.console import Console
 
 from flows.commands.arguments import Several, given
-from flows.exits import GATE, stopped
+from flows.exits import EXCLUDED, GATE, stopped
 
 if TYPE_CHECKING:
     from tasks.plan import Plan
@@ -202,8 +202,7 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     except MotionShareDropped as error:
         print_result(console, made.url)
         return stopped(str(error), GATE)
-    print_result(console, made.url)
-    return 0
+    return EXCLUDED if print_result(console, made.url)["left_out_clips"] else 0
 
 
 def _carry_out(made: Plan, cluster: dict[str, Any]) -> None:

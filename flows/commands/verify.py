@@ -1,0 +1,40 @@
+"""`selrel verify`: whether a run is still what it was."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flows.exits import FAILED
+
+
+def verify(run: str, *, repair: bool = False) -> int:
+    """Read a finished run and its data set again, and compare every byte with the receipts.
+
+    Prints a line for everything that is missing or changed, and exits with 1; with 0 if the run is sound.
+
+    Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
+
+    Parameters
+    ----------
+    run
+        Where the run lies, as `selrel runs` lists it.
+    repair
+        Drop what is damaged and mark the run as unfinished, so that the `selrel explain` command that made it
+        redoes just that.
+    """
+    from storage.layout import run_at
+    from tasks.verify import verify_run
+
+    found = verify_run(*run_at(run), repair=repair)
+    lines = [*found.damaged, _last_line(len(found.damaged), repair)] if found.damaged else []
+    console = Console()
+    for line in lines or [f"Sound: {found.clips:,} clips, {found.receipts:,} receipts and all their files."]:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return FAILED if found.damaged else 0
+
+
+def _last_line(n_damaged: int, repair: bool) -> str:
+    what = "Damage found" if n_damaged == 1 else f"{n_damaged:,} damages found"
+    if repair:
+        return f"{what} and dropped: the `selrel explain` command of this run now redoes just that."
+    return f"{what}; `selrel verify RUN --repair` drops it, so that `selrel explain` redoes just that."

@@ -1,0 +1,108 @@
+"""Verify: reads a finished run and its data set again, and compares every byte with the receipts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.layout import Root, RunPaths
+from storage.receipts import HasReceipts, damages, discard_damaged
+from storage.runs import is_finished, read_run, read_summary
+from tasks.clips import clips_of, videos_of
+from tasks.index import video_blocks
+from tasks.report import results_hash
+
+# Requests to S3 wait for each other less, and hashing leaves Python's lock.
+_READERS = 8
+
+_Piece = tuple[HasReceipts, str, int]
+
+
+@dataclass
+class Verification:
+    """What reading a run again has shown.
+
+    Attributes
+    ----------
+    clips, receipts : int
+        How much was compared.
+    damaged : list of str
+        A line for everything that is not as it was written.
+    """
+
+    clips: int = 0
+    receipts: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verification:
+    """Compare everything that belongs to a finished run with its receipts.
+
+    Parameters
+    ----------
+    root, paths
+        Where the run lies.
+    repair : bool
+        Take the receipts of what is damaged away, and the run's success marker, so that the run is unfinished
+        and the command that made it redoes just that.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such run.
+    """
+    if not root.exists(paths.directory):
+        raise FileNotFoundError(
+            f"no run at {root.join(paths.directory)}: `selrel runs --root {root}` lists them"
+        )
+    found = Verification()
+    summary = _summary(root, paths, found)
+    pieces = [piece for piece in _pieces(root, paths, found) if _belongs(root, piece, summary)]
+    look = discard_damaged if repair else damages
+    with ThreadPoolExecutor(_READERS) as readers:
+        for damage in readers.map(lambda piece: look(root, *piece), pieces):
+            found.damaged += [f"{root.join(path)} {what}" for path, what in damage.items()]
+    found.receipts = len(pieces)
+    if not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
+        found.damaged.append(f"{root.join(paths.success)} belongs to other results than the receipts")
+    if found.damaged and repair:
+        root.delete(paths.success)
+    return found
+
+
+def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:
+    if not is_finished(root, paths):
+        found.damaged.append(f"{root.join(paths.success)} is missing: the run is not finished")
+        return {}
+    try:
+        return read_summary(root, paths)
+    except ValueError as error:
+        found.damaged.append(str(error))
+        return {}
+
+
+def _pieces(root: Root, paths: RunPaths, found: Verification) -> list[_Piece]:
+    """Everything that has a receipt, in the run and in its data set."""
+    pieces: list[_Piece] = [(paths, stage, 0) for stage in ("relevance", "report")]
+    try:
+        dataset_id = read_run(root, paths)["dataset_id"]
+        dataset = root.dataset(dataset_id)
+        pieces += [(dataset, stage, 0) for stage in ("dataset", "frames", "flow")]
+        pieces += [(dataset, "index", b) for b in range(len(video_blocks(videos_of(root, dataset_id))))]
+        clips = clips_of(root, dataset_id)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
+        return pieces
+    found.clips = len(clips.table)
+    blocks = range(len(clips.ranges))
+    stages = ((dataset, "decode"), (dataset, "motion"), (paths, "explain"), (paths, "score"))
+    return pieces + [(where, stage, block) for where, stage in stages for block in blocks]
+
+
+def _belongs(root: Root, piece: _Piece, summary: dict[str, Any]) -> bool:
+    """Whether a receipt must be there, or is: a run that left blocks out, or is not finished, lacks some."""
+    where, stage, block = piece
+    of_clips = stage in ("decode", "motion", "explain", "score")
+    required = bool(summary) and not (of_clips and block in summary["left_out_blocks"])
+    return required or root.exists(where.receipts(stage, block))

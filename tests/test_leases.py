@@ -1,0 +1,122 @@
+"""Leases, on a directory and on a real S3 server that knows no conditional writes."""
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from storage import leases
+from storage.layout import Root
+from storage.leases import lease, read_holder
+from tests.servers import BUCKET, s3_client, s3_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
+        yield running
+
+
+@pytest.fixture(params=["directory", "s3"])
+def root(request, tmp_path):
+    if request.param == "directory":
+        yield Root(str(tmp_path))
+        return
+    with s3_client(request.getfixturevalue("server")):
+        yield Root(f"s3://{BUCKET}/{tmp_path.name}")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_S", 0.1)
+    monkeypatch.setattr(leases, "_POLL_S", 0.1)
+    monkeypatch.setattr(leases, "_SETTLE_S", 0.5)
+
+
+def write_holder(root, *, host="elsewhere", pid=1, age=0.0):
+    holder = {"token": "x", "host": host, "pid": pid, "beat": time.time() - age}
+    root.write_bytes("lease.json", json.dumps(holder).encode())
+
+
+def test_a_lease_names_this_process_and_is_gone_afterwards(root):
+    with lease(root, "lease.json"):
+        holder = read_holder(root, "lease.json")
+        assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+    assert read_holder(root, "lease.json") is None
+    assert not root.exists("lease.json")
+
+
+def test_a_lease_beats(root):
+    with lease(root, "lease.json"):
+        first = read_holder(root, "lease.json").beat
+        deadline = time.monotonic() + 10
+        while read_holder(root, "lease.json").beat == first:
+            assert time.monotonic() < deadline
+
+
+def test_one_works_and_the_others_wait(root):
+    inside, most, waited = [], [], []
+
+    def work(number):
+        with lease(root, "lease.json", on_wait=waited.append):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.3)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert most == [1, 1, 1]
+    assert waited and str(waited[0]) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def dead_pid():
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
+def test_a_dead_process_of_this_machine_holds_nothing_back(root):
+    write_holder(root, host=socket.gethostname(), pid=dead_pid())
+    with lease(root, "lease.json", on_wait=pytest.fail):
+        assert read_holder(root, "lease.json").pid == os.getpid()
+
+
+def test_a_process_that_is_silent_for_long_holds_nothing_back(root):
+    write_holder(root, age=leases.STALE_S + 1)
+    with lease(root, "lease.json", on_wait=pytest.fail):
+        assert read_holder(root, "lease.json").pid == os.getpid()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"token": 1}'])
+def test_a_damaged_lease_holds_nothing_back(root, content):
+    root.write_bytes("lease.json", content)
+    with lease(root, "lease.json"):
+        assert read_holder(root, "lease.json").pid == os.getpid()
+
+
+def test_a_living_process_elsewhere_is_waited_for(root):
+    write_holder(root)
+    waited = []
+
+    def leave(holder):
+        waited.append(str(holder))
+        root.delete("lease.json")
+
+    with lease(root, "lease.json", on_wait=leave):
+        assert waited == ["process 1 on elsewhere"]
+
+
+def test_who_loses_its_lease_does_not_delete_that_of_another(root):
+    with lease(root, "lease.json"):
+        write_holder(root)
+        time.sleep(0.3)
+    assert read_holder(root, "lease.json").host == "elsewhere"
