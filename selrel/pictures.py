@@ -234,6 +234,22 @@ def steps(
     return _labelled_grid({"": list(pictures.values())}, list(pictures))
 
 
+def strip(pictures: Sequence[Image] | Image) -> Image:
+    """Lay equally large pictures side by side without a gap: the frames of a player, in one picture.
+
+    Parameters
+    ----------
+    pictures : uint8, (time, y, x, 3), or a sequence of uint8, (y, x, 3)
+        Frames, RGB.
+
+    Returns
+    -------
+    uint8, (y, time * x, 3)
+        Frame t starts at column ``t * x``.
+    """
+    return np.concatenate(list(pictures), axis=1)
+
+
 def png(image: Image) -> bytes:
     """Encode an RGB picture as PNG, losslessly; the same picture gives the same bytes."""
     return _encoded(".png", image)

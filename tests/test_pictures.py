@@ -17,6 +17,7 @@ from selrel.pictures import (
     relevance_legend,
     relevance_scale,
     steps,
+    strip,
     webp,
 )
 
@@ -202,6 +203,14 @@ def test_every_picture_of_relevance_takes_the_palette():
         pictures = [draw(palette) for palette in PALETTES]
         assert pictures[0].shape == pictures[1].shape
         assert not np.array_equal(*pictures)
+
+
+def test_strip_holds_the_frames_in_order():
+    frames = RNG.integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)
+    laid = strip(frames)
+    assert laid.shape == (12, 30, 3)
+    for t, frame in enumerate(frames):
+        assert np.array_equal(laid[:, 10 * t : 10 * t + 10], frame)
 
 
 def test_webp_is_lossless_unless_it_is_to_be_small():
