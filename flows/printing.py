@@ -112,10 +112,11 @@ def _score_name(row: Row) -> str:
 def print_training(console: Console, made: Mapping[str, Any]) -> None:
     """Print what a training has reached, and where the checkpoint lies."""
     last = made["history"][-1]
-    held_out = _percent(last["validation_accuracy"])
+    held_out, by_class = (_percent(last[f"validation_{name}accuracy"]) for name in ("", "balanced_"))
     console.print(
         f"Trained for {last['epoch']} epochs: right on {_percent(last['accuracy'])} of the training clips, "
-        f"{held_out} of those held out (chance {_percent(1 / len(made['classes']))}).",
+        f"{held_out} of those held out ({by_class} as the mean of the classes; chance "
+        f"{_percent(1 / len(made['classes']))}).",
         f"Checkpoint {made['checkpoint']}, sha256 {made['sha256'][:12]}",
         sep="\n",
         highlight=False,

@@ -133,6 +133,16 @@ def write_checkpoint(
         If `meta` holds something else than JSON values, which no safe loader would read.
     """
     name = os.fspath(path)
+    return _publish(name, checkpoint_bytes(state, meta=meta, name=name))
+
+
+def checkpoint_bytes(
+    state: Mapping[str, Tensor], *, meta: Mapping[str, Any] | None = None, name: str = "the checkpoint"
+) -> bytes:
+    """Make the contents of a checkpoint file, for a place that `write_checkpoint` can't write to.
+
+    Parameters and errors as `write_checkpoint`; `name` is what messages call the file.
+    """
     extra = json.loads(json.dumps(dict(meta or {}), allow_nan=False))
     # Clones: a view would be saved with the whole storage behind it.
     weights = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
@@ -143,7 +153,7 @@ def write_checkpoint(
     payload = {"epoch": extra.pop("epoch", 0), "state_dict": weights, "opt_dict": {}, "meta": extra}
     buffer = io.BytesIO()
     torch.save(payload, buffer)
-    return _publish(name, buffer.getvalue())
+    return buffer.getvalue()
 
 
 class _Refusal(Exception):

@@ -175,6 +175,52 @@ class RunPaths:
 
 
 @dataclass(frozen=True)
+class TrainingPaths:
+    """The files of one training, relative to the directory that its checkpoint is published in."""
+
+    name: str
+
+    @property
+    def directory(self) -> str:
+        """Where everything but the checkpoint lies, beside it."""
+        return f"{self.name}.training"
+
+    @property
+    def description(self) -> str:
+        """Everything that makes the training what it is, as JSON."""
+        return f"{self.directory}/training.json"
+
+    @property
+    def state(self) -> str:
+        """What the next epoch goes on from. No name that a watcher takes for a checkpoint's."""
+        return f"{self.directory}/resume.state"
+
+    @property
+    def history(self) -> str:
+        """Parquet, a row an epoch."""
+        return f"{self.directory}/history.parquet"
+
+    @property
+    def curve(self) -> str:
+        """Picture of losses and accuracies."""
+        return f"{self.directory}/curve.png"
+
+    def epoch(self, number: int) -> str:
+        """The checkpoint of one epoch."""
+        return f"{self.directory}/epoch-{number:04d}.pth.tar"
+
+
+def sidecar(checkpoint: str) -> str:
+    """Path of the file that holds a checkpoint's sha256, written after everything else."""
+    return f"{checkpoint}.sha256"
+
+
+def profile_of(checkpoint: str) -> str:
+    """Path of the file that says what a checkpoint expects of its input."""
+    return f"{checkpoint}.profile.json"
+
+
+@dataclass(frozen=True)
 class Root:
     """One place for all data sets and runs, named by a directory, ``file://`` or ``s3://`` URL.
 
@@ -397,6 +443,23 @@ def run_at(url: str) -> tuple[Root, RunPaths]:
             f"{url!r} is not a run: give <root>/runs/<name>; `selrel runs --root URL` lists them"
         )
     return Root(root), Root(root).run(name)
+
+
+def training_at(checkpoint: str) -> tuple[Root, TrainingPaths]:
+    """Root and paths of the training that publishes a checkpoint there.
+
+    Raises
+    ------
+    ValueError
+        If the path names no file.
+    """
+    head, slash, name = checkpoint.rpartition("/")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{checkpoint!r} names no checkpoint file; use letters, digits, '.', '_' and '-', such as "
+            "c3d.pth.tar"
+        )
+    return Root(head or ("/" if slash else ".")), TrainingPaths(name)
 
 
 def run_name(checkpoint_name: str, run_id: str) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -181,6 +181,66 @@ def draw_subset(videos: Sequence[Video], n: int, *, seed: int) -> tuple[Video, .
     rounds = zip_longest(*(by_class[class_name] for class_name in turns))
     drawn = [video for turn in rounds for video in turn if video is not None][:n]
     return tuple(sorted(drawn, key=lambda video: video.name))
+
+
+def choose_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Keep the videos of some classes, as if the data set had no others.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What to choose from.
+    names : sequence of str
+        Classes of classInd.txt, in any order and in capitals or not.
+
+    Returns
+    -------
+    Dataset
+        The classes still in classInd.txt's order, their labels 0, 1, 2, .. in it.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or given twice, or none of the classes has a video here.
+    """
+    kept = sorted({_checked_class(name, "--classes", dataset.classes) for name in names})
+    if len(kept) != len(names):
+        raise ValueError(f"--classes names one of {', '.join(names)} twice; give each class once")
+    labels = {label: place for place, label in enumerate(kept)}
+    videos = tuple(replace(v, label=labels[v.label]) for v in dataset.videos if v.label in labels)
+    if not videos:
+        raise ValueError(f"none of the videos found is of {', '.join(names)}; choose other classes or lists")
+    return Dataset(videos, tuple(dataset.classes[label] for label in kept), dataset.absent)
+
+
+def hold_out(
+    videos: Sequence[Video], groups: int, *, seed: int
+) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
+    """Divide videos into those to learn from and those to be judged on, by group, never by clip.
+
+    Parameters
+    ----------
+    videos : sequence of Video
+        What to divide.
+    groups : int
+        Groups of each class to hold out; a class keeps one to learn from, whatever is asked for.
+    seed : int
+        Another seed, other groups. The choice depends on nothing else.
+
+    Returns
+    -------
+    learn, held_out : tuples of Video
+        In the order given; no group is in both.
+    """
+    by_class: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        by_class[video.class_name].add(video.group)
+    held: set[str] = set()
+    for own in by_class.values():
+        drawn = sorted(own, key=lambda group: _lot(seed, group))
+        held.update(drawn[: min(groups, len(drawn) - 1)])
+    learn = tuple(video for video in videos if video.group not in held)
+    return learn, tuple(video for video in videos if video.group in held)
 
 
 def label_index(classes: Sequence[str], order: str) -> list[int]:

@@ -1,33 +1,41 @@
-"""Train: fit a C3D to the training videos of a split and publish its weights."""
+"""Train: fit a C3D to the training videos of a split and publish a checkpoint an epoch."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from selrel.clips import loop_pad, windows
+from selrel.fine_tuning import fine_tuned
 from selrel.models import families
 from selrel.models.c3d import C3D
 from selrel.profiles import Profile, View, resize_frame
-from selrel.training import Epoch, Recipe, Samples, fit, initialise
-from storage.checkpoints import write_checkpoint
-from storage.ucf101 import Dataset, Video, label_index, read_dataset
+from selrel.training import Epoch, Recipe, Samples, Trainer, initialise
+from storage.checkpoints import read_checkpoint
+from storage.layout import Root, TrainingPaths, training_at
+from storage.trainings import describe, publish, read_state, write_history, write_state
+from storage.ucf101 import Dataset, Video, choose_classes, hold_out, label_index, read_dataset
 from storage.videos import UndecodableVideo, read_frames
 from tasks.progress import progress
 
 FAMILY = "c3d-jfzhang"
 # Resized videos are kept in memory up to this; the others are decoded again for every clip.
 KEEP_BYTES = 2 << 30
+_PICTURE_EVERY = 10
 
 _log = logging.getLogger("selrel")
+Row = dict[str, Any]
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -42,19 +50,39 @@ def train(
     recipe: Mapping[str, Any],
     seed: int,
     device: str,
-) -> dict[str, Any]:
-    """Train a C3D from new weights on a split's training videos, and publish it.
+    subset: str = "train",
+    classes: Sequence[str] | None = None,
+    held_out_groups: int = 0,
+    weights: str | None = None,
+    every: int = 1,
+) -> Row:
+    """Train a C3D on a split's training videos, publish its epochs and then itself; go on after a kill.
+
+    Beside the checkpoint lies ``<checkpoint>.training/``: a checkpoint an epoch, history.parquet, curve.png,
+    and the state that the same call goes on from.
 
     Parameters
     ----------
     data, split, seed, device
         The data set's directory, its split 1 to 3, the seed of everything, and torch's device.
     checkpoint : str
-        The file to write, in jfzhang95's format, with a ``.sha256`` beside it; it must not exist.
+        The file to publish, in jfzhang95's format, on a disk or on S3, with a ``.sha256`` and a
+        ``.profile.json`` beside it; a file there that another training has made is an error.
     widths, hidden, dropout
         As `C3D` takes them.
     recipe : mapping
         Settings of `selrel.training.Recipe`.
+    subset : "train" or "all"
+        The videos to learn from: of the split's training list, or all.
+    classes : sequence of str, optional
+        The only classes there are; all by default.
+    held_out_groups : int
+        Groups of each class that are kept out of the training and judge it; 0 lets the split's test list
+        judge.
+    weights : str, optional
+        A checkpoint file to start from, by default new weights; its widths replace those given.
+    every : int
+        A checkpoint is published every so many epochs.
 
     Returns
     -------
@@ -68,26 +96,43 @@ def train(
         For bad input, in one line, before anything is trained.
     """
     settings = recipe_of(recipe)
-    _check_target(checkpoint)
-    profile = families()[FAMILY][0].profile
-    learn, held_out = (read_dataset(data, split=split, subset=subset) for subset in ("train", "test"))
-    model = C3D(widths, hidden, len(learn.classes), dropout=dropout)
-    samples = read_samples(learn, profile)
-    initialise(model, samples, profile=profile, seed=seed)
-    validation = read_samples(held_out, profile) if held_out.videos else None
-    epochs = fit(
-        model, samples, profile=profile, recipe=settings, validation=validation, seed=seed, device=device
+    _check_every(every)
+    place, paths = training_at(checkpoint)
+    _check_target(place, paths)
+    learn, held_out = divided(
+        data, split=split, subset=subset, classes=classes, held_out_groups=held_out_groups, seed=seed
     )
-    history = [dataclasses.asdict(epoch) for epoch in _shown(epochs, settings.epochs)]
-    outputs = label_index(learn.classes, profile.label_order)
-    made = {
-        "classes": [name for _, name in sorted(zip(outputs, learn.classes, strict=True))],
-        "history": history,
+    model, source = _model(weights, widths, hidden, len(learn.classes), dropout, seed)
+    description = {
+        "data": [_listed(learn), _listed(held_out)],
+        "classes": list(learn.classes),
+        "model": {"widths": list(widths), "hidden": list(hidden), "dropout": dropout, "weights": source},
+        "recipe": dataclasses.asdict(settings),
+        "seed": seed,
     }
-    how = {"recipe": dataclasses.asdict(settings), "seed": seed, "split": split, "dropout": dropout}
-    meta = {"epoch": settings.epochs, "profile": profile.as_dict(), **how, **made}
-    sha256 = write_checkpoint(checkpoint, model.state_dict(), meta=meta)
-    return {"checkpoint": checkpoint, "sha256": sha256, **made}
+    describe(place, paths, description)
+    profile = families()[FAMILY][0].profile
+    samples = read_samples(learn, profile)
+    if source is None:
+        initialise(model, samples, profile=profile, seed=seed)
+    trainer = Trainer(
+        model,
+        samples,
+        profile=profile,
+        recipe=settings,
+        validation=read_samples(held_out, profile) if held_out.videos else None,
+        seed=seed,
+        device=device,
+        readers=torch.get_num_threads(),
+    )
+    about = {
+        **{key: description[key] for key in ("model", "recipe", "seed")},
+        "split": split,
+        "dropout": dropout,
+        "profile": profile.as_dict(),
+        "classes": _output_classes(learn, profile),
+    }
+    return _carried_out(trainer, model, place, paths, about, every=every, epochs=settings.epochs)
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
@@ -102,6 +147,34 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"the recipe has no {', '.join(unknown)}; known: {', '.join(known)}")
     return Recipe(**settings)
+
+
+def divided(
+    data: str,
+    *,
+    split: int,
+    subset: str = "train",
+    classes: Sequence[str] | None = None,
+    held_out_groups: int = 0,
+    seed: int = 0,
+) -> tuple[Dataset, Dataset]:
+    """Divide a data set into what is learnt from and what judges, with no group in both.
+
+    Parameters and errors as `train`.
+    """
+    if subset not in ("train", "all") or held_out_groups < 0 or (subset == "all" and not held_out_groups):
+        raise ValueError(
+            f"subset is {subset!r} and held_out_groups {held_out_groups}; use subset train, or subset all "
+            "with 1 held-out group a class or more: what is learnt from can't judge"
+        )
+    found = _read(data, split, subset, classes)
+    if not held_out_groups:
+        learn, held_out = found, _read(data, split, "test", classes)
+    else:
+        parts = hold_out(found.videos, held_out_groups, seed=seed)
+        learn, held_out = (dataclasses.replace(found, videos=part) for part in parts)
+    _check_divided(learn, held_out, classes)
+    return learn, held_out
 
 
 def read_samples(dataset: Dataset, profile: Profile, *, keep_bytes: int = KEEP_BYTES) -> Samples:
@@ -123,7 +196,13 @@ def read_samples(dataset: Dataset, profile: Profile, *, keep_bytes: int = KEEP_B
     """
     clips = _Clips(profile.view, keep_bytes)
     outputs = label_index(dataset.classes, profile.label_order)
-    labels = [outputs[video.label] for video in dataset.videos for _ in range(clips.add(video))]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        counts = list(pool.map(clips.decoded, dataset.videos))
+    labels = [
+        outputs[video.label]
+        for video, n_frames in zip(dataset.videos, counts, strict=True)
+        for _ in range(clips.add(video, n_frames))
+    ]
     return Samples(clips.read, np.array(labels, dtype=np.int64))
 
 
@@ -133,22 +212,29 @@ class _Clips:
     def __init__(self, view: View, keep_bytes: int) -> None:
         self._view = view
         self._room = keep_bytes
+        self._lock = Lock()
         self._kept: dict[str, npt.NDArray[np.uint8]] = {}
         self._windows: list[tuple[str, int, int]] = []
 
-    def add(self, video: Video) -> int:
-        """Take a video in, and give the number of its clips."""
+    def decoded(self, video: Video) -> int:
+        """Decode a video to its end, keep its frames if there is room, and give their number."""
         try:
             frames = [resize_frame(frame, self._view) for frame in read_frames(video.path)]
         except UndecodableVideo as error:
             _log.warning("%s is left out of the training: %s", video.name, error.reason)
             return 0
         size = sum(frame.nbytes for frame in frames)
-        if size <= self._room:
-            self._room -= size
+        with self._lock:
+            fits = size <= self._room
+            self._room -= size * fits
+        if fits:
             self._kept[video.path] = np.stack(frames)
-        cut = windows(len(frames), length=self._view.clip_length)
-        self._windows += [(video.path, start, len(frames)) for start, _ in cut]
+        return len(frames)
+
+    def add(self, video: Video, n_frames: int) -> int:
+        """Cut a video into clips, and give their number."""
+        cut = windows(n_frames, length=self._view.clip_length) if n_frames else []
+        self._windows += [(video.path, start, n_frames) for start, _ in cut]
         return len(cut)
 
     def read(self, sample: int, shift: int) -> npt.NDArray[np.uint8]:
@@ -166,9 +252,49 @@ class _Clips:
         return np.stack([resize_frame(frame, self._view) for frame in found])
 
 
-def _shown(epochs: Iterable[Epoch], n_epochs: int) -> Iterable[Epoch]:
+def _carried_out(
+    trainer: Trainer,
+    model: C3D,
+    place: Root,
+    paths: TrainingPaths,
+    about: Mapping[str, Any],
+    *,
+    every: int,
+    epochs: int,
+) -> Row:
+    """Train what is left, publishing every epoch; the state last, since it says that the epoch is done."""
+    history = _resume(trainer, place, paths)
+    profile = {name: about[name] for name in ("profile", "classes")}
+
+    def published(path: str) -> str:
+        meta = {**about, "epoch": trainer.epoch, "history": history}
+        return publish(place, path, model.state_dict(), meta=meta, profile=profile)
+
+    for epoch in _shown(trainer.epochs(), epochs, done=trainer.epoch):
+        history.append(dataclasses.asdict(epoch))
+        if trainer.epoch % every == 0:
+            published(paths.epoch(trainer.epoch))
+        drawn = trainer.epoch % _PICTURE_EVERY == 0 or trainer.epoch == epochs
+        write_history(place, paths, history, picture=drawn)
+        write_state(place, paths, {**trainer.state(), "history": history})
+    sha256 = published(paths.name)
+    made = {"checkpoint": place.join(paths.name), "sha256": sha256, "classes": about["classes"]}
+    return {**made, "history": history}
+
+
+def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
+    """Bring a training to where it stopped, if it did, and give its epochs."""
+    state = read_state(place, paths)
+    if state is None:
+        return []
+    trainer.restore(state)
+    _log.info("%s goes on after epoch %d", paths.name, trainer.epoch)
+    return list(state["history"])
+
+
+def _shown(epochs: Iterable[Epoch], n_epochs: int, *, done: int) -> Iterator[Epoch]:
     """Hand the epochs on, and show each."""
-    with progress("train", n_epochs, done=0, unit="epochs") as advance:
+    with progress("train", n_epochs, done=done, unit="epochs") as advance:
         for epoch in epochs:
             held_out = epoch.validation_accuracy
             _log.info(
@@ -182,9 +308,64 @@ def _shown(epochs: Iterable[Epoch], n_epochs: int) -> Iterable[Epoch]:
             yield epoch
 
 
-def _check_target(checkpoint: str) -> None:
-    directory = os.path.dirname(os.path.abspath(checkpoint))
-    if os.path.exists(checkpoint):
-        raise FileExistsError(f"{checkpoint} exists already; give another name, or remove it first")
-    if not os.access(directory, os.W_OK):
-        raise FileNotFoundError(f"{checkpoint} can't be written: {directory} is no directory to write to")
+def _model(
+    weights: str | None,
+    widths: Sequence[int],
+    hidden: Sequence[int],
+    n_outputs: int,
+    dropout: float,
+    seed: int,
+) -> tuple[C3D, str | None]:
+    """Make the model to train, and name the bytes that its weights came from."""
+    if weights is None:
+        return C3D(widths, hidden, n_outputs, dropout=dropout), None
+    found = read_checkpoint(weights)
+    order = families()[FAMILY][0].profile.colour_order
+    return fine_tuned(found.state, n_outputs, colour_order=order, dropout=dropout, seed=seed), found.sha256
+
+
+def _read(data: str, split: int, subset: str, classes: Sequence[str] | None) -> Dataset:
+    found = read_dataset(data, split=split, subset=subset)
+    return found if classes is None else choose_classes(found, classes)
+
+
+def _listed(dataset: Dataset) -> list[list[Any]]:
+    return [[video.name, video.size_bytes] for video in dataset.videos]
+
+
+def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:
+    """The classes in the order of the outputs."""
+    outputs = label_index(dataset.classes, profile.label_order)
+    return [name for _, name in sorted(zip(outputs, dataset.classes, strict=True))]
+
+
+def _check_divided(learn: Dataset, held_out: Dataset, classes: Sequence[str] | None) -> None:
+    taught = {video.class_name for video in learn.videos}
+    if classes is not None and (missing := [name for name in learn.classes if name not in taught]):
+        raise ValueError(
+            f"there is no video to learn {', '.join(missing)} from; choose other classes, another split, or "
+            "subset all with held-out groups"
+        )
+    if both := {video.group for video in learn.videos} & {video.group for video in held_out.videos}:
+        raise ValueError(
+            f"group {min(both)} is in the train list and in the test list; what is learnt from can't judge: "
+            "move its videos to one of them, or hold out groups of the train list"
+        )
+
+
+def _check_every(every: int) -> None:
+    if every < 1:
+        raise ValueError(f"every is {every}; give 1 epoch or more")
+
+
+def _check_target(place: Root, paths: TrainingPaths) -> None:
+    # What its own training has published may be published again: it is the same.
+    if place.exists(paths.name) and not place.exists(paths.description):
+        raise FileExistsError(
+            f"{place.join(paths.name)} exists already; give another name, or remove it first"
+        )
+    if place.is_local and not os.access(place.url, os.W_OK):
+        raise FileNotFoundError(
+            f"{place.join(paths.name)} can't be written: {place.url} is no directory to write to"
+        )
+    place.check_writable()

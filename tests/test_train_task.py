@@ -1,13 +1,24 @@
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from selrel.models import families, recognise
-from storage.checkpoints import read_checkpoint
+from selrel.models.c3d import C3D
+from selrel.profiles import Profile
+from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.ucf101 import read_dataset
-from tasks.train import FAMILY, read_samples, recipe_of, train
+from tasks.train import FAMILY, divided, read_samples, recipe_of, train
 
 PROFILE = families()[FAMILY][0].profile
 NARROW = {"widths": (2,) * 8, "hidden": (4, 4), "dropout": 0.0}
@@ -94,3 +105,164 @@ def test_missing_directory_is_said_before_training(tiny_ucf101, tmp_path):
 def test_unknown_settings_are_listed():
     with pytest.raises(ValueError, match=r"has no lr; known: epochs, batch_size, learning_rate"):
         recipe_of({"lr": 1.0})
+
+
+def test_every_epoch_is_published_with_its_hash_profile_and_curve(tiny_ucf101, tmp_path):
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar", recipe={**SETTINGS, "epochs": 3}, every=2)
+    place = tmp_path / "c3d.pth.tar.training"
+    assert sorted(path.name for path in place.glob("epoch-*")) == [
+        "epoch-0002.pth.tar", "epoch-0002.pth.tar.profile.json", "epoch-0002.pth.tar.sha256",
+    ]  # fmt: skip
+    epoch, last = read_checkpoint(place / "epoch-0002.pth.tar"), read_checkpoint(tmp_path / "c3d.pth.tar")
+    assert recognise(epoch.state).n_outputs == 4
+    assert epoch.sha256 != last.sha256 == made["sha256"]
+    about = json.loads((tmp_path / "c3d.pth.tar.profile.json").read_text())
+    assert Profile.from_dict(about["profile"]) == PROFILE
+    assert about["classes"] == made["classes"]
+    history = pd.read_parquet(place / "history.parquet")
+    assert history.epoch.tolist() == [1, 2, 3]
+    assert history.validation_balanced_accuracy.between(0, 1).all()
+    assert cv2.imread(str(place / "curve.png")) is not None
+
+
+def test_last_epoch_and_checkpoint_are_the_same_file(tiny_ucf101, tmp_path):
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar")
+    epoch = tmp_path / "c3d.pth.tar.training" / "epoch-0001.pth.tar"
+    assert hashlib.sha256(epoch.read_bytes()).hexdigest() == made["sha256"]
+
+
+CODE = """
+import sys
+from tests.test_train_task import trained, LONG
+trained(sys.argv[1], sys.argv[2], **LONG)
+"""
+LONG = {
+    "recipe": {**SETTINGS, "epochs": 5, "batch_size": 2, "jitter": 2, "flip": True, "learning_rate": 0.01},
+    "dropout": 0.3,
+}
+
+
+def test_killed_training_goes_on_and_ends_with_the_same_bytes(tiny_ucf101, tmp_path):
+    whole = trained(tiny_ucf101, tmp_path / "whole.pth.tar", **LONG)
+    target = tmp_path / "killed.pth.tar"
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(tiny_ucf101), str(target)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    second = Path(f"{target}.training") / "epoch-0002.pth.tar.sha256"
+    deadline = time.monotonic() + 120
+    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert not target.exists()
+    done = len(list(second.parent.glob("epoch-*.sha256")))
+    assert 2 <= done < 5
+    first = second.with_name("epoch-0001.pth.tar.sha256")
+    before = first.stat().st_mtime_ns
+    again = trained(tiny_ucf101, target, **LONG)
+    assert again["sha256"] == whole["sha256"]
+    assert again["history"] == whole["history"]
+    # It went on: what was done was not done again.
+    assert first.stat().st_mtime_ns == before
+    assert read_checkpoint(target).sha256 == whole["sha256"]
+
+
+def test_finished_training_is_found(tiny_ucf101, tmp_path):
+    first = trained(tiny_ucf101, tmp_path / "c3d.pth.tar")
+    epoch = tmp_path / "c3d.pth.tar.training" / "epoch-0001.pth.tar"
+    before = epoch.stat().st_mtime_ns
+    assert trained(tiny_ucf101, tmp_path / "c3d.pth.tar") == first
+    assert epoch.stat().st_mtime_ns == before
+
+
+def test_place_of_another_training_is_refused(tiny_ucf101, tmp_path):
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar")
+    with pytest.raises(ValueError, match="holds a training with another seed"):
+        trained(tiny_ucf101, tmp_path / "c3d.pth.tar", seed=1)
+    assert read_checkpoint(tmp_path / "c3d.pth.tar").sha256 == made["sha256"]
+
+
+def test_chosen_classes_are_the_only_ones(tiny_ucf101, tmp_path):
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar", classes=["HammerThrow", "archery"])
+    assert made["classes"] == ["Archery", "HammerThrow"]
+    checkpoint = read_checkpoint(tmp_path / "c3d.pth.tar")
+    assert recognise(checkpoint.state).n_outputs == 2
+    learn, held_out = divided(str(tiny_ucf101), split=1, classes=["HammerThrow", "archery"])
+    assert {video.class_name for video in (*learn.videos, *held_out.videos)} == {"Archery", "HammerThrow"}
+    assert {video.label for video in learn.videos} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["Juggling"]}, "unknown class 'Juggling'"),
+        ({"classes": ["Archery", "archery"]}, "twice; give each class once"),
+        ({"subset": "all"}, "what is learnt from can't judge"),
+        ({"subset": "test"}, "use subset train, or subset all"),
+        ({"held_out_groups": -1}, "held_out_groups -1"),
+    ],
+)
+def test_bad_divisions_are_refused(tiny_ucf101, change, message):
+    with pytest.raises(ValueError, match=message):
+        divided(str(tiny_ucf101), split=1, **change)
+
+
+def test_held_out_groups_are_never_learnt_from(tiny_ucf101):
+    learn, held_out = divided(str(tiny_ucf101), split=1, subset="all", held_out_groups=1, seed=2)
+    assert len(learn.videos) + len(held_out.videos) == 9
+    groups = [{video.group for video in part.videos} for part in (learn, held_out)]
+    assert not groups[0] & groups[1]
+    assert {group.partition("/")[0] for group in groups[1]} == set(learn.classes)
+    # However many are asked for, every class keeps one.
+    learn, held_out = divided(str(tiny_ucf101), split=1, subset="all", held_out_groups=99)
+    assert len(learn.videos) == 4
+    assert {video.label for video in learn.videos} == {0, 1, 2, 3}
+
+
+def test_group_in_both_lists_is_refused(tiny_ucf101, tmp_path):
+    for name in ("UCF-101", "ucfTrainTestlist"):
+        (tmp_path / name).mkdir()
+    for source in (tiny_ucf101 / "ucfTrainTestlist").iterdir():
+        text = source.read_text().replace("Archery/v_Archery_g08_c01", "Archery/v_Archery_g01_c02")
+        (tmp_path / "ucfTrainTestlist" / source.name).write_text(text)
+    for source in (tiny_ucf101 / "UCF-101").rglob("*.avi"):
+        target = (
+            tmp_path
+            / "UCF-101"
+            / source.parent.name
+            / source.name.replace("Archery_g08_c01", "Archery_g01_c02")
+        )
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    with pytest.raises(ValueError, match="group Archery/g01 is in the train list and in the test list"):
+        divided(str(tmp_path), split=1)
+
+
+def test_training_starts_from_other_weights(tiny_ucf101, tmp_path):
+    source = C3D((2, 3, 2, 2, 2, 2, 2, 2), (5, 6), 487)
+    sha256 = write_checkpoint(tmp_path / "sports1m.pth", source.state_dict())
+    still = {**SETTINGS, "learning_rate": 1e-30}
+    made = trained(
+        tiny_ucf101, tmp_path / "c3d.pth.tar", weights=str(tmp_path / "sports1m.pth"), recipe=still
+    )
+    state = read_checkpoint(tmp_path / "c3d.pth.tar").state
+    assert torch.equal(state["conv2.weight"], source.conv2.weight)
+    assert state["fc8.weight"].shape == (4, 6)
+    content = torch.load(tmp_path / "c3d.pth.tar", weights_only=True)
+    assert content["meta"]["model"]["weights"] == sha256
+    assert made["classes"] == ["Archery", "HammerThrow", "Hammering", "HandstandPushups"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_on_a_gpu_follows_from_the_seed(tiny_ucf101, tmp_path, precision):
+    settings = {**SETTINGS, "epochs": 2, "precision": precision}
+    made = [
+        trained(tiny_ucf101, tmp_path / f"{n}.pth", device="cuda", dropout=0.5, recipe=settings)["sha256"]
+        for n in range(2)
+    ]
+    assert made[0] == made[1]
+    assert next(iter(read_checkpoint(tmp_path / "0.pth").state.values())).dtype == torch.float32
