@@ -87,18 +87,25 @@ def create_motion(
     block_clips: int = 64,
     attrs: Attributes | None = None,
 ) -> Written:
-    """Create the group of optical flow: ``flow`` (clip, time, y, x, component) float16, pixels per frame.
+    """Create the group of motion: the optical flow, and how much of it is the camera's.
 
-    NaN where it is unknown. Parameters and errors as `create_frames`.
+    ``flow`` (clip, time, y, x, component) float16, pixels per frame; ``camera`` (clip, time, component,
+    term) float32: its product with (x, y, 1) is the camera's flow at pixel (x, y). NaN where unknown.
+    Parameters and errors as `create_frames`.
     """
     sizes = (_n_clips(columns), length, height, width, 2)
     dims = ("clip", "time", "y", "x", "component")
     about = {"units": "px/frame", "long_name": "optical flow from this frame to the next"}
     coordinates = _axes(columns, length, height, width)
     coordinates["component"] = Coordinate(("component",), np.array(["x", "y"]))
-    return create_group(
-        root, path, {"flow": Variable(dims, sizes, "float16", np.nan, about)}, coordinates, block_clips, attrs
-    )
+    coordinates["term"] = Coordinate(("term",), np.array(["x", "y", "1"]))
+    of_camera = {"units": "px/frame", "long_name": "affine map of the dominant motion, times (x, y, 1)"}
+    shape = (*sizes[:2], 2, 3)
+    variables = {
+        "flow": Variable(dims, sizes, "float16", np.nan, about),
+        "camera": Variable(("clip", "time", "component", "term"), shape, "float32", np.nan, of_camera, False),
+    }
+    return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
 def create_relevance(

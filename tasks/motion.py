@@ -1,4 +1,4 @@
-"""Motion: the optical flow of every clip, from the frames after the resize and before the crop."""
+"""Motion: the optical flow and the camera's motion of every clip, from the frames before the crop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from selrel.camera import camera_motion, moved_origin
 from selrel.motion import farneback, grey
-from selrel.profiles import crop
+from selrel.profiles import crop, crop_window
 from storage.cubes import create_motion, write_block
 from storage.layout import Root
 from storage.receipts import Written
@@ -33,23 +34,33 @@ def motion(root: str, dataset_id: str, data: str) -> list[Quarantined]:
 
 
 def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
-    """Compute and write the flow of one block."""
+    """Compute and write the motion of one block."""
     clips = clips_of(place, dataset_id)
-    flow = np.concatenate([_clip_flow(data, clips, rows) for rows in clips.by_video(block)])
-    return write_block(place, place.dataset(dataset_id).motion, clips.ranges[block][0], {"flow": flow})
+    found = [_clip_motion(data, clips, rows) for rows in clips.by_video(block)]
+    flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    start = clips.ranges[block][0]
+    return write_block(place, place.dataset(dataset_id).motion, start, {"flow": flow, "camera": camera})
 
 
-def _clip_flow(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.float16]:
-    """The flow of consecutive clips of one video, (clip, time, y, x, 2), NaN where there is none."""
+def _clip_motion(
+    data: str, clips: Clips, rows: pd.DataFrame
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """Flow (clip, time, y, x, 2) and camera (clip, time, 2, 3) of consecutive clips of one video."""
     first = int(rows.start_frame.iloc[0])
     last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
     # The last frame of a clip moves towards the first of the next one, if the video goes on.
     stop = min(last + 1, int(rows.n_frames.iloc[0]))
     path = video_path(data, rows.video.iloc[0])
     frames = grey(np.stack(list(resized_frames(path, clips.view, first, stop))))
-    cropped = [crop(pair, clips.view) for pair in farneback(frames)]
+    whole = farneback(frames)
+    top, left = crop_window(frames.shape[1], frames.shape[2], clips.view)
+    cameras = moved_origin(camera_motion(whole), top=top, left=left)
+    cropped = [crop(pair, clips.view) for pair in whole]
+    # NaN where there is none: padded frames, and the last of a video.
     flow = np.full((len(rows), *clips.shape, 2), np.nan, np.float16)
+    camera = np.full((len(rows), clips.shape[0], 2, 3), np.nan, np.float32)
     for clip, (start, n) in enumerate(zip(rows.start_frame - first, rows.n_valid_frames, strict=True)):
         for time, pair in enumerate(cropped[start : start + n]):
             flow[clip, time] = pair
-    return flow
+            camera[clip, time] = cameras[start + time]
+    return flow, camera

@@ -35,6 +35,7 @@ from tasks.request import Request
 _ROOMS = ("selrel", "storage", "tasks")
 # What makes and stores the pixels and the flow: a data set is only as old as these.
 _CODE_OF_PIXELS = (
+    "selrel/camera.py",
     "selrel/clips.py",
     "selrel/motion.py",
     "selrel/profiles.py",

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from selrel.scores.aggregate import motion_share, sweep, table1, table2, table3, table4
+from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
 from storage.cubes import read_block
 from storage.layout import Root, RunPaths, content_hash
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
@@ -123,6 +123,7 @@ def _tables(place: Root, run: str, scores: Columns) -> Tables:
         "table1": table1(scores),
         "table3": table3(scores),
         "sweep": sweep(scores),
+        "object_motion": object_motion(scores),
         "table4": table4(_columns(warm)),
     }
     if len(read_run(place, paths)["settings"]["methods"]) > 1:

@@ -47,10 +47,10 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
     paths, dataset = place.run(run), place.dataset(description["dataset_id"])
     clips = clips_of(place, description["dataset_id"])
     start, stop = clips.ranges[block]
-    flow = read_block(place, dataset.motion, start, stop, ["flow"])["flow"]
+    motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"])
     methods = description["settings"]["methods"]
     cubes = {name: read_relevance(place, paths.relevance, name, start, stop) for name in methods}
-    scores, agreements = _rows(clips.of_block(block), cubes, flow, description["settings"])
+    scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
     return write_tables(
         place,
         {
@@ -61,7 +61,10 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
 
 
 def _rows(
-    clips: pd.DataFrame, cubes: Mapping[str, Cubes], flow: Cubes, settings: Mapping[str, Any]
+    clips: pd.DataFrame,
+    cubes: Mapping[str, Cubes],
+    motion: Mapping[str, npt.NDArray[Any]],
+    settings: Mapping[str, Any],
 ) -> tuple[list[Row], list[Row]]:
     """Score rows and agreement rows of consecutive clips, each with its clip's labels."""
     scores: list[Row] = []
@@ -69,8 +72,9 @@ def _rows(
     for position, clip in enumerate(clips.to_dict("records")):
         found = score_clip(
             {name: cube[position] for name, cube in cubes.items()},
-            flow[position],
+            motion["flow"][position],
             clip["n_valid_frames"],
+            camera=motion["camera"][position],
             sigmas=settings["sigmas"],
             parameters=SelectiveParameters(**settings["selective"]),
             **settings["motion"],

@@ -213,6 +213,7 @@ def test_frames_and_motion_come_back(any_root):
     frames = random.integers(0, 256, (N_CLIPS, *CUBE, 3), np.uint8)
     flow = random.normal(size=(N_CLIPS, *CUBE, 2)).astype(np.float16)
     flow[-1, -1] = np.nan
+    camera = random.normal(size=(N_CLIPS, LENGTH, 2, 3)).astype(np.float32)
     sizes = {"length": LENGTH, "height": HEIGHT, "width": WIDTH, "block_clips": BLOCK}
     paths = any_root.dataset("01")
     cubes.create_frames(any_root, paths.frames, columns(), **sizes, attrs={"view": {"crop": [6, 8]}})
@@ -220,13 +221,16 @@ def test_frames_and_motion_come_back(any_root):
     for start, stop in blocks.blocks(N_CLIPS, BLOCK):
         hashes = write_block(any_root, paths.frames, start, {"frames": frames[start:stop]})
         assert hashes.sha256 == {"frames": array_sha256(frames[start:stop])}
-        write_block(any_root, paths.motion, start, {"flow": flow[start:stop]})
+        write_block(any_root, paths.motion, start, {"flow": flow[start:stop], "camera": camera[start:stop]})
     stored = xr.open_zarr(any_root.zarr_store(paths.frames, read_only=True))
     np.testing.assert_array_equal(stored.frames, frames)
     assert stored.frames.dims == ("clip", "time", "y", "x", "channel")
     assert stored.channel.values.tolist() == ["R", "G", "B"]
     stored = xr.open_zarr(any_root.zarr_store(paths.motion, read_only=True))
     np.testing.assert_array_equal(stored.flow, flow)
+    np.testing.assert_array_equal(stored.camera, camera)
+    assert stored.camera.dims == ("clip", "time", "component", "term")
+    assert stored.term.values.tolist() == ["x", "y", "1"]
     assert stored.flow.attrs["units"] == "px/frame"
     assert stored.component.values.tolist() == ["x", "y"]
 
@@ -263,7 +267,7 @@ def test_a_block_that_holds_only_the_fill_value_is_there_all_the_same(root, fill
     make(root, "a.zarr", columns(), **sizes)
     empty = np.full((BLOCK, *CUBE, last), fill, dtype)
     write_block(root, "a.zarr", 0, {name: empty})
-    np.testing.assert_array_equal(read_block(root, "a.zarr", 0, BLOCK)[name], empty)
+    np.testing.assert_array_equal(read_block(root, "a.zarr", 0, BLOCK, [name])[name], empty)
     with pytest.raises(MissingBlock, match="clips from 4"):
         read_block(root, "a.zarr", 0, BLOCK + 1)
 

@@ -113,10 +113,16 @@ def test_cubes_are_those_of_a_direct_call(run: Path, tiny_ucf101: Path, tiny_che
                 np.testing.assert_allclose(stored[method], cube, rtol=1e-3, atol=1e-7 * largest)
 
 
+COMPARED = (
+    "relevant_voxels", "relevant_moving_voxels", "precision", "kept_relevance",
+    "recall", "object_moving_voxels", "object_precision", "object_recall",
+)  # fmt: skip
+
+
 def test_scores_are_those_of_a_direct_call(run: Path, root: Path) -> None:
     cubes = open_run(str(run))
     (dataset,) = (root / "datasets").iterdir()
-    flow = xr.open_zarr(dataset / "motion.zarr").flow
+    motion = xr.open_zarr(dataset / "motion.zarr")
     scores = pd.concat([pd.read_parquet(path) for path in sorted((run / "scores").glob("*.parquet"))])
     assert not scores.duplicated(["clip", "method", "sigma"]).any()
     assert len(scores) == cubes.sizes["clip"] * len(METHODS) * 9
@@ -124,15 +130,16 @@ def test_scores_are_those_of_a_direct_call(run: Path, root: Path) -> None:
         row = cubes.isel(clip=clip)
         rows, _ = score_clip(
             {method: row[method].values for method in METHODS},
-            flow[clip].values,
+            motion.flow[clip].values,
             int(row.n_valid_frames),
+            camera=motion.camera[clip].values,
             sigmas=(0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4),
             parameters=SelectiveParameters(),
         )
         stored = scores[scores["clip"] == clip].set_index(["method", "sigma"])
         for expected in rows:
             found = stored.loc[(expected["method"], expected["sigma"])]
-            for name in ("relevant_voxels", "relevant_moving_voxels", "precision", "kept_relevance"):
+            for name in COMPARED:
                 value = np.nan if expected[name] is None else expected[name]
                 assert found[name] == pytest.approx(value, nan_ok=True), name
 
@@ -146,6 +153,7 @@ def test_last_frame_of_a_video_has_no_flow(run: Path, root: Path) -> None:
     n_frames = pd.read_parquet(dataset / "index.parquet").n_frames.to_numpy()
     last = (motion.start_frame + motion.n_valid_frames).values == n_frames
     np.testing.assert_array_equal(known.sum("time"), motion.n_valid_frames - last)
+    assert (np.isfinite(motion.camera).all(("component", "term")) == known).all()
 
 
 def test_deep_taylor_conserves(run: Path) -> None:

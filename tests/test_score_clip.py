@@ -40,7 +40,17 @@ SCORE_COLUMNS = [
     "area_precision_5",
     "area_precision_10",
     "area_precision_20",
+    "recall",
+    "object_moving_voxels",
+    "object_relevant_moving_voxels",
+    "object_positive_relevance_moving",
+    "object_precision",
+    "object_base_rate",
+    "object_lift",
+    "object_weighted_precision",
+    "object_recall",
 ]
+OBJECT_COUNTS = ("object_moving", "object_relevant", "object_positive")
 AGREEMENT_COLUMNS = [
     "method_a",
     "method_b",
@@ -82,10 +92,12 @@ def slow_rows(
     edge: Any,
     border: Any,
     tau: float,
+    camera: Array | None = None,
 ) -> tuple[Rows, Rows]:
     """Every row again, by loops over voxels."""
     counted = [v for v in np.ndindex(SHAPE) if v[0] < n_valid and not any(map(math.isnan, flow[v]))]
     moves = {v for v in counted if math.hypot(*map(float, flow[v])) > tau}
+    by_itself = moves if camera is None else {v for v in counted if slow_speed(flow, camera, v) > tau}
     rows, relevant = [], {}
     for method, cube in relevance.items():
         values = {v: float(cube[v]) for v in counted}
@@ -108,6 +120,16 @@ def slow_rows(
                 slow_area_precision(ranked, [v in moves for v in counted], len(counted), share)
                 for share in (0.02, 0.05, 0.1, 0.2)
             ]
+            scores.append(divide(len(kept & moves), len(moves)))
+            ours = math.fsum(values[v] for v in kept & by_itself)
+            scores += [len(by_itself), len(kept & by_itself), ours]
+            precision, base_rate = (
+                divide(len(kept & by_itself), len(kept)),
+                divide(len(by_itself), len(counted)),
+            )
+            lift = None if precision is None or not base_rate else precision / base_rate
+            scores += [precision, base_rate, lift, divide(ours, held)]
+            scores.append(divide(len(kept & by_itself), len(by_itself)))
             rows.append(dict(zip(SCORE_COLUMNS, [method, sigma, *scores], strict=True)))
     pairs = []
     for a, b in itertools.combinations(relevance, 2):
@@ -118,6 +140,40 @@ def slow_rows(
             values += [divide(both, len(counted)), divide(both, either)]
             pairs.append(dict(zip(AGREEMENT_COLUMNS, values, strict=True)))
     return rows, pairs
+
+
+def slow_speed(flow: Array, camera: Array, voxel: tuple[int, ...]) -> float:
+    """How fast a voxel moves when the camera's motion is taken off."""
+    time, y, x = voxel
+    by_camera = [m[0] * x + m[1] * y + m[2] for m in camera[time].tolist()]
+    return math.hypot(*(float(f) - c for f, c in zip(flow[voxel], by_camera, strict=True)))
+
+
+def test_object_motion_restated() -> None:
+    relevance, flow = clip(2)
+    camera = np.random.default_rng(3).normal(0, 0.2, (6, 2, 3)).astype(np.float32)
+    parameters = SelectiveParameters()
+    scores, _ = score_clip(relevance, flow, 5, sigmas=(1.0,), parameters=parameters, camera=camera, tau=0.6)
+    settings: Row = {"edge": "magnitude", "border": "replicate", "tau": 0.6}
+    expected = slow_rows(relevance, flow, 5, (1.0,), camera=camera, **settings)[0]
+    assert_same(scores, expected)
+    assert all(row["object_moving_voxels"] != row["moving_voxels"] for row in scores)
+
+
+def test_camera_that_moves_the_whole_frame_leaves_the_object() -> None:
+    flow = np.zeros((*SHAPE, 2), np.float32)
+    flow[..., 0] = 3
+    flow[:, 1:3, 2:4] += 2
+    marked = np.zeros(SHAPE, np.float32)
+    marked[:, 1:3, 2:5] = 1
+    camera = np.zeros((6, 2, 3), np.float32)
+    camera[:, 0, 2] = 3
+    row = score_clip({"m": marked}, flow, 6, sigmas=[2.0], parameters=PRESETS["default"], camera=camera)[0][0]
+    assert (row["precision"], row["base_rate"]) == (1.0, 1.0)
+    assert row["recall"] == pytest.approx(6 / 35)
+    assert row["object_precision"] == pytest.approx(4 / 6)
+    assert row["object_recall"] == 1.0
+    assert row["object_base_rate"] == pytest.approx(4 / 35)
 
 
 def assert_same(rows: Sequence[Mapping[str, Any]], expected: Rows) -> None:
@@ -197,8 +253,9 @@ def test_a_clip_whose_flow_is_unknown_has_only_nulls() -> None:
         relevance, np.full_like(flow, np.nan), 6, sigmas=[2.0], parameters=PRESETS["default"]
     )
     for row in scores:
-        assert row["counted_voxels"] == row["relevant_voxels"] == 0
-        assert all(row[name] is None for name in SCORE_COLUMNS[11:])
+        assert row["counted_voxels"] == row["relevant_voxels"] == row["object_moving_voxels"] == 0
+        ratios = [name for name in SCORE_COLUMNS[11:] if not name.startswith(OBJECT_COUNTS)]
+        assert all(row[name] is None for name in ratios)
     assert all(row["agreement"] is None and row["iou"] is None for row in agreements)
 
 

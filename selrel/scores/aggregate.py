@@ -19,6 +19,8 @@ Columns = Mapping[str, npt.NDArray[Any]]
 Row = dict[str, Any]
 
 SIGMA = 2.0
+# All motion, and what is left of it without the camera's.
+KINDS = ("", "object_")
 AREA_PRECISIONS = tuple(f"area_precision_{100 * area:g}" for area in SHARES)
 
 
@@ -105,6 +107,33 @@ def table3(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int 
     needed = ("kept_voxels", "kept_relevance")
     return _table(
         columns, _selectivity_row, by=("method", "sigma"), needed=needed, sigmas=(sigma,), n=n, seed=seed
+    )
+
+
+def object_motion(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+    """Build the table of precision and recall, of all motion and of object motion side by side.
+
+    Parameters
+    ----------
+    columns, sigma, n, seed
+        As `table1` takes them.
+
+    Returns
+    -------
+    list of dict
+        ``class``, ``method``, ``sigma``; ``precision`` and ``recall`` (means over clips), ``base_rate`` and
+        ``lift``, each but the base rate with ``*_low`` and ``*_high``; the same with ``object_`` in front,
+        where the camera's motion is taken off; ``n_clips``, ``n_empty``, ``n_uncounted`` of the precision,
+        ``n_moving`` and ``object_n_moving``, the clips in which anything moves.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or nothing was scored at sigma.
+    """
+    needed = [f"{kind}{name}" for kind in KINDS for name in ("precision", "recall", "base_rate")]
+    return _table(
+        columns, _object_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
     )
 
 
@@ -218,6 +247,17 @@ def _selectivity_row(part: Columns, n: int, seed: int) -> Row:
     return row | {name: summary[name] for name in ("n_clips", "n_empty", "n_uncounted")}
 
 
+def _object_row(part: Columns, n: int, seed: int) -> Row:
+    row: Row = {}
+    for kind in KINDS:
+        for name in (f"{kind}precision", f"{kind}recall"):
+            summary = _summary(part, name, n, seed)
+            row |= {name: summary["mean"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
+        row |= {f"{kind}n_moving": summary["n_clips"], **_lift(part, n, seed, kind)}
+    precision = _summary(part, "precision", n, seed)
+    return row | {name: precision[name] for name in ("n_clips", "n_empty", "n_uncounted")}
+
+
 def _sweep_row(part: Columns, n: int, seed: int) -> Row:
     row: Row = {}
     for name in ("precision", "kept_voxels", "kept_relevance"):
@@ -246,17 +286,18 @@ def _summary(part: Columns, name: str, n: int, seed: int) -> Row:
     }
 
 
-def _lift(part: Columns, n: int, seed: int) -> Row:
+def _lift(part: Columns, n: int, seed: int, kind: str = "") -> Row:
     """Mean precision over mean base rate, both of the clips that have a precision.
 
     A mean of the clips' own lifts would be ruled by clips in which next to nothing moves.
     """
-    precision = np.asarray(part["precision"], np.float64)
-    base_rate = np.where(np.isnan(precision), np.nan, np.asarray(part["base_rate"], np.float64))
+    precision = np.asarray(part[f"{kind}precision"], np.float64)
+    base_rate = np.where(np.isnan(precision), np.nan, np.asarray(part[f"{kind}base_rate"], np.float64))
     ours, base = group_sums(precision, part["group"]), group_sums(base_rate, part["group"])
     low, high = ratio_interval(ours.total, base.total, n=n, seed=seed) or (None, None)
     lift = share(float(ours.total.sum()), float(base.total.sum()))
-    return {"base_rate": base.mean, "lift": lift, "lift_low": low, "lift_high": high}
+    row = {"base_rate": base.mean, "lift": lift, "lift_low": low, "lift_high": high}
+    return {f"{kind}{name}": value for name, value in row.items()}
 
 
 def _table(

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from selrel.camera import Camera, object_flow
 from selrel.motion import Rule, known, moving
-from selrel.scores import agreement, precision, selectivity
+from selrel.scores import agreement, object_motion, precision, recall, selectivity
 from selrel.scores.nested import reach
 from selrel.selective import SelectiveParameters, check_sigmas, levels
 
@@ -24,6 +25,7 @@ def score_clip(
     *,
     sigmas: Sequence[float],
     parameters: SelectiveParameters,
+    camera: Camera | None = None,
     rule: Rule = "tau",
     tau: float = 0.5,
 ) -> tuple[list[Row], list[Row]]:
@@ -41,6 +43,9 @@ def score_clip(
         Selective thresholds to score beside the baseline; ``parameters.sigma`` is not read.
     parameters : SelectiveParameters
         All other choices of the selective step.
+    camera : float32 array, (time, 2, 3), optional
+        The camera's motion (`selrel.camera.camera_motion`, counted from the cube's first pixel); by default
+        it stands still, and object motion is all motion.
     rule, tau
         When a voxel moves (`selrel.motion.moving`).
 
@@ -65,6 +70,9 @@ def score_clip(
     counted = known(flow)
     counted[n_valid:] = False
     moves = moving(flow, rule=rule, tau=tau)[counted]
+    by_itself = moves
+    if camera is not None:
+        by_itself = moving(object_flow(flow, camera), rule=rule, tau=tau)[counted]
     voxels = {"voxels": n_valid * flow.shape[1] * flow.shape[2]}
     maps = [0.0, *map(float, steps)]
     scores: list[Row] = []
@@ -73,23 +81,44 @@ def score_clip(
         # A copy, since torch takes no read-only arrays, which is what comes out of stores and workers.
         selected = levels(torch.from_numpy(np.array(cube)), n_valid, steps, parameters).numpy()
         reaches[method] = reach(cube[counted], selected[counted])
-        for sigma, row in zip(maps, _map_rows(cube[counted], moves, reaches[method], len(maps)), strict=True):
+        rows = _map_rows(cube[counted], moves, by_itself, reaches[method], len(maps))
+        for sigma, row in zip(maps, rows, strict=True):
             scores.append({"method": method, "sigma": sigma, **voxels, **row})
     return scores, _agreement_rows(reaches, maps)
 
 
-def _map_rows(cube: Cube, moves: npt.NDArray[np.bool_], reached: npt.NDArray[np.uint8], n: int) -> list[Row]:
+def _map_rows(
+    cube: Cube,
+    moves: npt.NDArray[np.bool_],
+    by_itself: npt.NDArray[np.bool_],
+    reached: npt.NDArray[np.uint8],
+    n: int,
+) -> list[Row]:
     """Counts and ratios of one method's maps, the baseline first."""
     counts = precision.nested_counts(cube, moves, reached, n)
     areas = precision.nested_area_matched(cube, moves, reached, n)
+    objects = precision.nested_counts(cube, by_itself, reached, n)
     baseline = {
         "baseline_voxels": counts[0]["relevant_voxels"],
         "baseline_relevance": counts[0]["positive_relevance"],
     }
     return [
-        {**row, **baseline, **precision.ratios(row), **selectivity.ratios(row | baseline), **area}
-        for row, area in zip(counts, areas, strict=True)
+        {
+            **row,
+            **baseline,
+            **precision.ratios(row),
+            **selectivity.ratios(row | baseline),
+            **area,
+            **recall.ratios(row),
+            **_object_columns(row, own),
+        }
+        for row, area, own in zip(counts, areas, objects, strict=True)
     ]
+
+
+def _object_columns(counts: precision.Counts, of_objects: precision.Counts) -> Row:
+    named = object_motion.of_objects(of_objects)
+    return {**named, **object_motion.ratios(counts | named)}
 
 
 def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.uint8]], maps: Sequence[float]) -> list[Row]:
