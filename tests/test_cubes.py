@@ -269,7 +269,7 @@ def test_a_block_that_holds_only_the_fill_value_is_there_all_the_same(root, fill
     write_block(root, "a.zarr", 0, {name: empty})
     np.testing.assert_array_equal(read_block(root, "a.zarr", 0, BLOCK, [name])[name], empty)
     with pytest.raises(MissingBlock, match="clips from 4"):
-        read_block(root, "a.zarr", 0, BLOCK + 1)
+        read_block(root, "a.zarr", 0, BLOCK + 1, [name])
 
 
 def read_with_xarray(root, path, name):
