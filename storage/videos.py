@@ -1,31 +1,43 @@
 """Decodes videos with OpenCV's FFmpeg, from the first frame to the last, and nothing but the file named.
 
 Header frame counts lie in both directions and seeking lands on the wrong frame in damaged files, so
-frames are counted by decoding, and a range is read by decoding up to it.
+frames are counted by decoding, and a range is read by decoding up to it. All of it happens in a process
+of its own for every video (`storage.decoder`): one that crashes or hangs the decoder, or eats the memory,
+is undecodable and does no other harm.
 """
 
-import math
+import atexit
+import contextlib
+import fcntl
+import json
 import os
+import select
+import signal
+import socket
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-CONTAINERS = ("avi", "mov", "mp4", "matroska", "webm", "mpeg", "mpegts", "mpegvideo", "gif")
-MAX_PIXELS = 8192 * 8192
-ASSUMED_FPS = 25.0
-READ_TIMEOUT_MS = 30_000
+from storage import decoder
+from storage.decoder import CONTAINERS, CPU_SECONDS_A_FRAME, FACTS, FRAME, HEAD, MAX_PIXELS, REFUSAL, STARTED
 
-# FFmpeg would follow concat:, subfile: and http names, and scripts and playlists called .avi. OpenCV
-# takes these options from the environment only, whenever it opens a file.
-_FFMPEG_ENVIRONMENT = {
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"protocol_whitelist;file|format_whitelist;{','.join(CONTAINERS)}",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",
-}
+__all__ = ["CONTAINERS", "UndecodableVideo", "VideoFacts", "count_frames", "header_frames", "read_frames"]
+
+ASSUMED_FPS = 25.0
+FPS_RANGE = (0.1, 1000.0)
+# A decoder that waits this long for bytes waits for a disk or a network, which is not the video's fault.
+SILENCE_SECONDS = 300
+_PIPE_BYTES = 2**20
+_TEXT_BYTES = 65_536
+# Sent from outside, by a person or by a kernel that runs out of memory.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class UndecodableVideo(ValueError):
@@ -91,23 +103,18 @@ def count_frames(path: str | os.PathLike[str]) -> VideoFacts:
     Raises
     ------
     UndecodableVideo
-        If the file is missing, is no video in one of `CONTAINERS`, or yields no frame.
+        If the file is no video in one of `CONTAINERS`, yields no frame, or brings the decoder down.
+    OSError
+        If the file can't be read now: it is missing, or its disk does not answer (TimeoutError).
     """
     name = os.fspath(path)
-    with _opened(name) as capture:
-        if not capture.grab():
-            raise UndecodableVideo(name, "opens, but no frame decodes")
-        height, width = _retrieved(capture, name, 0).shape[:2]
-        n_frames = 1
-        while capture.grab():
-            # A frame that decodes but does not convert would fail every later stage.
-            _retrieved(capture, name, n_frames)
-            n_frames += 1
-        header_frames = _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        header_fps = float(capture.get(cv2.CAP_PROP_FPS))
-    fps = header_fps if math.isfinite(header_fps) and header_fps > 0 else ASSUMED_FPS
-    note = _note(n_frames, header_frames, fps_known=fps == header_fps)
-    return VideoFacts(n_frames, header_frames, fps, width, height, note)
+    *_, found = _decoded(name, task="count")
+    assert isinstance(found, dict)
+    low, high = FPS_RANGE
+    known = low <= found["header_fps"] <= high
+    fps = float(found["header_fps"]) if known else ASSUMED_FPS
+    counts = {key: int(found[key]) for key in ("n_frames", "header_frames", "width", "height")}
+    return VideoFacts(**counts, fps=fps, note=_note(found, fps_known=known))
 
 
 def header_frames(path: str | os.PathLike[str]) -> int:
@@ -115,11 +122,12 @@ def header_frames(path: str | os.PathLike[str]) -> int:
 
     Raises
     ------
-    UndecodableVideo
-        If the file is missing or is no video in one of `CONTAINERS`.
+    UndecodableVideo, OSError
+        As `count_frames`.
     """
-    with _opened(os.fspath(path)) as capture:
-        return _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    *_, found = _decoded(os.fspath(path), task="header")
+    assert isinstance(found, dict)
+    return int(found["header_frames"])
 
 
 def read_frames(
@@ -145,89 +153,199 @@ def read_frames(
         If the range is not 0 <= start <= stop.
     UndecodableVideo
         If the file does not decode, or ends before `stop`.
+    OSError
+        As `count_frames`.
     """
     if start < 0 or (stop is not None and stop < start):
         raise ValueError(f"frames {start} to {stop} are no range; give 0 <= start <= stop")
     name = os.fspath(path)
-    with _opened(name) as capture:
-        index = 0
-        while (stop is None or index < stop) and capture.grab():
-            if index >= start:
-                yield _rgb(_retrieved(capture, name, index))
-            index += 1
-    if index == 0 and stop != 0:
-        raise UndecodableVideo(name, "opens, but no frame decodes")
-    if stop is not None and index < stop:
-        raise UndecodableVideo(name, f"ends after {index} frames, {stop} were asked for")
+    for found in _decoded(name, task="frames", start=start, stop=stop):
+        if isinstance(found, np.ndarray):
+            yield found
+        elif stop is not None and found["decoded"] < stop:
+            raise UndecodableVideo(name, f"ends after {found['decoded']} frames, {stop} were asked for")
 
 
-@contextmanager
-def _opened(name: str) -> Iterator[cv2.VideoCapture]:
+def _note(found: dict[str, Any], *, fps_known: bool) -> str:
+    n_frames, notes = found["n_frames"], []
+    if found["header_frames"] != n_frames:
+        notes.append(f"header says {found['header_frames']} frames, {n_frames} decode")
+    if not fps_known:
+        rate = f"a frame rate of {found['header_fps']:g}" if found["header_fps"] > 0 else "no frame rate"
+        notes.append(f"{rate} in the header, {ASSUMED_FPS:g} assumed")
+    if n_frames == 1:
+        notes.append("one frame only, nothing can move")
+    elif found["still"]:
+        notes.append("nothing moves: every frame is like the first")
+    return "; ".join(notes)
+
+
+Part = npt.NDArray[np.uint8] | dict[str, Any]
+
+
+class _Ended(Exception):
+    """A decoder that is gone without having finished; the code is its exit code, None if unknown."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _decoded(name: str, *, task: str, start: int = 0, stop: int | None = None) -> Iterator[Part]:
+    """Yield the frames asked for, if any, then what is known of the video."""
     _check_file(name)
-    _guard_ffmpeg()
-    settings = {
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: READ_TIMEOUT_MS,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC: READ_TIMEOUT_MS,
-        cv2.CAP_PROP_HW_ACCELERATION: cv2.VIDEO_ACCELERATION_NONE,
-        # Several threads conceal damage differently from run to run, and workers bring their own.
-        cv2.CAP_PROP_N_THREADS: 1,
-    }
     # An absolute path: FFmpeg takes what stands before a colon for a protocol.
-    capture = cv2.VideoCapture(
-        os.path.abspath(name), cv2.CAP_FFMPEG, [n for s in settings.items() for n in s]
-    )
-    try:
-        if not capture.isOpened():
-            raise UndecodableVideo(name, f"is not a readable video; allowed are {', '.join(CONTAINERS)}")
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
-        _check_size(capture, name)
-        yield capture
-    finally:
-        capture.release()
+    request = {"path": os.path.abspath(name), "task": task, "stop": stop}
+    for last_try in (False, True):
+        try:
+            for part in _answers(name, {**request, "start": start}):
+                yield part
+                start += 1
+            return
+        except _Ended as ended:
+            if last_try or ended.code not in (None, *_FROM_OUTSIDE):
+                raise UndecodableVideo(name, _how_it_ended(ended.code)) from None
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code == -signal.SIGXCPU:
+        return f"hangs the decoder: one frame took more than {CPU_SECONDS_A_FRAME} s of a CPU"
+    if code is None or code in _FROM_OUTSIDE:
+        return "the decoder was killed on it, twice: out of memory?"
+    return f"crashes the decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
 def _check_file(name: str) -> None:
     # What the system can't read now may be read later: only the file's content makes it undecodable.
-    status = os.stat(name)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UndecodableVideo(name, "is not a regular file")
     if status.st_size == 0:
         raise UndecodableVideo(name, "is empty")
 
 
-def _guard_ffmpeg() -> None:
-    for variable, value in _FFMPEG_ENVIRONMENT.items():
-        if os.environ.get(variable) != value:
-            os.environ[variable] = value
+def _answers(name: str, request: dict[str, Any]) -> Iterator[Part]:
+    job = _start(json.dumps(request, ensure_ascii=False).encode())
+    try:
+        while True:
+            kind, *numbers = HEAD.unpack(job.read(np.empty(HEAD.size, np.uint8)).data)
+            if kind == FRAME:
+                yield _frame(job, *numbers)
+            elif kind in (FACTS, REFUSAL):
+                break
+        content = json.loads(bytes(job.read(np.empty(min(numbers[0], _TEXT_BYTES), np.uint8))))
+        if kind == REFUSAL:
+            raise UndecodableVideo(name, content["reason"])
+        yield content
+    except TimeoutError as error:
+        raise TimeoutError(f"{name}: no bytes of it for {SILENCE_SECONDS} s; is its disk there?") from error
+    finally:
+        job.close()
 
 
-def _check_size(capture: cv2.VideoCapture, name: str) -> None:
-    width, height = (_whole(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if width * height > MAX_PIXELS:
-        raise UndecodableVideo(name, f"claims frames of {width}x{height}, more than {MAX_PIXELS} pixels")
+def _frame(job: "_Job", height: int, width: int) -> npt.NDArray[np.uint8]:
+    # Whoever has taken over the decoder may say anything, but not fill the memory here.
+    if not 0 < height * width <= MAX_PIXELS:
+        raise _Ended(None)
+    return job.read(np.empty((height, width, 3), np.uint8))
 
 
-def _retrieved(capture: cv2.VideoCapture, name: str, index: int) -> npt.NDArray[np.uint8]:
-    decoded, frame = capture.retrieve()
-    if not decoded or frame is None or frame.ndim != 3 or frame.shape[2] != 3:
-        raise UndecodableVideo(name, f"frame {index} does not convert to colour")
-    return np.asarray(frame, dtype=np.uint8)
+class _Job:
+    """One video in its decoder."""
+
+    def __init__(self, pid: int, answer: int, end: int) -> None:
+        self.pid, self.answer, self.end = pid, answer, end
+        self.waiting = select.poll()
+        self.waiting.register(answer, select.POLLIN)
+
+    def read(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Fill an array with the next bytes of the answer, or say how the decoder ended."""
+        rest = data.reshape(-1).data
+        while rest:
+            if not self.waiting.poll(SILENCE_SECONDS * 1000):
+                self.kill()
+                raise TimeoutError
+            n_read = os.readv(self.answer, [rest])
+            if n_read == 0:
+                code = os.read(self.end, STARTED.size)
+                raise _Ended(STARTED.unpack(code)[0] if code else None)
+            rest = rest[n_read:]
+        return data
+
+    def kill(self) -> None:
+        """End the decoder."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give up the rest of the answer, which ends the decoder if it is still at work."""
+        os.close(self.answer)
+        os.close(self.end)
 
 
-def _rgb(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+class _Server:
+    """The process that forks a decoder for each video."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", decoder.__file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **decoder.ENVIRONMENT},
+                # Ctrl-C in a terminal is for the process that owns this one.
+                process_group=0,
+            )
+
+    def start(self, request: bytes) -> _Job:
+        """Start a decoder; raises OSError if this process is gone."""
+        answer, answered = os.pipe()
+        end, ended = os.pipe()
+        try:
+            with contextlib.suppress(OSError, AttributeError):
+                fcntl.fcntl(answered, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            socket.send_fds(self.control, [request], [answered, ended])
+            started = self.control.recv(STARTED.size)
+            if len(started) < STARTED.size:
+                raise ConnectionResetError("the decoding process is gone")
+        except BaseException:
+            os.close(answer)
+            os.close(end)
+            raise
+        finally:
+            os.close(answered)
+            os.close(ended)
+        return _Job(STARTED.unpack(started)[0], answer, end)
+
+    def close(self) -> None:
+        """Let the process end, which it does when nobody can ask it any more."""
+        self.control.close()
+        if self.owner == os.getpid():
+            self.process.wait()
 
 
-def _whole(value: float) -> int:
-    """Round a property to an int; -1 for what is no number or out of range."""
-    return round(value) if math.isfinite(value) and abs(value) < 2**53 else -1
+_lock = threading.Lock()
+_servers: list[_Server] = []
 
 
-def _note(n_frames: int, header_frames: int, *, fps_known: bool) -> str:
-    notes = []
-    if header_frames != n_frames:
-        notes.append(f"header says {header_frames} frames, {n_frames} decode")
-    if not fps_known:
-        notes.append(f"no frame rate in the header, {ASSUMED_FPS:g} assumed")
-    return "; ".join(notes)
+def _start(request: bytes) -> _Job:
+    with _lock:
+        if _servers and _servers[0].owner == os.getpid():
+            with contextlib.suppress(OSError):
+                return _servers[0].start(request)
+        _close_server()
+        _servers.append(_Server())
+        return _servers[0].start(request)
+
+
+@atexit.register
+def _close_server() -> None:
+    while _servers:
+        _servers.pop().close()

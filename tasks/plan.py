@@ -41,6 +41,7 @@ _CODE_OF_PIXELS = (
     "selrel/profiles.py",
     "storage/blocks.py",
     "storage/cubes.py",
+    "storage/decoder.py",
     "storage/videos.py",
     "tasks/decode.py",
     "tasks/index.py",

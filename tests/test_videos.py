@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 
+from storage import decoder
 from storage.videos import UndecodableVideo, count_frames, read_frames
+from tests.processes import wait_until_gone
 
 REPORT_UNGUARDED = "import sys, cv2; print(cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG).read()[0])"
 
@@ -141,15 +144,23 @@ def test_the_error_survives_the_way_from_a_worker():
     assert (error.path, error.reason, str(error)) == ("a.avi", "is empty", "a.avi: is empty")
 
 
-def test_a_file_is_closed_when_reading_stops_early(tmp_path, make_avi, make_frames):
-    path = make_avi(tmp_path / "video.avi", make_frames(10))
+def test_the_decoder_ends_when_reading_stops_early(tmp_path, make_avi, make_frames):
+    path = make_avi(tmp_path / "video.avi", make_frames(200, size=(320, 240)))
     frames = read_frames(path)
     assert len(list(itertools.islice(frames, 3))) == 3
-    open_files = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-    assert str(path) in open_files
+    (server,) = decoding_servers()
+    decoders = server.children()
+    assert str(path) in {file.path for decoder in decoders for file in decoder.open_files()}
     frames.close()
-    open_files = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-    assert str(path) not in open_files
+    assert wait_until_gone(decoders, timeout=60) == []
+    assert decoding_servers() == [server], "one process serves all videos"
+
+
+def test_two_videos_are_read_side_by_side(tmp_path, make_avi, make_frames):
+    paths = [make_avi(tmp_path / f"{seed}.avi", make_frames(40, seed=seed)) for seed in range(2)]
+    alone = [np.stack(list(read_frames(path))) for path in paths]
+    together = [np.stack(frames) for frames in zip(*zip(*map(read_frames, paths), strict=True), strict=True)]
+    assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
 
 
 def test_every_real_video_has_the_frames_of_the_manifest(shared_data):
@@ -186,3 +197,9 @@ def test_a_rotated_video_comes_upright(shared_data):
     assert (facts.width, facts.height) == (320, 568)
     flat = count_frames(shared_data / "edge-videos" / "video_0.mov")
     assert (flat.width, flat.height) == (568, 320)
+
+
+def decoding_servers():
+    """The processes of this one that fork decoders."""
+    children = psutil.Process().children()
+    return [child for child in children if decoder.__file__ in child.cmdline()]
