@@ -145,11 +145,13 @@ def _confine() -> None:
 
 def _answer(request: dict[str, Any], pipe: BinaryIO) -> None:
     try:
+        known_rate = not _lacks_rate(request["path"])
         with _opened(request["path"]) as capture:
             if request["task"] == "header":
                 _tell(pipe, FACTS, {"header_frames": _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))})
             elif request["task"] == "count":
-                _tell(pipe, FACTS, _counted(capture, pipe))
+                counted = _counted(capture, pipe)
+                _tell(pipe, FACTS, counted if known_rate else {**counted, "header_fps": 0.0})
             else:
                 _tell(pipe, FACTS, {"decoded": _sent(capture, pipe, request["start"], request["stop"])})
     except Refusal as refusal:
@@ -158,6 +160,18 @@ def _answer(request: dict[str, Any], pipe: BinaryIO) -> None:
         _tell(pipe, REFUSAL, {"reason": f"needs more than {MEMORY_BYTES // 2**20:,} MiB to decode"})
     except cv2.error as error:
         _tell(pipe, REFUSAL, {"reason": f"fails in OpenCV: {' '.join(str(error.err).split())[:120]}"})
+
+
+def _lacks_rate(path: str) -> bool:
+    """Whether an AVI states no frame rate: FFmpeg takes 25 then, and does not say so."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    main, video = start.find(b"avih"), start.find(b"vids", start.find(b"strh"))
+    if start[:4] != b"RIFF" or start[8:12] != b"AVI " or min(main, video) < 0:
+        return False
+    frame_us = start[main + 8 : main + 12]
+    scale, rate = start[video + 20 : video + 24], start[video + 24 : video + 28]
+    return not (any(frame_us) or (any(scale) and any(rate)))
 
 
 def _tell(pipe: BinaryIO, kind: bytes, content: dict[str, Any]) -> None:

@@ -82,13 +82,23 @@ def _assemble(place: Root, dataset_id: str, data: str) -> Written:
             f"none of the {len(counted)} videos in {data} can be decoded, the first: "
             f"{counted.note.iloc[0]}; check the files"
         )
+    length = description["view"]["clip_length"]
+    counted["note"] = [
+        _with_length(note, n, length) for note, n in zip(counted.note, counted.n_frames, strict=True)
+    ]
     odd = counted[counted.note != ""]
     exclusions = odd[["video", "class", "n_frames", "header_frames"]].assign(
         kind=["flagged" if n else "excluded" for n in odd.n_frames], reason=odd.note
     )
-    clips = pd.DataFrame(_clips(usable, description["view"]["clip_length"]))
+    clips = pd.DataFrame(_clips(usable, length))
     tables = {"exclusions": (paths.exclusions, exclusions), "index": (paths.index, clips)}
     return write_tables(place, tables) | file_hashes(place, [paths.description])
+
+
+def _with_length(note: str, n_frames: int, length: int) -> str:
+    """Add to what is odd about a video that it does not fill one clip."""
+    short = f"shorter than a clip: {n_frames} of {length} frames" if 0 < n_frames < length else ""
+    return "; ".join(filter(None, [note, short]))
 
 
 def _clips(videos: pd.DataFrame, length: int) -> list[dict[str, Any]]:

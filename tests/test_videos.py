@@ -174,31 +174,6 @@ def test_every_real_video_has_the_frames_of_the_manifest(shared_data):
         assert facts.fps == pytest.approx(float(row["fps"]), abs=0.01)
 
 
-def test_every_edge_video_decodes_or_has_a_reason(shared_data):
-    outcomes = {}
-    for path in sorted((shared_data / "edge-videos").iterdir()):
-        try:
-            facts = count_frames(path)
-        except UndecodableVideo as error:
-            assert error.reason
-            outcomes[path.name] = None
-        else:
-            shapes = {frame.shape for frame in read_frames(path)}
-            assert shapes == {(facts.height, facts.width, 3)}
-            outcomes[path.name] = facts.n_frames
-    assert len(outcomes) == 13
-    assert outcomes["av1_video.mkv"] is None
-    assert outcomes["video_0.mov"] == outcomes["video_90.mov"] == 3
-    assert 0 < outcomes["corrupted.mp4"] < 50
-
-
-def test_a_rotated_video_comes_upright(shared_data):
-    facts = count_frames(shared_data / "edge-videos" / "video_90.mov")
-    assert (facts.width, facts.height) == (320, 568)
-    flat = count_frames(shared_data / "edge-videos" / "video_0.mov")
-    assert (flat.width, flat.height) == (568, 320)
-
-
 def decoding_servers():
     """The processes of this one that fork decoders."""
     children = psutil.Process().children()
