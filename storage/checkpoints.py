@@ -22,11 +22,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from storage.pickles import UnreadablePickle, unfolded_size
+
 GIB = 2**30
 MAX_BYTES = 8 * GIB
 WRAPPERS = ("state_dict", "model_state_dict")
 
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_MAX_VALUES = 10_000_000
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 _FOREIGN = (
     (
         b"version https://git-lfs",
@@ -211,11 +218,12 @@ def _read_once(name: str, max_bytes: int) -> bytes:
 
 
 def _check_sidecar(name: str, sha256: str) -> None:
-    try:
-        with open(f"{name}.sha256", encoding="ascii", errors="replace") as file:
-            promised = file.read(65)[:64].lower()
-    except OSError:
+    sidecar = f"{name}.sha256"
+    # A pipe of that name would be waited for.
+    if not os.path.isfile(sidecar):
         return
+    with open(sidecar, encoding="ascii", errors="replace") as file:
+        promised = file.read(65)[:64].lower()
     if promised != sha256:
         raise UnusableCheckpoint(
             f"{name} has sha256 {sha256}, but its .sha256 file says {promised!r}; "
@@ -228,6 +236,10 @@ def _loaded(data: bytes) -> object:
         _check_archive(data)
         return _unpickled(data)
     if data.startswith(_LEGACY_TORCH):
+        file = io.BytesIO(data)
+        # The magic number, the protocol, the system, and then the checkpoint.
+        for _ in range(4):
+            _check_unfolded(file)
         return _unpickled(data)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
         return _safetensors(data)
@@ -254,12 +266,15 @@ def _foreign(data: bytes) -> str:
 def _check_archive(data: bytes) -> None:
     """Refuse an archive whose entries expand, which torch.load would do without asking."""
     try:
-        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise _Refusal(f"is a damaged or incomplete archive ({error}); copy or download it again") from error
     compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if compressed:
-        raise _Refusal(f"has {len(compressed)} compressed entries, such as {compressed[0][:80]}; {_RESAVE}")
+        raise _Refusal(
+            f"has {len(compressed)} compressed entries, such as {_quoted(compressed[0])}; {_RESAVE}"
+        )
     declared = sum(entry.file_size for entry in entries)
     if declared > len(data):
         raise _Refusal(
@@ -270,6 +285,27 @@ def _check_archive(data: bytes) -> None:
         raise _Refusal(f"is a TorchScript archive, which holds code; {_RESAVE}")
     if "data.pkl" not in names:
         raise _Refusal("is a zip archive, but no PyTorch file; unpack it first")
+    for entry in entries:
+        if entry.filename.rpartition("/")[2] == "data.pkl":
+            _check_unfolded(io.BytesIO(_entry_bytes(archive, entry)))
+
+
+def _entry_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+        raise _Refusal(f"is damaged ({_first_line(error)}); download it again") from error
+
+
+def _check_unfolded(file: io.BytesIO) -> None:
+    try:
+        size = unfolded_size(file)
+    except UnreadablePickle as error:
+        raise _Refusal("is damaged (its pickle is not whole); download it again") from error
+    if size > _MAX_VALUES:
+        raise _Refusal(
+            f"holds values in values, {float(size):.3g} in all where {_MAX_VALUES:,} are allowed; {_RESAVE}"
+        )
 
 
 def _unpickled(data: bytes) -> object:
@@ -324,10 +360,15 @@ def _weights(content: object) -> dict[str, Tensor]:
     ]
     if strange:
         raise _Refusal(
-            f"holds {len(strange)} entries that are no weights, such as {str(strange[0])[:60]!r}; "
+            f"holds {len(strange)} entries that are no weights, such as {_quoted(strange[0])}; "
             f"allowed are weights by name, or a dict with them under {' or '.join(WRAPPERS)}"
         )
     return {key: value.detach() for key, value in content.items()}
+
+
+def _quoted(key: object) -> str:
+    """A name from a file, fit for one line of a terminal."""
+    return repr(key[:80]) if isinstance(key, str) else f"a {type(key).__name__}"
 
 
 def _described(content: object) -> str:
@@ -336,14 +377,18 @@ def _described(content: object) -> str:
 
 def _check_weights(state: Mapping[str, Tensor], file_bytes: int, max_bytes: int) -> None:
     for key, value in state.items():
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise _Refusal(f"holds {key[:80]} in a form that is not dense numbers; save it dense, in float32")
+        if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
+            raise _Refusal(
+                f"holds {_quoted(key)} in a form that is not dense numbers; save it dense, in float32"
+            )
+        if value.dtype not in _DTYPES:
+            raise _Refusal(f"holds {_quoted(key)} in {value.dtype}; save it in float32")
     # A tensor with stride 0 declares any size over a few bytes.
     sizes = {key: value.numel() * value.element_size() for key, value in state.items()}
     for key, size in sizes.items():
         if size > file_bytes:
             raise _Refusal(
-                f"declares {size:,} bytes for {key[:80]} in a file of {file_bytes:,}; download it again"
+                f"declares {size:,} bytes for {_quoted(key)} in a file of {file_bytes:,}; download it again"
             )
     if sum(sizes.values()) > max_bytes:
         raise _Refusal(
@@ -356,6 +401,6 @@ def _check_finite(state: Mapping[str, Tensor]) -> None:
     bad = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise _Refusal(
-            f"has NaN or infinite values in {len(bad)} weights, such as {bad[0][:80]}; "
+            f"has NaN or infinite values in {len(bad)} weights, such as {_quoted(bad[0])}; "
             "use an epoch before training diverged"
         )
