@@ -20,6 +20,7 @@ import torch
 from flows.cli import main
 from selrel.models.c3d import C3D
 from storage.layout import Root
+from storage.receipts import write_receipt
 from storage.tables import read_table
 from storage.ucf101 import read_dataset
 from storage.videos import UndecodableVideo, count_frames, read_frames
@@ -198,7 +199,7 @@ def counted(root: Root, data: Path, clip_length: int) -> pd.DataFrame:
     paths = root.dataset("d")
     root.write_json(paths.description, {"videos": videos, "view": {"clip_length": clip_length}})
     for block in range(-(-len(videos) // index._VIDEOS_A_BLOCK)):
-        index.count_block(str(root), "d", str(data), block)
+        write_receipt(root, paths, "index", block, index.count_block(root, "d", str(data), block))
     index._assemble(root, "d", str(data))
     table: pd.DataFrame = read_table(root, paths.exclusions).to_pandas()
     return table
