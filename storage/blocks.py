@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +137,7 @@ def create_group(
     _finish(group, coordinates, template, attrs)
     # The group's own description last: with it, the group is complete.
     ordered = sorted(objects, key=lambda key: (key == "zarr.json", key))
-    return _write(root, {f"{path}/{key}": objects[key].to_bytes() for key in ordered})
+    return _write(root, ((f"{path}/{key}", objects[key].to_bytes()) for key in ordered))
 
 
 def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[Any]]) -> Written:
@@ -168,11 +168,9 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     written = {name: _stored(group, name) for name in arrays}
     for name, values in arrays.items():
         _check_block(written[name], name, start, values)
-    objects = {
-        _object(path, written[name], start): _object_bytes(written[name], values)
-        for name, values in arrays.items()
-    }
     sha256 = {name: array_sha256(values) for name, values in arrays.items()}
+    # One by one: all of them together may be large.
+    objects = ((_object(path, written[n], start), _object_bytes(written[n], v)) for n, v in arrays.items())
     return Written(sha256) | _write(root, objects)
 
 
@@ -207,10 +205,12 @@ def read_block(
     return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
 
 
-def _write(root: Root, objects: Mapping[str, bytes]) -> Written:
-    for path, data in objects.items():
+def _write(root: Root, objects: Iterable[tuple[str, bytes]]) -> Written:
+    files = {}
+    for path, data in objects:
         root.write_bytes(path, data)
-    return Written(files={path: hashlib.sha256(data).hexdigest() for path, data in objects.items()})
+        files[path] = hashlib.sha256(data).hexdigest()
+    return Written(files=files)
 
 
 def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:

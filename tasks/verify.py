@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.layout import Root, RunPaths
-from storage.receipts import HasReceipts, damages, discard_damaged
+from storage.receipts import HasReceipts, damages, discard_damaged, is_sealed
 from storage.runs import is_finished, read_run, read_summary
 from tasks.clips import clips_of, videos_of
 from tasks.index import video_blocks
@@ -76,6 +76,8 @@ def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]
         found.damaged.append(f"{root.join(paths.success)} is missing: the run is not finished")
         return {}
     try:
+        if not is_sealed(root.read_json(paths.success)):
+            raise ValueError(f"{root.join(paths.success)} was changed, or is of selrel's first version")
         return read_summary(root, paths)
     except ValueError as error:
         found.damaged.append(str(error))

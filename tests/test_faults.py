@@ -320,7 +320,9 @@ def test_an_s3_server_that_is_away_for_a_while_costs_only_time(
             said, _ = process.communicate(timeout=300)
             assert process.returncode == 0, said
             assert "the store does not answer" in said
+            assert server.secret not in said
     assert wait_until_gone(started, timeout=30) == []
+    assert not [path for path in served.rglob("*.json") if server.secret in path.read_text()]
     check_same(job.result, clean)
 
 
