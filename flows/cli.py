@@ -13,13 +13,16 @@ from cyclopts import App, CycloptsError
 
 from flows.commands.compare import compare
 from flows.commands.demo import demo
+from flows.commands.doctor import doctor
 from flows.commands.explain import explain
 from flows.commands.export import export
+from flows.commands.plan import plan
 from flows.commands.report import report
 from flows.commands.runs import runs
 from flows.commands.train import train
 from flows.commands.verify import verify
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
+from flows.settings import sources
 
 app = App(
     name="selrel",
@@ -31,8 +34,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (compare, demo, explain, export, report, runs, train, verify):
+for _command in (compare, demo, doctor, explain, export, plan, report, runs, train, verify):
     app.command(_command)
+app.config = sources([name for name in app if not name.startswith("-")])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,15 +7,18 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dask
+import torch
 from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
 
 from flows.scratch import scratch_directory
+from tasks.versions import differences, versions
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -24,6 +27,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_MAX_THREADS",
 )
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class ThreadLimit(WorkerPlugin):
@@ -63,6 +67,54 @@ class InterruptGuard(WorkerPlugin):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+class SameVersions(WorkerPlugin):
+    """Send away a worker that joins later with other code or packages: its blocks would be other results.
+
+    Parameters
+    ----------
+    wanted : dict of str to str
+        The client's `tasks.versions.versions`.
+    """
+
+    name = "selrel-same-versions"
+
+    def __init__(self, wanted: dict[str, str]) -> None:
+        self.wanted = wanted
+
+    async def setup(self, worker: Worker) -> None:
+        """Close the worker if it differs; called by Dask, before its first block."""
+        if found := differences(self.wanted, versions()):
+            logging.getLogger("distributed.worker").error("selrel: this worker is sent away: %s", found)
+            await worker.close(reason="selrel-other-versions")
+
+
+class OtherVersions(RuntimeError):
+    """Workers with other code or packages than the client."""
+
+
+def check_versions(client: Client, address: str) -> None:
+    """Compare this process's code and packages with those of every worker.
+
+    Raises
+    ------
+    OtherVersions
+        If a worker differs, or lacks the project; the message names both versions.
+    """
+    try:
+        found: dict[str, dict[str, str]] = client.run(versions)
+    except ImportError as error:
+        raise OtherVersions(
+            f"a worker of {address} can't import this project ({error}): install selrel "
+            f"{versions()['selrel']} there, into the environment that `dask worker` runs in"
+        ) from error
+    for worker, there in found.items():
+        if differing := differences(versions(), there):
+            raise OtherVersions(
+                f"the worker {worker} differs: {differing}; install the same version on both, and start the "
+                "worker again"
+            )
+
+
 @contextmanager
 def cluster(
     workers: int | None = None,
@@ -83,12 +135,14 @@ def cluster(
     Parameters
     ----------
     workers : int, optional
-        Worker processes of the local cluster; by default one for each CPU this process may use.
+        Worker processes of the local cluster; by default one for each GPU, or, where there is none, for each
+        CPU that this process may use. Each sees one GPU only.
     threads_per_worker : int, optional
         Threads of torch, OpenCV and BLAS inside each worker; by default the CPUs divided by the workers.
     scheduler : str, optional
         Address of an existing scheduler, such as ``tls://host:8786``; no cluster is started then, and
-        `workers` and `threads_per_worker` must be None.
+        `workers` and `threads_per_worker` must be None. Certificates come from Dask's own configuration
+        (``distributed.comm.tls``).
     insecure : bool
         Accept an unencrypted `scheduler` on another machine.
     timeout : float
@@ -106,14 +160,59 @@ def cluster(
         together with settings of a local cluster.
     ConnectionError
         If no scheduler or no worker answers in time.
+    OtherVersions
+        If a worker of an existing scheduler has other code or packages.
     """
     check_cluster(workers, threads_per_worker=threads_per_worker, scheduler=scheduler, insecure=insecure)
     if scheduler is not None:
         with _existing_cluster(scheduler, timeout) as client:
             yield client
         return
-    processes = workers or _cpus()
-    with _local_cluster(processes, threads_per_worker or max(1, _cpus() // processes), timeout) as client:
+    processes, threads = local_size(workers)
+    with _local_cluster(processes, threads_per_worker or threads, timeout) as client:
+        yield client
+
+
+def local_size(workers: int | None = None) -> tuple[int, int]:
+    """Worker processes of a local cluster, and the threads of each: one process a GPU, or else a CPU."""
+    processes = workers or torch.cuda.device_count() or _cpus()
+    return processes, max(1, _cpus() // processes)
+
+
+def gpu_of_worker(worker: int, visible: Sequence[str]) -> str | None:
+    """What a worker's ``CUDA_VISIBLE_DEVICES`` says: its own GPU, in turn; None where there is none."""
+    return visible[worker % len(visible)] if visible else None
+
+
+def visible_gpus(count: int, chosen: str | None) -> list[str]:
+    """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Parameters
+    ----------
+    count : int
+        How many CUDA finds.
+    chosen : str or None
+        This process's own ``CUDA_VISIBLE_DEVICES``.
+    """
+    names = [name.strip() for name in chosen.split(",")] if chosen else [str(gpu) for gpu in range(count)]
+    return names[:count]
+
+
+@contextmanager
+def in_process() -> Iterator[Client]:
+    """Open a Dask client whose one worker is a thread of this process: for a trial, not for a run."""
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        ) as local,
+        Client(local) as client,
+    ):
         yield client
 
 
@@ -148,14 +247,36 @@ def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Clien
         _start_local(workers, directory) as local,
         Client(local, timeout=timeout) as client,
     ):
+        client.wait_for_workers(workers, timeout=timeout)
         client.register_plugin(InterruptGuard())
         client.register_plugin(ThreadLimit(threads))
         yield client
 
 
-def _start_local(workers: int, directory: Path) -> LocalCluster:
-    return LocalCluster(
-        n_workers=workers,
+class _OneGpuEach(LocalCluster):
+    """A local cluster whose workers see a GPU each; those that are started again get the same one."""
+
+    def new_worker_spec(self) -> dict[int, dict[str, Any]]:
+        """Describe the next worker; called by Dask."""
+        visible = visible_gpus(torch.cuda.device_count(), os.environ.get(_GPUS))
+        specs: dict[int, dict[str, Any]] = super().new_worker_spec()  # type: ignore[no-untyped-call]
+        for worker, spec in specs.items():
+            gpu = gpu_of_worker(worker, visible)
+            if gpu is not None:
+                spec["options"] = {**spec["options"], "env": {_GPUS: gpu}}
+        return specs
+
+
+@contextmanager
+def _start_local(workers: int, directory: Path) -> Iterator[LocalCluster]:
+    with _empty_cluster(directory) as local:
+        local.scale(workers)
+        yield local
+
+
+def _empty_cluster(directory: Path) -> LocalCluster:
+    return _OneGpuEach(  # type: ignore[no-untyped-call]
+        n_workers=0,
         threads_per_worker=1,
         processes=True,
         worker_class=Nanny,
@@ -203,6 +324,8 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
                 f"the Dask scheduler at {address} has no worker after {timeout:g} s: "
                 f"start one with `dask worker {address}`"
             ) from error
+        check_versions(client, address)
+        client.register_plugin(SameVersions(versions()))
         yield client
 
 

@@ -138,7 +138,7 @@ def _make(made: Plan, *, workers: int | None, scheduler: str | None, insecure: b
     with _alone(root, root.run(made.run).lease, f"run {made.run}"):
         # Whom this one waited for may have finished it.
         if not made.finished:
-            publish(made)
+            publish(made, work={"workers": workers, "scheduler": scheduler, "insecure": insecure})
             with cluster(workers, scheduler=scheduler, insecure=insecure):
                 run_stages(made)
 

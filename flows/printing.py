@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from selrel.scores.paper import PAPER
-from storage.layout import Root, RunPaths, run_at
-from storage.runs import Run, is_finished, read_summary
+from storage.layout import Root, RunPaths
+from storage.runs import Run, read_run, read_summary
 from storage.tables import read_table
+from tasks.compare import check_finished
+from tasks.page import command
+
+if TYPE_CHECKING:
+    from tasks.checkup import Finding
+    from tasks.plan import Plan
 
 Row = Mapping[str, Any]
 
@@ -44,9 +52,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     ValueError
         If there is no finished run.
     """
-    root, paths = run_at(url)
-    if not is_finished(root, paths):
-        raise ValueError(f"{url} is not a finished run; `selrel runs --root {root}` lists the runs")
+    root, paths = check_finished(url)
     summary = read_summary(root, paths)
     console.print(_headline(summary), highlight=False)
     if summary.get("comparison"):
@@ -64,6 +70,34 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     return summary
 
 
+def result_of(url: str) -> dict[str, Any]:
+    """Gather what a program would want of a finished run, as JSON.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished run.
+    """
+    root, paths = check_finished(url)
+    names = [name.removesuffix(".parquet") for name in root.listdir(paths.tables)]
+    shown = [name for name in names if name != "clips"]
+    return {
+        "run": root.join(paths.directory),
+        "report": root.join(paths.report),
+        "description": read_run(root, paths),
+        "summary": read_summary(root, paths),
+        "tables": {name: _plain(read_table(root, paths.table(name)).to_pylist()) for name in shown},
+    }
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as JSON knows them: a number that is none is null."""
+    return [
+        {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
 def print_comparison(
     console: Console,
     before: str,
@@ -76,7 +110,8 @@ def print_comparison(
     """Print what changed from one run to another; `rows` are those of `tasks.compare.compare_runs`."""
     lines = [f"Before {before}", f"After  {after}", *(f"Note: {note}" for note in notes)]
     console.print(*lines, "", sep="\n", highlight=False, soft_wrap=True, markup=False)
-    console.print(_differences([row for row in rows if row["class"] is None], "score", _score_name), "")
+    of_all = [row for row in rows if row["class"] is None]
+    console.print(_differences(sorted(of_all, key=_is_detail), "score (%)", _score_name), "")
     if by_class:
         for name in ("motion share", "accuracy"):
             of_score = [row for row in rows if row["class"] is not None and _score_name(row) == name]
@@ -86,7 +121,7 @@ def print_comparison(
 
 
 def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
-    table = _table(None, heading, "before", "after", "difference", "95 %", "", "clips")
+    table = _table(None, heading, "before", "after", "change", "95 %", "clips")
     table.columns[0].justify = "left"
     for row in rows:
         unit, digits = (1, 2) if row["score"] == "lift" else (100, 1)
@@ -96,17 +131,85 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
         ]
         known = row["low"] is not None
         interval = f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}" if known else "-"
-        star = "*" if known and not row["low"] <= 0 <= row["high"] else ""
-        table.add_row(name(row), *values, interval, star, f"{row['n_clips']:,}")
+        # A space instead keeps the figures below each other.
+        values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
+        table.add_row(name(row), *values, interval, f"{row['n_clips']:,}")
     return table
+
+
+def _is_detail(row: Row) -> bool:
+    """Whether a score stands below the motion share and the accuracy."""
+    return _score_name(row) not in ("motion share", "accuracy")
 
 
 def _score_name(row: Row) -> str:
     if row["score"] == "accuracy":
         return "accuracy"
     if row["score"] == "kept_relevance":
-        return "motion share" if row["method"] == "deep_taylor" else f"relevance kept, {row['method']}"
+        return "motion share" if row["method"] == "deep_taylor" else f"kept relevance, {row['method']}"
     return f"{row['score']}, {row['method']}, {_map(row)}"
+
+
+def print_json(console: Console, value: object) -> None:
+    """Print a value as JSON, for a program; no line is wrapped."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_start(console: Console, made: Plan, workers: int | None) -> None:
+    """Print what is about to be done, with every setting as it was resolved."""
+    words = command(made.root, made.description, made.dataset)
+    lines = [
+        *made.notes,
+        "This run is finished already; nothing to do." if made.finished else f"Run {made.run}",
+        f"Settings, from flags, selrel.toml and SELREL_ variables: {words}"
+        + (f" --workers {workers}" if workers else ""),
+    ]
+    console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
+
+
+def print_plan(console: Console, found: Row) -> None:
+    """Print what a run would do; `found` as `selrel plan --json` prints it."""
+    about = "" if found["exact"] else "about "
+    free = found["free_bytes"]
+    lines = [
+        *found["notes"],
+        f"Run      {found['run']}",
+        f"Data set {found['dataset']}: {found['videos']:,} videos, {about}{found['clips']:,} clips in "
+        f"{about}{found['blocks']:,} blocks",
+        f"Disk     at most {_gigabytes(found['bytes'])}" + (f" of {_gigabytes(free)} free" if free else ""),
+    ]
+    if found["finished"]:
+        lines.append("This run is finished already; nothing to do.")
+    else:
+        steps = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in found["seconds_per_clip"].items())
+        lines += [
+            f"Time     about {_duration(found['seconds'])} with {found['workers']} workers of "
+            f"{found['threads_per_worker']} threads",
+            f"         seconds a clip, measured on a few: {steps}",
+        ]
+    console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print a line a check, and below it how to mend what is not well."""
+    styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
+    for finding in findings:
+        state = Text(f"{finding.state:7}", style=styles[finding.state])
+        console.print(state, Text(f"{finding.check:12} {finding.found}"), soft_wrap=True)
+        if finding.mend:
+            console.print(Text(f"{'':8}-> {finding.mend}"), soft_wrap=True)
 
 
 def print_training(console: Console, made: Mapping[str, Any]) -> None:

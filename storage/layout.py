@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -403,15 +404,22 @@ class Root:
     def check_writable(self) -> None:
         """Write and delete a small file, so that a run fails before its work and not after.
 
+        Nothing is left: directories made on the way are removed again.
+
         Raises
         ------
         UnusableRoot
             If the root can't be written; one line says why.
         """
         probe = f".probe-{uuid.uuid4().hex}"
+        absent = [path for path in (Path(self.url), *Path(self.url).parents) if not path.exists()]
         with _unusable(self.url):
             self.write_bytes(probe, b"probe")
             self.delete(probe)
+        # Somebody else may have put something there by now.
+        with contextlib.suppress(OSError):
+            for made in absent if self.is_local else ():
+                made.rmdir()
 
     def size_of(self, path: str) -> int:
         """Bytes of all files under a directory of a local root; 0 where there is none, and on S3."""

@@ -8,6 +8,7 @@ lead to the same place, so finished work is found and anything else gets a place
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import Root, content_hash, run_name
 from storage.runs import is_finished, name_of_run, write_run
-from storage.ucf101 import Dataset, Video, draw_subset, read_dataset
+from storage.ucf101 import Dataset, Video, draw_subset, read_dataset, video_path
 from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
 from tasks.request import Request
@@ -121,19 +122,19 @@ def plan(request: Request) -> Plan:
     name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
     made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, found, dataset))
     if not made.finished:
-        _check_space(root, made, found)
+        _check_space(root, made)
         _rehearse(recognised.model, profile, description["settings"]["methods"])
         root.check_writable()
     return made
 
 
-def publish(made: Plan) -> None:
-    """Write what the workers read: `dataset.json` and `run.json`."""
+def publish(made: Plan, *, work: Mapping[str, Any]) -> None:
+    """Write what the workers read: `dataset.json` and `run.json`; `work` says where the work is done."""
     root = Root(made.root)
     description = root.dataset(made.dataset_id).description
     if not _holds(root, description, made.dataset):
         root.write_json(description, made.dataset)
-    write_run(root, root.run(made.run), made.description)
+    write_run(root, root.run(made.run), {**made.description, "work": dict(work)})
 
 
 def _holds(root: Root, path: str, value: object) -> bool:
@@ -237,12 +238,12 @@ def _rehearse(model: nn.Module, profile: Profile, methods: Mapping[str, Mapping[
     explain_batch(graph, graph.bounds[0].contiguous(), methods)
 
 
-def _check_space(root: Root, made: Plan, found: Dataset) -> None:
+def _check_space(root: Root, made: Plan) -> None:
     free = root.free_bytes()
     if free is None:
         return
     there = root.size_of(root.dataset(made.dataset_id).directory) + root.size_of(root.run(made.run).directory)
-    needed = estimated_bytes(made, found) - there
+    needed = estimated_bytes(made, estimated_clips(made)) - there
     if needed > free:
         raise ValueError(
             f"too little disk under {root.url}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
@@ -250,21 +251,26 @@ def _check_space(root: Root, made: Plan, found: Dataset) -> None:
         )
 
 
-def estimated_bytes(made: Plan, found: Dataset) -> int:
-    """An upper estimate of what a run writes, from the headers of a sample of its videos."""
-    view = made.dataset["view"]
-    voxels = view["clip_length"] * view["crop"][0] * view["crop"][1]
-    paths = {video.name: video.path for video in found.videos}
+def estimated_clips(made: Plan) -> int:
+    """The number of clips, from the headers of a sample of the videos."""
     names = [row[0] for row in made.dataset["videos"]]
     sample = names[:: max(1, len(names) // _SAMPLED_VIDEOS)]
-    clips = sum(_header_clips(paths[name], view["clip_length"]) for name in sample) / len(sample) * len(names)
+    length = made.dataset["view"]["clip_length"]
+    clips = sum(_header_clips(video_path(made.data, name), length) for name in sample)
+    return round(clips / len(sample) * len(names))
+
+
+def estimated_bytes(made: Plan, clips: int) -> int:
+    """An upper estimate of what a run of so many clips writes."""
+    view = made.dataset["view"]
+    voxels = int(view["clip_length"] * view["crop"][0] * view["crop"][1])
     cubes = _BYTES_A_VOXEL["cube"] * len(made.description["settings"]["methods"])
-    return int(clips * voxels * (_BYTES_A_VOXEL["frame"] + _BYTES_A_VOXEL["flow"] + cubes))
+    return clips * voxels * (_BYTES_A_VOXEL["frame"] + _BYTES_A_VOXEL["flow"] + cubes)
 
 
 def _header_clips(path: str, length: int) -> float:
     try:
         # Headers lie; a video is taken for at most an hour, and for at least one clip.
-        return min(max(1.0, header_frames(path) / length), 90_000 / length)
+        return min(max(1.0, math.ceil(header_frames(path) / length)), 90_000 / length)
     except UndecodableVideo:
         return 0.0

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 
-from flows.cluster import THREAD_VARIABLES, cluster
+from flows.cluster import (
+    THREAD_VARIABLES,
+    OtherVersions,
+    cluster,
+    gpu_of_worker,
+    local_size,
+    visible_gpus,
+)
 from flows.scratch import scratch_directory
-from tests.dask_processes import dask_processes
+from tasks.fanout import run_blocks
+from tasks.versions import differences, versions
+from tests.dask_processes import dask_processes, start_worker, tls_options, write_certificates
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 def describe_worker() -> dict[str, Any]:
@@ -148,6 +162,103 @@ def test_an_existing_scheduler() -> None:
             assert client.submit(lambda: 21 * 2).result(timeout=30) == 42
         assert scheduler.poll() is None
         assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Iterator[Path]:
+    """A directory with a certificate, which this process's Dask uses as well."""
+    with dask.config.set(write_certificates(tmp_path)):
+        yield tmp_path
+
+
+@pytest.fixture
+def other_code(tmp_path: Path) -> Path:
+    """A copy of this repository's code that differs in a comment."""
+    copy = tmp_path / "code"
+    for room in ("selrel", "storage", "tasks", "flows"):
+        shutil.copytree(REPOSITORY / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "selrel" / "clips.py").open("a") as file:
+        file.write("# another version\n")
+    return copy
+
+
+def test_a_scheduler_and_workers_that_speak_tls(certificates: Path) -> None:
+    with dask_processes(workers=2, certificates=certificates) as (address, scheduler, workers):
+        with cluster(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=60)
+            report = run_blocks(client, abs, range(-9, 0))
+        assert (report.done, report.failed) == (9, {})
+        assert address.startswith("tls://")
+        assert [process.poll() for process in (scheduler, *workers)] == [None] * 3
+
+
+def test_workers_of_another_version_are_refused_by_name(certificates: Path, other_code: Path) -> None:
+    with (
+        dask_processes(certificates=certificates, code=other_code) as (address, _, _),
+        pytest.raises(OtherVersions) as said,
+        cluster(scheduler=address),
+    ):
+        pass
+    here = versions()["selrel"]
+    there = re.search(r"selrel (\S+) here and (\S+) there", str(said.value))
+    assert there is not None
+    assert there[1] == here
+    assert there[2] != here and there[2].startswith(here.partition("+")[0])
+    assert "\n" not in str(said.value)
+
+
+def test_a_worker_of_another_version_that_joins_later_is_sent_away(
+    certificates: Path, other_code: Path
+) -> None:
+    with (
+        dask_processes(certificates=certificates) as (address, _, workers),
+        cluster(scheduler=address) as client,
+    ):
+        joined = [*workers]
+        start_worker(joined, address, *tls_options(certificates), code=other_code)
+        assert joined[-1].wait(timeout=60) is not None
+        assert len(client.scheduler_info()["workers"]) == 1
+        joined.pop()
+
+
+def test_packages_that_differ_are_named() -> None:
+    here = {"selrel": "1+a", "torch": "2.13", "numpy": "2"}
+    assert differences(here, here) == ""
+    assert differences(here, {"selrel": "1+a", "torch": "2.12"}) == (
+        "torch 2.13 here and 2.12 there, numpy 2 here and none there"
+    )
+
+
+def test_a_worker_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With four GPUs, of which two may be used: two workers, one of them for each."""
+    monkeypatch.setattr("flows.cluster.torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert local_size()[0] == 2
+    with cluster() as client:
+        seen = client.run(by_value(gpu_of_this_process))
+    assert sorted(seen.values()) == ["1", "3"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
+
+
+def gpu_of_this_process() -> Any:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "expected"),
+    [
+        (0, None, [None, None, None]),
+        (1, None, ["0", "0", "0"]),
+        (2, None, ["0", "1", "0"]),
+        (4, None, ["0", "1", "2"]),
+        (2, "3, 1", ["3", "1", "3"]),
+        (1, "GPU-8f3c,9", ["GPU-8f3c", "GPU-8f3c", "GPU-8f3c"]),
+        (0, "-1", [None, None, None]),
+    ],
+)
+def test_which_gpu_a_worker_sees(count: int, chosen: str | None, expected: list[str | None]) -> None:
+    visible = visible_gpus(count, chosen)
+    assert [gpu_of_worker(worker, visible) for worker in range(3)] == expected
 
 
 def test_a_scheduler_without_workers_is_an_error() -> None:

@@ -8,7 +8,13 @@ from cyclopts import Parameter
 from rich.console import Console
 
 
-def compare(first: str, /, *others: str, by_class: Annotated[bool, Parameter(negative="")] = False) -> None:
+def compare(
+    first: str,
+    /,
+    *others: str,
+    by_class: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Compare runs with the first of them: motion share, precision, lift and accuracy, on the same clips.
 
     Differences are paired, clip by clip; their 95 % intervals resample UCF's groups of videos. A star marks
@@ -24,13 +30,24 @@ def compare(first: str, /, *others: str, by_class: Annotated[bool, Parameter(neg
         One or more other runs.
     by_class
         Print the motion share and the accuracy of every class, the largest fall first.
+    json
+        Print one JSON list instead, an object for each other run, with the rows of every class.
     """
-    from flows.printing import print_comparison
+    from flows.printing import print_comparison, print_json
     from tasks.compare import compare_runs
 
     if not others:
         raise ValueError(f"only one run, {first}, is given; name another to compare it with")
     console = Console()
-    for other in others:
-        rows, notes = compare_runs(first, other)
+    found = {other: compare_runs(first, other) for other in others}
+    if json:
+        print_json(
+            console,
+            [
+                {"before": first, "after": other, "notes": notes, "rows": rows}
+                for other, (rows, notes) in found.items()
+            ],
+        )
+        return
+    for other, (rows, notes) in found.items():
         print_comparison(console, first, other, rows, notes, by_class=by_class)

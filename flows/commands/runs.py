@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
 from rich.console import Console
 
 
-def runs(*, root: str) -> None:
+def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """List the runs under a root.
 
     Example: `selrel runs --root results`
@@ -14,12 +17,20 @@ def runs(*, root: str) -> None:
     ----------
     root
         Directory or `s3://bucket/prefix`.
+    json
+        Print one JSON list instead, an object a run.
     """
-    from flows.printing import print_runs
+    import dataclasses
+
+    from flows.printing import print_json, print_runs
     from storage.layout import Root
     from storage.runs import list_runs
 
     place = Root(root)
     if not place.exists(""):
         raise ValueError(f"{place} does not exist; give the --root of `selrel explain`")
-    print_runs(Console(), list_runs(place))
+    found = list_runs(place)
+    if json:
+        print_json(Console(), [dataclasses.asdict(run) | {"finished": run.finished} for run in found])
+    else:
+        print_runs(Console(), found)

@@ -1,0 +1,74 @@
+"""`selrel doctor`: what is wrong with this machine, and how to mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from flows.exits import FAILED
+
+if TYPE_CHECKING:
+    from tasks.checkup import Finding
+
+
+def doctor(*, root: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Check what a run needs: Python, packages, device, decoder, root, ports, Prefect; say how to mend it.
+
+    Ends with exit code 1 if something is broken. Nothing is left behind.
+
+    Example: `selrel doctor --root results`
+
+    Parameters
+    ----------
+    root
+        Where results would go, a directory or `s3://bucket/prefix`: whether it can be written.
+    json
+        Print one JSON object instead.
+    """
+    import dataclasses
+
+    from flows.printing import print_findings, print_json
+    from tasks.checkup import checkup
+
+    console = Console()
+    findings = [*checkup(root), _private_server(), _team_server()]
+    broken = any(finding.state == "broken" for finding in findings)
+    if json:
+        print_json(console, {"sound": not broken, "checks": [dataclasses.asdict(f) for f in findings]})
+    else:
+        print_findings(console, findings)
+    return FAILED if broken else 0
+
+
+def _private_server() -> Finding:
+    """Whether the server that every command line run uses does start."""
+    from flows.local_server import temporary_server
+    from tasks.checkup import Finding
+
+    try:
+        with temporary_server() as url:
+            return Finding("Prefect", "ok", f"a private server starts ({url})")
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        mend = "the versions in constraints.txt are known to work: make setup"
+        return Finding("Prefect", "broken", f"no private server starts: {reason}", mend)
+
+
+def _team_server() -> Finding:
+    """Whether the server that deployments use answers, where one is set."""
+    import httpx
+    from prefect.settings import get_current_settings
+
+    from tasks.checkup import Finding
+
+    url = get_current_settings().api.url
+    if not url:
+        return Finding("Prefect API", "ok", "PREFECT_API_URL is not set: runs use a private server")
+    try:
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        mend = "start it (prefect server start), correct PREFECT_API_URL, or unset it"
+        return Finding("Prefect API", "note", f"{url} does not answer: {error}", mend)
+    return Finding("Prefect API", "ok", f"{url} answers")

@@ -1,0 +1,142 @@
+"""Trial: how large a planned run is, and how long it takes, measured on a few of its clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import torch
+
+from storage.layout import Root, content_hash
+from storage.receipts import pending
+from storage.runs import read_run
+from storage.tables import read_table, write_table
+from tasks.decode import decode, decode_block
+from tasks.explain import explain, explain_block
+from tasks.index import count_block, index
+from tasks.motion import motion, motion_block
+from tasks.plan import Plan, estimated_bytes, estimated_clips, publish
+from tasks.score import score, score_block
+
+N_CLIPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """The size of a planned run, before anything of it is done.
+
+    Attributes
+    ----------
+    videos, clips, blocks
+        How many. Of a data set that is indexed already, the clips are exact; else they follow from the
+        headers of a sample of the videos.
+    exact : bool
+        Whether the clips were counted.
+    bytes, free_bytes : int
+        Most that the run writes, data set included, and the space there is (None on S3).
+    left : dict
+        Clips still to do in each stage.
+    """
+
+    videos: int
+    clips: int
+    exact: bool
+    blocks: int
+    bytes: int
+    free_bytes: int | None
+    left: dict[str, int]
+
+
+def extent(made: Plan) -> Extent:
+    """Measure the size of a planned run, and what is left of it."""
+    place = Root(made.root)
+    dataset, block_clips = place.dataset(made.dataset_id), int(made.dataset["block_clips"])
+    exact = place.exists(dataset.index)
+    clips = read_table(place, dataset.index).num_rows if exact else estimated_clips(made)
+    blocks = ceil(clips / block_clips)
+    left = {"index": 0 if exact else clips}
+    for stage in ("decode", "motion", "explain", "score"):
+        paths = dataset if stage in ("decode", "motion") else place.run(made.run)
+        waiting = [] if made.finished else pending(place, paths, stage, range(blocks))
+        left[stage] = sum(min(block_clips, clips - block * block_clips) for block in waiting)
+    return Extent(
+        videos=len(made.dataset["videos"]),
+        clips=clips,
+        exact=exact,
+        blocks=blocks,
+        bytes=estimated_bytes(made, clips),
+        free_bytes=place.free_bytes(),
+        left=left,
+    )
+
+
+def measure(made: Plan, directory: str, *, threads: int) -> dict[str, float]:
+    """Time every stage on a few clips of a planned run, in this process, under another root.
+
+    Needs a Dask client in this process, with one worker in it. Each stage is done once, so that the model is
+    loaded and everything is warm, and then once more against the clock.
+
+    Parameters
+    ----------
+    made : Plan
+        What is planned.
+    directory : str
+        Where the trial may write.
+    threads : int
+        Threads of a worker of the planned run.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds that one worker takes for a clip, by stage.
+    """
+    trial = _shortened(made, directory)
+    place, data = Root(trial.root), trial.data
+    _limit_threads(threads)
+    publish(trial, work={})
+    index.fn(trial.root, trial.dataset_id, data)
+    counted = _timed(lambda: count_block(place, trial.dataset_id, data, 0))
+    paths = place.dataset(trial.dataset_id)
+    clips = read_table(place, paths.index)
+    write_table(place, paths.index, clips.slice(0, N_CLIPS))
+    done = min(N_CLIPS, clips.num_rows)
+    decode.fn(trial.root, trial.dataset_id, data)
+    motion.fn(trial.root, trial.dataset_id, data)
+    explain.fn(trial.root, trial.run)
+    score.fn(trial.root, trial.run)
+    description = read_run(place, place.run(trial.run))
+    blocks: dict[str, Callable[[], object]] = {
+        "decode": lambda: decode_block(place, trial.dataset_id, data, 0),
+        "motion": lambda: motion_block(place, trial.dataset_id, data, 0),
+        "explain": lambda: explain_block(place, trial.run, description, 0),
+        "score": lambda: score_block(place, trial.run, description, 0),
+    }
+    seconds = {stage: _timed(block) / done for stage, block in blocks.items()}
+    return {"index": counted / clips.num_rows, **seconds}
+
+
+def _shortened(made: Plan, directory: str) -> Plan:
+    """The same plan for one video, in blocks of a few clips."""
+    videos = made.dataset["videos"]
+    dataset = {**made.dataset, "videos": [videos[len(videos) // 2]], "block_clips": N_CLIPS}
+    dataset_id = content_hash(dataset)
+    description: dict[str, Any] = {**made.description, "dataset_id": dataset_id}
+    return dataclasses.replace(
+        made, root=directory, dataset=dataset, dataset_id=dataset_id, description=description
+    )
+
+
+def _limit_threads(threads: int) -> None:
+    import cv2
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
