@@ -1,10 +1,12 @@
 """Every architecture in the engine: traced, explained by every method, relevance conserved."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from selrel.engine import Forward, trace
-from selrel.engine.operations import Convolution, Linear
+from selrel.engine.operations import Layer, negative, positive, whole
 from selrel.explain import method, methods
 from selrel.explain.deep_taylor import relevance_rule
 from selrel.models import families, recognise
@@ -45,10 +47,9 @@ def test_deep_taylor_conserves_relevance(explained):
 
     def watched(step, relevance):
         orphans.append(orphaned(step, relevance))
+        arrived = relevance.double().sum()
         shares = rule(step, relevance)
-        kept.append(
-            float(sum(share.double().sum() for share in shares) + orphans[-1] - relevance.double().sum())
-        )
+        kept.append(float(sum(share.double().sum() for share in shares) + orphans[-1] - arrived))
         return shares
 
     cube = forward.backward(watched, forward.at_target(torch.tensor([0, 2])))
@@ -60,17 +61,15 @@ def test_deep_taylor_conserves_relevance(explained):
 def orphaned(step, relevance):
     """What arrives where a layer has no positive contribution, restated in float64."""
     layer = step.node.operation
-    if not isinstance(layer, Convolution | Linear):
+    if not isinstance(layer, Layer):
         return 0.0
-    x, weight = step.inputs[0].double(), layer.weight.double()
+    x, layer = step.inputs[0].double(), replace(layer, weight=layer.weight.double())
     source = step.node.inputs[0]
     if source == 0 or step.graph.nodes[source - 1].moves_pixels:
         low, high = (bound.double() for bound in step.graph.bound_images(source))
-        z = layer.convolve(x, weight) - layer.convolve(low, weight.clamp(min=0))
-        z = z - layer.convolve(high, weight.clamp(max=0))
+        z = layer.apply(x, whole) - layer.apply(low, positive) - layer.apply(high, negative)
     else:
-        z = layer.convolve(x.clamp(min=0), weight.clamp(min=0))
-        z = z + layer.convolve(x.clamp(max=0), weight.clamp(max=0))
+        z = layer.apply(x.clamp(min=0), positive) + layer.apply(x.clamp(max=0), negative)
     return float(relevance.double()[z <= 1e-20].sum())
 
 

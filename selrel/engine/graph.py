@@ -88,7 +88,7 @@ class Step:
 
 
 Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
-"""Distribute what arrives at a node's output over its inputs, leaving what arrives as it was."""
+"""Distribute what arrives at a node's output over its inputs; it may overwrite what arrives."""
 
 
 def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ class Forward:
         -------
         A tensor of the shape of that value. What arrives along several paths is added.
         """
-        arriving: dict[int, Tensor] = {len(self.graph.nodes): start}
+        arriving: dict[int, Tensor] = {len(self.graph.nodes): start.clone()}
         with torch.no_grad():
             for position in range(len(self.graph.nodes), stop, -1):
                 if position in arriving:

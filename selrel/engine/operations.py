@@ -7,8 +7,7 @@ these. Every operation keeps the batch as the first axis.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,22 +15,18 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-# oneDNN is slow in transposing convolutions to fewer channels than a register holds.
-_NARROW = 16
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def served_by_onednn(x: Tensor) -> bool:
     """Whether oneDNN convolves it: fastest with the channels last in memory."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return x.device.type == "cpu" and x.dtype == torch.float32 and available
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() in _CHANNELS_LAST and available
 
 
 def channels_last(x: Tensor) -> Tensor:
     """The same values with the channels last in memory, where that is faster."""
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if served_by_onednn(x) and x.dim() in layouts:
-        return x.contiguous(memory_format=layouts[x.dim()])
-    return x
+    return x.contiguous(memory_format=_CHANNELS_LAST[x.dim()]) if served_by_onednn(x) else x
 
 
 class Operation(Protocol):
@@ -39,7 +34,7 @@ class Operation(Protocol):
 
     `forward` returns the output and whatever the pullback needs beyond input and output (only max
     pooling needs something: where each maximum was). `pullback` returns the gradient with respect
-    to each input, given the gradient with respect to the output.
+    to each input, given the gradient with respect to the output, which it may overwrite.
     """
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
@@ -51,92 +46,67 @@ class Operation(Protocol):
         ...
 
 
+Part = Callable[[Tensor], Tensor]
+"""What a rule takes of a layer's weight."""
+
+
+def whole(weight: Tensor) -> Tensor:
+    """The weight itself."""
+    return weight
+
+
+def positive(weight: Tensor) -> Tensor:
+    """The positive part of the weight."""
+    return weight.clamp(min=0)
+
+
+def negative(weight: Tensor) -> Tensor:
+    """The negative part of the weight."""
+    return weight.clamp(max=0)
+
+
 @dataclass(frozen=True, eq=False)
-class Convolution:
-    """A convolution over any number of spatial axes."""
+class Layer:
+    """What convolutions and linear layers share: a weight of which rules use parts, each made once."""
 
     weight: Tensor
     bias: Tensor | None
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
+    forms: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False)
+    """Parts of the weight, and their layouts in memory, as they were first needed."""
+
+    def form(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """Return a form of the weight, made at its first use."""
+        if key not in self.forms:
+            self.forms[key] = make()
+        return self.forms[key]
+
+    def part(self, part: Part) -> Tensor:
+        """A part of the weight."""
+        return self.weight if part is whole else self.form(part, lambda: part(self.weight))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
-        """Convolve, with the bias."""
-        return self.convolve(inputs[0], self.weight, self.bias), None
+        """Apply the layer, with the bias."""
+        return self.apply(inputs[0], whole, self.bias), None
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Convolve `x` with another weight of the same geometry."""
-        return self._convolve(x, weight, bias, self.padding)
+    def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
+        """Apply a part of the weight in place of the whole."""
+        raise NotImplementedError
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
-        result: Tensor
-        if served_by_onednn(x):
-            # By name, because torch prefers a slower kernel of its own for a single small clip.
-            result = aten.mkldnn_convolution(
-                x, weight, bias, padding, self.stride, self.dilation, self.groups
-            )
-            return result
-        zeros = (0,) * len(self.stride)
-        result = aten.convolution(
-            x, weight, bias, self.stride, padding, self.dilation, False, zeros, self.groups
-        )
-        return result
+    def transpose(self, gradient: Tensor, part: Part, x: Tensor) -> Tensor:
+        """Apply the transpose of a part; `x` gives only the shape of the layer's input."""
+        raise NotImplementedError
 
-    def transpose(self, gradient: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        """Apply the transposed convolution; `x` gives only the shape of the result.
-
-        A weight with more input channels than `x`, as several stacked, gives as many channels.
-        """
-        if served_by_onednn(gradient) and self._is_narrow(weight):
-            return self._transpose_by_flipping(gradient, weight)
-        zeros = (0,) * len(self.stride)
-        result: Tensor = aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            zeros,
-            self.groups,
-            (True, False, False),
-        )[0]
-        return result
-
-    def _is_narrow(self, weight: Tensor) -> bool:
-        """Whether the transpose is best computed as a convolution: towards pixels, without strides."""
-        plain = self.groups == 1 and set(self.stride) == {1} and weight.shape[1] <= _NARROW
-        return plain and all(r >= p for r, p in zip(self._reach(weight), self.padding, strict=True))
-
-    def _reach(self, weight: Tensor) -> list[int]:
-        return [d * (size - 1) for d, size in zip(self.dilation, weight.shape[2:], strict=True)]
-
-    def _transpose_by_flipping(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        axes = range(2, weight.dim())
-        padding = [r - p for r, p in zip(self._reach(weight), self.padding, strict=True)]
-        return self._convolve(gradient, weight.flip(*axes).transpose(0, 1), None, padding)
+    def transposes(self, gradient: Tensor, parts: tuple[Part, ...], x: Tensor) -> Sequence[Tensor]:
+        """Apply the transposes of several parts to the same gradient."""
+        return [self.transpose(gradient, part, x) for part in parts]
 
     def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Transpose the convolution."""
-        return (self.transpose(gradient, self.weight, inputs[0]),)
-
-    @cached_property
-    def positive(self) -> Tensor:
-        """The positive part of the weight."""
-        return self.weight.clamp(min=0)
-
-    @cached_property
-    def negative(self) -> Tensor:
-        """The negative part of the weight."""
-        return self.weight.clamp(max=0)
+        """Apply the transpose."""
+        return (self.transpose(gradient, whole, inputs[0]),)
 
     def by_output(self, values: Tensor) -> Tensor:
         """A value for each output channel, shaped to be combined with the output."""
-        return values.view(-1, *(1,) * len(self.stride))
+        return values.view(-1, *(1,) * (self.weight.dim() - 2))
 
     def bias_view(self) -> Tensor:
         """The bias, shaped to be added to the output."""
@@ -144,45 +114,103 @@ class Convolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
-    """A fully connected layer; the same interface as `Convolution`, so that a rule serves both."""
+class Convolution(Layer):
+    """A convolution over any number of spatial axes."""
 
-    weight: Tensor
-    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
-        """Multiply, with the bias."""
-        return self.convolve(inputs[0], self.weight, self.bias), None
+    def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
+        """Convolve with a part of the weight."""
+        if served_by_onednn(x):
+            return self._convolve_packed(x, part, bias)
+        result: Tensor = aten.convolution(x, self.part(part), bias, *self._geometry())
+        return result
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply `x` by another weight of the same shape."""
-        return torch.nn.functional.linear(x, weight, bias)
+    def transpose(self, gradient: Tensor, part: Part, x: Tensor) -> Tensor:
+        """Apply the transposed convolution."""
+        if served_by_onednn(gradient) and self._turns_round():
+            return self._convolve_packed(gradient, _Turned(part), None)
+        weight = self.part(part)
+        channels = weight.shape[1] * self.groups
+        like = x if x.shape[1] == channels else x.new_empty((len(x), channels, *x.shape[2:]))
+        result: Tensor = aten.convolution_backward(
+            gradient, like, weight, None, *self._geometry(), (True, False, False)
+        )[0]
+        return result
 
-    def transpose(self, gradient: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        """Multiply by the transposed weight."""
-        return gradient @ weight
+    def transposes(self, gradient: Tensor, parts: tuple[Part, ...], x: Tensor) -> Sequence[Tensor]:
+        """As one, where all channels are one group: oneDNN computes few channels at the price of sixteen."""
+        if self.groups > 1:
+            return super().transposes(gradient, parts, x)
+        return self.transpose(gradient, _Stacked(parts), x).chunk(len(parts), dim=1)
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Multiply by the transposed weight."""
-        return (gradient @ self.weight,)
+    def _geometry(self) -> tuple[Any, ...]:
+        """The arguments of torch's convolutions after the bias."""
+        return self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups
 
-    @cached_property
-    def positive(self) -> Tensor:
-        """The positive part of the weight."""
-        return self.weight.clamp(min=0)
+    def _turns_round(self) -> bool:
+        """Whether the transpose is the convolution with the turned kernel: without strides and groups."""
+        reaches = all(r >= p for r, p in zip(self._reach(), self.padding, strict=True))
+        return self.groups == 1 and set(self.stride) == {1} and reaches
 
-    @cached_property
-    def negative(self) -> Tensor:
-        """The negative part of the weight."""
-        return self.weight.clamp(max=0)
+    def _reach(self) -> list[int]:
+        return [d * (size - 1) for d, size in zip(self.dilation, self.weight.shape[2:], strict=True)]
 
-    def by_output(self, values: Tensor) -> Tensor:
-        """A value for each output, shaped to be combined with the output."""
-        return values
+    def _convolve_packed(self, x: Tensor, part: Part, bias: Tensor | None) -> Tensor:
+        """Convolve by oneDNN with a kernel in its own layout, which it would else make at every call."""
+        padding = list(self.padding)
+        if isinstance(part, _Turned):
+            padding = [r - p for r, p in zip(self._reach(), self.padding, strict=True)]
+        geometry = (padding, self.stride, self.dilation, self.groups)
 
-    def bias_view(self) -> Tensor:
-        """The bias, shaped to be added to the output."""
-        return self.weight.new_zeros(()) if self.bias is None else self.bias
+        def pack() -> Tensor:
+            return _PACK[x.dim()](part(self.weight).to_mkldnn(), *geometry, list(x.shape))
+
+        kernel = self.form(("packed", part), pack)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, kernel, bias, *geometry, "none", [], "")
+        return result
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """A part of a kernel, turned round in space and time, its input and output channels exchanged."""
+
+    part: Part
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return self.part(weight).flip(*range(2, weight.dim())).transpose(0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Parts of a kernel one after the other along the input channels."""
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return torch.cat([part(weight) for part in self.parts], dim=1)
+
+
+_PACK: dict[int, Callable[..., Tensor]] = {
+    4: torch._C._nn.mkldnn_reorder_conv2d_weight,
+    5: torch._C._nn.mkldnn_reorder_conv3d_weight,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Layer):
+    """A fully connected layer."""
+
+    def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
+        """Multiply by a part of the weight."""
+        return torch.nn.functional.linear(x, self.part(part), bias)
+
+    def transpose(self, gradient: Tensor, part: Part, x: Tensor) -> Tensor:
+        """Multiply by the transpose of a part."""
+        return gradient @ self.part(part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,8 +245,8 @@ class Relu:
         return output, output
 
     def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Pass the gradient where the output is positive."""
-        return (aten.threshold_backward(gradient, saved, 0),)
+        """Pass the gradient where the output is positive, in place."""
+        return (aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=gradient),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,8 +308,8 @@ class Addition:
         return inputs[0] + inputs[1], None
 
     def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Give the gradient to both."""
-        return gradient, gradient
+        """Give the gradient to both, each its own, since either may be overwritten."""
+        return gradient, gradient.clone()
 
 
 def _transpose_of(

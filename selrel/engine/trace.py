@@ -22,6 +22,7 @@ from selrel.engine.operations import (
     Addition,
     Average,
     Convolution,
+    Layer,
     Linear,
     MaxPool,
     Operation,
@@ -106,7 +107,7 @@ class _BatchNorm:
         """The same as an operation of its own."""
         return Scaling(self.scale.to(self.dtype), self.shift.to(self.dtype))
 
-    def after(self, layer: Convolution | Linear) -> Convolution | Linear:
+    def after(self, layer: Layer) -> Layer:
         """The layer before it with the norm folded in."""
         weight = layer.weight * self.scale.view(-1, *(1,) * (layer.weight.dim() - 1))
         bias = self.shift if layer.bias is None else self.shift + layer.bias * self.scale
@@ -193,7 +194,7 @@ class _Translation:
     def _signs(operation: Operation, inputs: tuple[int, ...], nodes: list[Node]) -> tuple[bool, bool]:
         if isinstance(operation, Relu):
             return True, False
-        linear = isinstance(operation, Convolution | Linear | _BatchNorm)
+        linear = isinstance(operation, Layer | _BatchNorm)
         nonnegative = not linear and all(i > 0 and nodes[i - 1].nonnegative for i in inputs)
         still = isinstance(operation, Routing | _BatchNorm)
         moves = still and all(i == 0 or nodes[i - 1].moves_pixels for i in inputs)
@@ -508,7 +509,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 # Their outputs are new tensors, which no rule but a layer's own looks at again.
-_ALLOCATING = (Convolution, Linear, Addition, Scaling)
+_ALLOCATING = (Layer, Addition, Scaling)
 
 
 def _rectify_in_place(nodes: list[Node]) -> tuple[Node, ...]:
@@ -540,7 +541,7 @@ def _quiet_when_not_positive(nodes: list[Node]) -> list[bool]:
     for position in range(len(nodes), 0, -1):
         operation = nodes[position - 1].operation
         for source in nodes[position - 1].inputs:
-            if isinstance(operation, Convolution | Linear):
+            if isinstance(operation, Layer):
                 quiet[source] &= source > 0 and nodes[source - 1].nonnegative
             else:
                 quiet[source] &= quiet[position] and not isinstance(operation, Scaling)

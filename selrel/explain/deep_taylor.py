@@ -7,14 +7,25 @@ Montavon et al. 2017, "Explaining nonlinear classification decisions with deep T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selrel.engine import Forward, Rule, Step, gradient_rule
-from selrel.engine.operations import Addition, Average, Convolution, Linear, Relu, Scaling
+from selrel.engine.operations import (
+    Addition,
+    Average,
+    Convolution,
+    Layer,
+    Part,
+    Relu,
+    Scaling,
+    negative,
+    positive,
+    whole,
+)
 
 # Smaller denominators are sums in which every summand is 0.
 _TINY = 1e-30
@@ -69,7 +80,7 @@ def relevance_rule(alpha: float) -> Rule:
 
     def rule(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
         operation = step.node.operation
-        if isinstance(operation, Convolution | Linear):
+        if isinstance(operation, Layer):
             return (_layer(step, operation, relevance, alpha),)
         if isinstance(operation, Relu | Scaling):
             # One input an output, which gets all.
@@ -84,44 +95,41 @@ def relevance_rule(alpha: float) -> Rule:
     return rule
 
 
-Layer = Convolution | Linear
-
-
 def _layer(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
     source = step.node.inputs[0]
     if source == 0 or step.graph.nodes[source - 1].moves_pixels:
         return _z_b(step, layer, relevance)
     if not step.graph.nodes[source - 1].nonnegative:
         return _signed(step, layer, relevance, alpha)
-    positive = layer.convolve(step.inputs[0], layer.positive)
+    excite = layer.apply(step.inputs[0], positive)
     if alpha == 1:
-        return _z_plus(step, layer, relevance, positive)
-    return _alpha_beta(step, layer, relevance, positive, alpha)
+        return _z_plus(step, layer, relevance, excite)
+    return _alpha_beta(step, layer, relevance, excite, alpha)
 
 
 def _z_plus(step: Step, layer: Layer, relevance: Tensor, denominator: Tensor) -> Tensor:
     """R_in = a * W+^T (R_out / (W+ a)), for a >= 0."""
     (a,) = step.inputs
     share = _divide(relevance, denominator)
-    return layer.transpose(share, layer.positive, a).mul_(a)
+    return layer.transpose(share, positive, a).mul_(a)
 
 
-def _alpha_beta(step: Step, layer: Layer, relevance: Tensor, positive: Tensor, alpha: float) -> Tensor:
+def _alpha_beta(step: Step, layer: Layer, relevance: Tensor, excite: Tensor, alpha: float) -> Tensor:
     """Alpha times the z+ rule minus beta times the same for W-, for a >= 0.
 
     W- a = (output - bias) - W+ a needs no convolution. Where a rectifier has overwritten the output,
     both agree at every place that relevance arrives.
     """
     (a,) = step.inputs
-    negative = step.output - layer.bias_view() - positive
+    inhibit = step.output - layer.bias_view() - excite
     # Exact zeros come out of the subtraction as rounding noise, which must not divide.
-    noise = _rounding(positive + layer.bias_view().abs())
-    blame = _divide(relevance, -negative, smallest=noise) * -1.0
-    credit = _divide(relevance, positive)
+    noise = _rounding(excite + layer.bias_view().abs())
+    blame = _divide(relevance, -inhibit, smallest=noise) * -1.0
+    credit = _divide(relevance, excite)
     # Where nothing inhibits, the positive part must carry everything, or relevance would be made.
-    weight = torch.where(-negative > noise, alpha, 1.0)
-    found = layer.transpose(credit * weight, layer.positive, a)
-    found -= (alpha - 1) * layer.transpose(blame, layer.negative, a)
+    weight = torch.where(-inhibit > noise, alpha, 1.0)
+    found = layer.transpose(credit * weight, positive, a)
+    found -= (alpha - 1) * layer.transpose(blame, negative, a)
     return found.mul_(a)
 
 
@@ -130,18 +138,18 @@ def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor
     (a,) = step.inputs
     above, below = a.clamp(min=0), a.clamp(max=0)
 
-    def part(first: Tensor, second: Tensor) -> Callable[[Tensor], Tensor]:
+    def part(first: Part, second: Part) -> Callable[[Tensor], Tensor]:
         return lambda share: (
             layer.transpose(share, first, a) * above + layer.transpose(share, second, a) * below
         )
 
-    excite = layer.convolve(above, layer.positive) + layer.convolve(below, layer.negative)
-    credit = part(layer.positive, layer.negative)
+    excite = layer.apply(above, positive) + layer.apply(below, negative)
+    credit = part(positive, negative)
     if alpha == 1:
         return credit(_divide(relevance, excite))
-    inhibit = layer.convolve(above, layer.negative) + layer.convolve(below, layer.positive)
+    inhibit = layer.apply(above, negative) + layer.apply(below, positive)
     weight = torch.where(inhibit < -_TINY, alpha, 1.0)
-    blame = part(layer.negative, layer.positive)
+    blame = part(negative, positive)
     return credit(_divide(relevance, excite) * weight) + (alpha - 1) * blame(_divide(relevance, -inhibit))
 
 
@@ -158,14 +166,22 @@ def _z_b(step: Step, layer: Layer, relevance: Tensor) -> Tensor:
     low, high = step.graph.bound_images(step.node.inputs[0])
 
     def corner() -> tuple[Tensor, Tensor]:
-        lowest = layer.convolve(low, layer.positive) + layer.convolve(high, layer.negative)
+        lowest = layer.apply(low, positive) + layer.apply(high, negative)
         size = layer.weight.abs().flatten(1).sum(dim=1) * torch.maximum(-low, high).amax()
         return lowest + layer.bias_view(), _rounding(layer.by_output(size) + layer.bias_view().abs())
 
     lowest, noise = step.graph.remember(("zB corner", step.node), corner)
-    share = _divide(relevance, step.output - lowest, smallest=noise)
-    found = layer.transpose(share, layer.weight, x) * (x - high)
-    return found.addcmul_(layer.transpose(share, layer.positive, x), high - low)
+    # By frames, so that nothing of the size of the whole, largest map is made.
+    maps = (_frames(layer, output) for output in (relevance, step.output, lowest))
+    for share, output, least in zip(*maps, strict=True):
+        share.copy_(_divide(share, output - least, smallest=noise))
+    every, excited = layer.transposes(relevance, (whole, positive), x)
+    return (x - high).mul_(every).addcmul_(excited, high - low)
+
+
+def _frames(layer: Layer, output: Tensor) -> Sequence[Tensor]:
+    """A convolution's output by its first axis of time or space; any other as it is."""
+    return torch.split(output, 1, dim=2) if isinstance(layer, Convolution) else (output,)
 
 
 def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
