@@ -32,6 +32,7 @@ def explain_ucf101(
     root: str,
     split: int = 1,
     subset: Literal["train", "test", "all"] = "test",
+    classes: Sequence[str] | None = None,
     videos: int | None = None,
     methods: Sequence[str] = PAPER_METHODS,
     method_settings: dict[str, dict[str, Any]] | None = None,
@@ -61,6 +62,7 @@ def explain_ucf101(
         root: Directory or s3:// URL under which all results lie.
         split: UCF-101's split, 1 to 3.
         subset: Which of the split's videos: train, test, or all on disk.
+        classes: The only classes there are, those that the checkpoint was trained on; all if empty.
         videos: How many videos to draw, evenly over the classes; all of them if empty.
         methods: The explanations.
         method_settings: Settings of methods by name, such as {"deep_taylor": {"alpha": 2}}.
@@ -95,6 +97,7 @@ def explain_ucf101(
             root=root,
             split=split,
             subset=subset,
+            classes=classes,
             videos=videos,
             seed=seed,
             methods=methods,
@@ -169,6 +172,7 @@ def request_from(
     selective: Mapping[str, Any] | None = None,
     profile: Mapping[str, Any] | None = None,
     sigmas: Sequence[float] = SIGMAS,
+    classes: Sequence[str] | None = None,
     **others: Any,
 ) -> Request:
     """Make the request of a flow's arguments; where the work is done is no part of it.
@@ -186,6 +190,7 @@ def request_from(
         selective=dataclasses.replace(PRESETS[preset], **choices),
         profile=profile or {},
         sigmas=tuple(sigmas),
+        classes=tuple(classes) if classes else None,
         **others,
     )
 

@@ -59,6 +59,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
         console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True)
     for name, table in (
         ("table1", _precision),
+        ("object_motion", _object_motion),
         ("table2", _agreement),
         ("table3", _selectivity),
         ("table4", _overhead),
@@ -267,6 +268,25 @@ def _precision(rows: list[Row]) -> Table:
             _percent(row["base_rate"], ""),
             _number(row["lift"]),
             _mean(_of_paper("table1", row), "mean", "std"),
+        )
+    return table
+
+
+def _object_motion(rows: list[Row]) -> Table:
+    title = "Object motion: the same without the camera's motion, and recall (%)"
+    columns = ("all: recall", "objects: precision", "95 %", "base", "lift", "recall", "95 %")
+    table = _table(title, "method", "map", *columns)
+    for row in rows:
+        table.add_row(
+            row["method"],
+            _map(row),
+            _percent(row["recall"], ""),
+            _percent(row["object_precision"], ""),
+            _range(row, "object_precision_low", "object_precision_high"),
+            _percent(row["object_base_rate"], ""),
+            _number(row["object_lift"]),
+            _percent(row["object_recall"], ""),
+            _range(row, "object_recall_low", "object_recall_high"),
         )
     return table
 

@@ -74,6 +74,7 @@ def command(root: str, description: Row, dataset: Row) -> str:
         "root": root,
         "split": dataset["split"],
         "subset": dataset["subset"],
+        "classes": description["drawn"]["classes"],
         "videos": description["drawn"]["videos"],
         "seed": description["drawn"]["seed"],
         "methods": list(methods),

@@ -28,7 +28,7 @@ from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import Root, content_hash, run_name
 from storage.runs import is_finished, name_of_run, write_run
-from storage.ucf101 import Dataset, Video, draw_subset, read_dataset, video_path
+from storage.ucf101 import Dataset, Video, choose_classes, draw_subset, read_dataset, video_path
 from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
 from tasks.request import Request
@@ -108,6 +108,8 @@ def plan(request: Request) -> Plan:
     # A wrong address should be told at once.
     root = Root(request.root, patient=False)
     found = read_dataset(request.data, split=request.split, subset=request.subset)
+    if request.classes is not None:
+        found = choose_classes(found, request.classes)
     checkpoint = read_checkpoint(request.checkpoint)
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
     check_outputs(recognised.n_outputs, len(found.classes))
@@ -201,7 +203,11 @@ def _description(
         "versions": {name: metadata.version(name) for name in _COMPUTE},
         "others": {"python": platform.python_version(), **{n: metadata.version(n) for n in _OTHERS}},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "drawn": {"seed": request.seed, "videos": request.videos},
+        "drawn": {
+            "seed": request.seed,
+            "videos": request.videos,
+            "classes": request.classes and list(request.classes),
+        },
         "gate": {"max_drop": request.max_drop, "against": request.against},
     }
 

@@ -23,8 +23,9 @@ class Request:
     ----------
     data, checkpoint, root
         The data set's directory, the checkpoint file, and the root URL of all results.
-    split, subset, videos, seed
-        UCF-101's split 1 to 3; "train", "test" or "all"; how many videos to draw, the same number
+    split, subset, classes, videos, seed
+        UCF-101's split 1 to 3; "train", "test" or "all"; the only classes there are, those that the
+        checkpoint was trained on (None: all of classInd.txt); how many videos to draw, the same number
         from each class as far as they go (None: all of them); the seed of that draw.
     methods
         Settings of every method, by its name: the ones not given are the method's own defaults.
@@ -57,6 +58,7 @@ class Request:
     root: str
     split: int = 1
     subset: str = "test"
+    classes: tuple[str, ...] | None = None
     videos: int | None = None
     seed: int = 0
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict.fromkeys(PAPER_METHODS, {}))

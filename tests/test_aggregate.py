@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selrel.scores import score_clip
-from selrel.scores.aggregate import AREA_PRECISIONS, motion_share, sweep, table1, table2, table3, table4
+from selrel.scores.aggregate import (
+    AREA_PRECISIONS,
+    motion_share,
+    object_motion,
+    sweep,
+    table1,
+    table2,
+    table3,
+    table4,
+)
 from selrel.scores.intervals import group_bootstrap
 from selrel.scores.paper import PAPER
 from selrel.scores.sums import GroupSums, group_sums, merge
@@ -52,8 +61,9 @@ def scored(seed: int = 0, n_clips: int = 36) -> tuple[Rows, Rows]:
         flow = generator.normal(0, 0.1 + 0.05 * (clip % 12), (*shape, 2)).astype(np.float32)
         if clip == 7:
             flow[:] = np.nan
+        camera = generator.normal(0, 0.1, (4, 2, 3)).astype(np.float32)
         of_scores, of_agreements = score_clip(
-            relevance, flow, 4, sigmas=SIGMAS, parameters=PRESETS["default"], tau=0.2
+            relevance, flow, 4, sigmas=SIGMAS, parameters=PRESETS["default"], camera=camera, tau=0.2
         )
         all_scores += labelled(of_scores, clip)
         all_agreements += labelled(of_agreements, clip)
@@ -222,6 +232,26 @@ def test_table_3_restated(class_name: str | None, method: str) -> None:
     assert row["n_clips"] == sum(clip["baseline_voxels"] > 0 for clip in counted)
     assert row["n_empty"] == sum(clip["baseline_voxels"] == 0 for clip in counted)
     assert row["n_uncounted"] == len(clips) - len(counted)
+
+
+def test_object_motion_restated() -> None:
+    rows = object_motion(columns(scores()), n=N)
+    assert len(rows) == (1 + 3) * 2 * 2
+    for row in rows:
+        clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
+        clips = [clip for clip in clips if clip["sigma"] == row["sigma"]]
+        for kind in ("", "object_"):
+            for score in (f"{kind}precision", f"{kind}recall"):
+                values = [clip[score] for clip in clips if clip[score] is not None]
+                assert row[score] == pytest.approx(statistics.fmean(values))
+                assert row[f"{score}_low"] - 1e-12 <= row[score] <= row[f"{score}_high"] + 1e-12
+            with_precision = [clip for clip in clips if clip["precision"] is not None]
+            base_rate = statistics.fmean(clip[f"{kind}base_rate"] for clip in with_precision)
+            assert row[f"{kind}base_rate"] == pytest.approx(base_rate)
+            assert row[f"{kind}lift"] == pytest.approx(row[f"{kind}precision"] / base_rate)
+            assert row[f"{kind}n_moving"] == sum(clip[f"{kind}recall"] is not None for clip in clips)
+        assert row["n_clips"] == sum(clip["precision"] is not None for clip in clips)
+        assert row["object_precision"] != row["precision"]
 
 
 def test_the_sweep_restated() -> None:

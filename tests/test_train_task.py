@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
+from flows.explain_ucf101 import request_from
 from selrel.models import families, recognise
 from selrel.models.c3d import C3D
 from selrel.profiles import Profile
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.ucf101 import read_dataset
+from tasks.plan import plan
 from tasks.train import FAMILY, divided, read_samples, recipe_of, train
 
 PROFILE = families()[FAMILY][0].profile
@@ -192,6 +194,18 @@ def test_chosen_classes_are_the_only_ones(tiny_ucf101, tmp_path):
     learn, held_out = divided(str(tiny_ucf101), split=1, classes=["HammerThrow", "archery"])
     assert {video.class_name for video in (*learn.videos, *held_out.videos)} == {"Archery", "HammerThrow"}
     assert {video.label for video in learn.videos} == {0, 1}
+
+
+def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path):
+    chosen = ["HammerThrow", "Archery"]
+    trained(tiny_ucf101, tmp_path / "two.pth.tar", classes=chosen)
+    places = {"data": str(tiny_ucf101), "checkpoint": str(tmp_path / "two.pth.tar"), "root": str(tmp_path)}
+    made = plan(request_from(**places, methods=["grad_cam"], classes=chosen))
+    # In classInd's order, counted anew, as the model's outputs are.
+    assert made.dataset["classes"] == ["Archery", "HammerThrow"]
+    assert [row[1:3] for row in made.dataset["videos"]] == [["Archery", 0], ["HammerThrow", 1]]
+    with pytest.raises(ValueError, match="2 outputs and the data set 4 classes"):
+        plan(request_from(**places))
 
 
 @pytest.mark.parametrize(

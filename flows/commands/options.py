@@ -34,6 +34,8 @@ class RunOptions:
         UCF-101's split: 1, 2 or 3.
     subset
         Which of the split's videos; `all` takes every video on disk.
+    classes
+        The only classes there are, for a checkpoint that was trained on some; all by default.
     videos
         How many videos to draw, evenly over the classes; all of them by default.
     seed
@@ -105,6 +107,7 @@ class RunOptions:
     root: Annotated[str, Parameter(group=_DATA)]
     split: Annotated[int, Parameter(group=_DATA)] = 1
     subset: Annotated[Literal["train", "test", "all"], Parameter(group=_DATA)] = "test"
+    classes: Annotated[list[str] | None, Several, Parameter(group=_DATA)] = None
     videos: Annotated[int | None, Parameter(group=_DATA)] = None
     seed: Annotated[int, Parameter(group=_DATA)] = 0
     methods: Annotated[list[str] | None, Several, Parameter(group=_EXPLANATION)] = None
@@ -142,8 +145,8 @@ class RunOptions:
         profile = ("colour_order", "resize", "crop", "mean", "std", "scale", "label_order")
         selective = ("edge", "border", "floor", "scaling")
         as_they_are = (
-            "root", "split", "subset", "videos", "seed", "target", "preset", "motion_rule", "tau", "family",
-            "model", "block_clips", "batch_clips", "max_drop", "against",
+            "root", "split", "subset", "classes", "videos", "seed", "target", "preset", "motion_rule", "tau",
+            "family", "model", "block_clips", "batch_clips", "max_drop", "against",
         )  # fmt: skip
         names = list(dict.fromkeys(self.methods)) if self.methods is not None else None
         return {
