@@ -31,18 +31,9 @@ from tests.prefect_server import prefect_server
 from tests.processes import family, wait_until_gone
 from tests.servers import BUCKET, free_port, s3_server
 
-OPTIONS = "--subset all --block-clips 3 --batch-clips 2 --workers 2 --sigmas 2".split()
+CHOICES = ("--subset all", "--block-clips 3", "--batch-clips 2", "--workers 2", "--sigmas 2")
+OPTIONS = [word for choice in CHOICES for word in choice.split()]
 OPTIONS += ["--methods", "deep_taylor", "grad_cam"]
-    "--subset",
-    "all",
-    "--block-clips",
-    "3",
-    "--batch-clips",
-    "2",
-    "--methods",
-    "deep_taylor",
-    "grad_cam",
-)
 # A file that shows that a stage has begun and, but for the first, has done a block.
 SIGNS = {
     "index": "datasets/*/dataset.json",
@@ -334,7 +325,8 @@ def test_a_prefect_server_that_is_killed_and_comes_back_costs_nothing(
     code = (
         "from flows.explain_ucf101 import explain_ucf101\n"
         f"explain_ucf101(data={str(job.data)!r}, checkpoint={str(job.checkpoint)!r}, root={str(job.root)!r},"
-        " subset='all', block_clips=3, batch_clips=2, methods=('deep_taylor', 'grad_cam'), sigmas=(2,), workers=2)"
+        " subset='all', block_clips=3, batch_clips=2, workers=2, sigmas=(2,),"
+        " methods=('deep_taylor', 'grad_cam'))"
     )
     with prefect_server(tmp_path / "prefect", deploy=False) as server:
         process = subprocess.Popen(
