@@ -271,7 +271,7 @@ def test_a_block_that_kills_its_workers_is_left_out_with_its_reason(
     exclusions = pd.read_parquet(job.result / "exclusions.parquet").query("kind == 'quarantined'")
     assert exclusions.reason.str.contains(f"{stage}: its worker process died").all() and len(exclusions)
     scores, expected = (pd.read_parquet(run / "scores") for run in (job.result, clean))
-    kept = expected[expected.clip // 3 != poison].reset_index(drop=True)
+    kept = expected[expected["clip"] // 3 != poison].reset_index(drop=True)
     pd.testing.assert_frame_equal(scores.reset_index(drop=True), kept)
     assert verify_run(*run_at(str(job.result))).damaged == []
     assert job.run()[0] == 3, "a finished run is never changed"
@@ -300,9 +300,9 @@ def test_an_s3_server_that_is_away_for_a_while_costs_only_time(
     job = Job(tiny_ucf101, tiny_checkpoint, f"s3://{BUCKET}/root", served / BUCKET / "root")
     with s3_server(served, port=port) as server:
         process = job.start(**server.environment, **faulty(slow=0.3))
-        started = family(process.pid)
         try:
             job.wait_for(SIGNS["decode"], process)
+            started = family(process.pid)
         except BaseException:
             process.kill()
             raise
