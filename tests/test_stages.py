@@ -1,0 +1,138 @@
+"""A stage on a real local cluster: what is done is found, damage is redone, killers are left out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from flows.cluster import cluster
+from storage.layout import DatasetPaths, Root
+from storage.receipts import Written, file_hashes, pending
+from tasks.stages import Quarantined, StageFailed, once, run_stage
+
+RANGES = [(0, 4), (4, 8), (8, 10)]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with cluster(2, threads_per_worker=1) as client:
+        yield client
+
+
+@pytest.fixture
+def root(client: Client, tmp_path: Path) -> Root:
+    return Root(str(tmp_path))
+
+
+@pytest.fixture
+def paths(root: Root) -> DatasetPaths:
+    return root.dataset("0123")
+
+
+def content(block: int) -> str:
+    return f"datasets/0123/content/{block}"
+
+
+def write(root: Root, block: int) -> Written:
+    root.write_bytes(content(block), bytes([block]))
+    return file_hashes(root, [content(block)])
+
+
+def stage(
+    root: Root, paths: DatasetPaths, *, killer: int = -1, bad: int = -1, blocks: list[int] | None = None
+) -> list[Quarantined]:
+    """Run a stage whose blocks write a file each; give what is left out. Nested, to travel by value."""
+
+    def work(root: Root, block: int) -> Written:
+        if block == killer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if block == bad:
+            raise ValueError("no such clip")
+        from storage.receipts import file_hashes
+
+        path = f"datasets/0123/content/{block}"
+        root.write_bytes(path, bytes([block]))
+        return file_hashes(root, [path])
+
+    return run_stage("decode", root, paths, partial(work, root), RANGES, blocks=blocks)
+
+
+def written(root: Root) -> dict[int, int]:
+    return {b: Path(root.join(content(b))).stat().st_mtime_ns for b in range(3) if root.exists(content(b))}
+
+
+def test_what_is_done_is_found_and_counted(
+    root: Root, paths: DatasetPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="selrel")
+    assert stage(root, paths, blocks=[0, 2]) == []
+    before = written(root)
+    assert stage(root, paths) == []
+    assert {block: written(root)[block] for block in before} == before
+    assert pending(root, paths, "decode", range(3)) == []
+    assert "decode: 6 of 10 clips done" in caplog.messages
+
+
+@pytest.mark.parametrize("damage", [b"other", None])
+def test_a_damaged_block_is_redone_and_no_other(
+    root: Root, paths: DatasetPaths, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage(root, paths)
+    before = written(root)
+    root.delete(content(1)) if damage is None else root.write_bytes(content(1), damage)
+    stage(root, paths)
+    after = written(root)
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert root.read_bytes(content(1)) == b"\x01"
+    assert [message for message in caplog.messages if "block 1 is done again" in message]
+
+
+def test_a_block_that_kills_its_workers_is_left_out_and_the_others_are_done(
+    root: Root, paths: DatasetPaths
+) -> None:
+    (lost,) = stage(root, paths, killer=1)
+    assert {name: lost[name] for name in ("stage", "block", "start", "stop")} == {
+        "stage": "decode",
+        "block": 1,
+        "start": 4,
+        "stop": 8,
+    }
+    assert lost["reason"].startswith("decode: its worker process died")
+    assert pending(root, paths, "decode", range(3)) == [1]
+    # It is tried again by the next run.
+    assert stage(root, paths) == []
+
+
+def test_a_block_that_raises_stops_the_run_after_the_others(root: Root, paths: DatasetPaths) -> None:
+    with pytest.raises(StageFailed, match=r"1 of 3 blocks failed \(block 2: ValueError: no such clip\)"):
+        stage(root, paths, bad=2)
+    assert pending(root, paths, "decode", range(3)) == [2]
+
+
+def test_a_stage_of_killers_only_fails(root: Root, paths: DatasetPaths) -> None:
+    with pytest.raises(StageFailed, match="1 of 1 blocks failed .*worker process died"):
+        stage(root, paths, killer=0, blocks=[0])
+
+
+def test_a_piece_of_its_own_is_done_once_and_again_where_it_is_damaged(
+    root: Root, paths: DatasetPaths
+) -> None:
+    done = []
+
+    def work() -> Written:
+        done.append(1)
+        return write(root, 0)
+
+    for _ in range(2):
+        once(root, paths, "frames", work)
+    assert len(done) == 1
+    root.write_bytes(content(0), b"damaged")
+    once(root, paths, "frames", work)
+    assert len(done) == 2
