@@ -23,6 +23,7 @@ from zarr.storage import MemoryStore
 
 from storage.layout import Root, content_hash
 from storage.receipts import REPAIR, Written, array_sha256
+from storage.zarr_metadata import UnsafeGroup, check_arrays
 
 Attributes = Mapping[str, Any]
 
@@ -298,11 +299,18 @@ def _check_template(root: Root, path: str, template: str) -> None:
 def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
     try:
         store = root.zarr_store(path, read_only=mode == "r")
-        return root.ask(lambda: zarr.open_group(store, mode=mode, zarr_format=3))  # type: ignore[arg-type]
+        group = root.ask(lambda: zarr.open_group(store, mode=mode, zarr_format=3))  # type: ignore[arg-type]
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no zarr group at {root.join(path)}: has the stage that makes it run?"
         ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UnsafeGroup(f"{root.join(path)} is no zarr group of this project ({reason})") from error
+    found = group.metadata.consolidated_metadata
+    arrays = {} if found is None else {name: array.to_dict() for name, array in found.metadata.items()}
+    check_arrays(arrays, root.join(path))
+    return group
 
 
 def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from storage.blocks import Attributes, Coordinate, Variable, blocks, create_group, read_block, write_block
 from storage.layout import Root, run_at
 from storage.receipts import Written
+from storage.zarr_metadata import check_arrays
 
 __all__ = [
     "UnfinishedRun",
@@ -230,6 +231,8 @@ def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
         If the run has no success marker.
     FileNotFoundError
         If there is no such run.
+    UnsafeGroup
+        If its arrays are not as this project writes them.
     """
     root, run = run_at(url)
     _check_run(root, run.relevance, run.success, unfinished)
@@ -249,10 +252,15 @@ def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _check_run(root: Root, relevance: str, success: str, unfinished: bool) -> None:
-    if not root.exists(f"{relevance}/zarr.json"):
+    try:
+        group = root.read_json(f"{relevance}/zarr.json")
+    except FileNotFoundError:
         raise FileNotFoundError(
             f"no explanations at {root.join(relevance)}: `selrel runs --root URL` lists the runs"
-        )
+        ) from None
+    consolidated = group.get("consolidated_metadata") if isinstance(group, dict) else None
+    arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    check_arrays(arrays, root.join(relevance))
     if not unfinished and not root.exists(success):
         raise UnfinishedRun(
             f"the run at {root.join(relevance)} is not finished (no {root.join(success)}):"

@@ -331,7 +331,7 @@ class Root:
         """
         try:
             return json.loads(self.read_bytes(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(
                 f"{self.join(path)} is not JSON: it is damaged; `selrel verify RUN --repair` drops it"
             ) from None

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ VIDEOS = "UCF-101"
 LISTS = "ucfTrainTestlist"
 SPLITS = (1, 2, 3)
 SUBSETS = ("all", "train", "test")
+MAX_LIST_BYTES = 2**26
 LABEL_ORDERS = ("classInd", "sorted")
 
 _FILE_NAME = re.compile(r"v_(?P<action>\w+)_g(?P<group>\d+)_c\d+\.avi", re.IGNORECASE | re.ASCII)
@@ -119,8 +121,21 @@ def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: st
 
 
 def video_path(data_dir: str | os.PathLike[str], name: str) -> str:
-    """Path of a video of a data set by its name, `Video.name`."""
-    return os.path.join(_directories(os.path.abspath(os.fspath(data_dir)))[1], name)
+    """Path of a video of a data set by its name, `Video.name`.
+
+    Raises
+    ------
+    ValueError
+        If it is no such name, or has become a link that leads out of the tree: names come from a store,
+        where others may write.
+    """
+    folder = _directories(os.path.abspath(os.fspath(data_dir)))[1]
+    class_name, _, file = name.partition("/")
+    if not (re.fullmatch(r"\w+", class_name) and _FILE_NAME.fullmatch(file)):
+        raise ValueError(f"{name!r} is no video of a data set; allowed is '<class>/v_<class>_gNN_cNN.avi'")
+    path = os.path.join(folder, name)
+    _check_inside(path, folder)
+    return path
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -344,6 +359,7 @@ def _checked_label(text: str, n_classes: int, where: str) -> int:
 def _lines(path: str) -> Iterator[tuple[str, str]]:
     """Yield (place, text) of the lines that are not blank."""
     try:
+        _check_list(path)
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if text := line.strip():
@@ -356,6 +372,13 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
         ) from error
 
 
+def _check_list(path: str) -> None:
+    # A pipe would be waited for, and a device never ends.
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
+        raise OSError(f"not a regular file of up to {MAX_LIST_BYTES:,} bytes")
+
+
 def _videos(folder: str, classes: Sequence[str], splits: dict[str, Split]) -> Iterator[Video]:
     """Yield every video on disk; folders and files with a leading dot are not part of the data set."""
     seen: set[str] = set()
@@ -366,9 +389,10 @@ def _videos(folder: str, classes: Sequence[str], splits: dict[str, Split]) -> It
         for file in _visible(directory.path):
             if file.name.lower().endswith(".avi"):
                 name = f"{directory.name}/{file.name}"
-                _check_inside(file, directory, folder)
+                if file.is_symlink() or directory.is_symlink():
+                    _check_inside(file.path, folder)
                 if name.lower() in seen:
-                    raise ValueError(f"{folder}: {name} is there twice, in capitals and not; delete one")
+                    raise ValueError(f"{folder}: {name!r} is there twice, in capitals and not; delete one")
                 seen.add(name.lower())
                 yield _video(file, name, classes[label], label, splits.get(name.lower(), "none"))
 
@@ -378,24 +402,23 @@ def _visible(directory: str) -> list["os.DirEntry[str]"]:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _check_inside(file: "os.DirEntry[str]", directory: "os.DirEntry[str]", folder: str) -> None:
-    """Refuse a link that leads out of the videos' folder."""
-    if file.is_symlink() or directory.is_symlink():
-        target, tree = os.path.realpath(file.path), os.path.realpath(folder)
-        if os.path.commonpath((target, tree)) != tree:
-            raise ValueError(f"{file.path} is a link to {target}, outside {tree}; copy the video there")
+def _check_inside(path: str, folder: str) -> None:
+    """Refuse a path that leads out of the videos' folder by a link."""
+    target, tree = os.path.realpath(path), os.path.realpath(folder)
+    if os.path.commonpath((target, tree)) != tree:
+        raise ValueError(f"{path!r} is a link to {target!r}, outside {tree}; copy the video there")
 
 
 def _video(file: "os.DirEntry[str]", name: str, class_name: str, label: int, split: Split) -> Video:
     match = _FILE_NAME.fullmatch(file.name)
     if match is None or match["action"].lower() != class_name.lower():
-        raise ValueError(f"{file.path}: is not named v_{class_name}_gNN_cNN.avi; rename it, or move it away")
+        raise ValueError(f"{file.path!r} is not named v_{class_name}_gNN_cNN.avi; rename it, or move it away")
     group = f"{class_name}/g{int(match['group']):02d}"
     try:
         size_bytes = file.stat().st_size
     except OSError as error:
         raise FileNotFoundError(
-            f"{file.path} cannot be read ({error.strerror}); restore or delete it"
+            f"{file.path!r} cannot be read ({error.strerror}); restore or delete it"
         ) from error
     return Video(name, class_name, label, group, split, file.path, size_bytes)
 
