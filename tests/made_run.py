@@ -14,7 +14,8 @@ from selrel.scores.aggregate import SIGMA
 from storage.blocks import blocks
 from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
 from storage.layout import Root
-from storage.runs import write_run
+from storage.receipts import file_hashes, write_receipt
+from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
 from tasks.report import report
@@ -65,10 +66,14 @@ def make_run(
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
     _write_cubes(place, clips, made)
     _write_run_json(place, view, classes, methods, sigmas)
-    for block in range(len(clips.ranges)):
-        score_block(place.url, RUN, block)
+    paths = place.run(RUN)
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
-    write_table(place, place.run(RUN).overhead("explain", 0), pd.DataFrame(seconds))
+    for block, (start, stop) in enumerate(clips.ranges):
+        write_table(place, paths.overhead("explain", block), pd.DataFrame(seconds))
+        times = file_hashes(place, [paths.overhead("explain", block)])
+        write_receipt(place, paths, "explain", block, times, start=start, stop=stop)
+        scores = score_block(place, RUN, read_run(place, paths), block)
+        write_receipt(place, paths, "score", block, scores, start=start, stop=stop)
     report.fn(place.url, RUN)
     return made
 
@@ -123,7 +128,8 @@ def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
     for start, stop in blocks(n, _BLOCK):
         part = slice(start, stop)
         write_block(place, dataset.frames, start, {"frames": made.frames[part]})
-        write_block(place, dataset.motion, start, {"flow": made.flow[part]})
+        camera = np.zeros((stop - start, sizes["length"], 2, 3), np.float32)
+        write_block(place, dataset.motion, start, {"flow": made.flow[part], "camera": camera})
         arrays = {
             "logits": logits[part],
             "predicted": predicted[part].astype(np.int32),
@@ -150,6 +156,7 @@ def _write_run_json(
     description = {
         "dataset_id": DATASET, "data": "ucf", "checkpoint": "c3d.pth.tar", "checkpoint_sha256": "0" * 64,
         "family": "c3d-jfzhang", "model": None, "profile": profile.as_dict(), "settings": settings,
-        "drawn": {"seed": 0, "videos": None}, "gate": {"max_drop": None, "against": None}, "device": "cpu",
+        "drawn": {"seed": 0, "videos": None, "classes": None},
+        "gate": {"max_drop": None, "against": None}, "device": "cpu",
     }  # fmt: skip
     write_run(place, place.run(RUN), description)
