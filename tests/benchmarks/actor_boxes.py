@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("boxes", type=Path, help="JSON file of the boxes")
     given = parser.parse_args()
     rows = pd.DataFrame(list(measured(given.run, json.loads(given.boxes.read_text()))))
-    print(f"{rows.clip.nunique()} clips of {rows.video.nunique()} videos with boxes")
+    print(f"{rows['clip'].nunique()} clips of {rows['video'].nunique()} videos with boxes")
     print(f"{'what':36} {'in the box':>10} {'95 %':>16} {'area':>6} {'ratio':>6} {'95 %':>14}")
     for what, part in rows.groupby("what", sort=False):
         print(f"{what:36} {summary(part)}")
