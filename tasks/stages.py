@@ -55,7 +55,7 @@ def run_stage(
     function : callable
         Called on a worker with the number of a block. It writes the block and says what it wrote.
     ranges : sequence of (start, stop)
-        What each block holds, in `unit`.
+        What each block holds, in `unit`: as many each, but for the last.
     blocks : iterable of int, optional
         The blocks whose inputs are there; all of them by default.
 
@@ -79,7 +79,7 @@ def run_stage(
     with progress(stage, total, done=done, unit=unit) as advance:
         if not waiting:
             return []
-        work = partial(_do, stage, root, paths, function, ranges)
+        work = partial(_do, stage, root, paths, function, size=sizes[0], n_units=ranges[-1][1])
         report = run_blocks(current_client(), work, waiting, on_done=lambda block, _: advance(sizes[block]))
     _raise_failures(stage, report, len(chosen))
     return [_quarantined(stage, block, ranges[block], reason) for block, reason in report.killers.items()]
@@ -101,10 +101,13 @@ def _do(
     root: Root,
     paths: HasReceipts,
     function: Callable[[int], Written],
-    ranges: Sequence[tuple[int, int]],
     block: int,
+    *,
+    size: int,
+    n_units: int,
 ) -> None:
-    start, stop = ranges[block]
+    # Not the list of all ranges: it would travel with every block.
+    start, stop = block * size, min((block + 1) * size, n_units)
     write_receipt(root, paths, stage, block, function(block), start=start, stop=stop)
 
 
