@@ -336,6 +336,15 @@ def _overhead(rows: list[Row]) -> Table:
     return table
 
 
+def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How much of the workers' time was not arithmetic; nothing for a run that kept no record of it."""
+    found = summary.get("overhead") or {}
+    if found.get("share") is None:
+        return []
+    stages = ", ".join(f"{stage} {_percent(row['share'])}" for stage, row in found["stages"].items())
+    return [f"Overhead {_percent(found['share'])} of the workers' time was not arithmetic ({stages})."]
+
+
 def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     odd = []
     if summary["excluded_videos"]:
@@ -355,6 +364,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             *odd,
+            *_overhead_lines(summary),
             "",
             f"Report   {root.join(paths.report)}",
             f"Tables   {root.join(paths.tables)}",

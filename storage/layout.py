@@ -79,6 +79,10 @@ class DatasetPaths:
         """Which process makes the data set now, as JSON."""
         return f"{self.directory}/lease.json"
 
+    def effort(self, stage: str) -> str:
+        """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
+        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
+
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
         return _receipt(self.directory, stage, block)
@@ -104,6 +108,10 @@ class RunPaths:
     def relevance(self) -> str:
         """The zarr group of the explanations."""
         return f"{self.directory}/relevance.zarr"
+
+    def effort(self, stage: str) -> str:
+        """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
+        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
 
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""

@@ -26,6 +26,10 @@ class HasReceipts(Protocol):
         """Receipt of one block of one stage."""
         ...
 
+    def effort(self, stage: str) -> str:
+        """What the blocks of a stage took."""
+        ...
+
 
 class DamagedReceipt(ValueError):
     """A receipt that can't be read as one."""

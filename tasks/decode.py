@@ -20,6 +20,7 @@ from storage.receipts import Written
 from storage.ucf101 import video_path
 from storage.videos import read_frames
 from tasks.clips import Clips, clips_of
+from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, once, run_stage
 
@@ -37,7 +38,8 @@ def decode(root: str, dataset_id: str, data: str) -> list[Quarantined]:
 def decode_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Decode and write the clips of one block."""
     clips = clips_of(place, dataset_id)
-    frames = np.concatenate([_clip_frames(data, clips, rows) for rows in clips.by_video(block)])
+    with arithmetic():
+        frames = np.concatenate([_clip_frames(data, clips, rows) for rows in clips.by_video(block)])
     return write_block(place, place.dataset(dataset_id).frames, clips.ranges[block][0], {"frames": frames})
 
 

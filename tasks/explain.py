@@ -30,6 +30,7 @@ from storage.runs import read_run
 from storage.tables import write_tables
 from storage.ucf101 import label_index
 from tasks.clips import Clips, clips_of
+from tasks.effort import arithmetic
 from tasks.plan import make_model
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, done_blocks, once, run_stage
@@ -183,13 +184,15 @@ class _Job:
         """Explain one batch."""
         watch = self.stopwatch
         watch.clips = stop - start
-        found = explain_batch(
-            self.model.graph,
-            self.input(start, stop),
-            self.description["settings"]["methods"],
-            targets=self.targets(start, stop),
-            timed=watch.timed,
-        )
+        clips, targets = self.input(start, stop), self.targets(start, stop)
+        with arithmetic():
+            found = explain_batch(
+                self.model.graph,
+                clips,
+                self.description["settings"]["methods"],
+                targets=targets,
+                timed=watch.timed,
+            )
         self.time_selective_step(found, start)
         self.model.warm = True
         return found

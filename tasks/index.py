@@ -18,6 +18,7 @@ from storage.tables import read_table, read_tables, write_tables
 from storage.ucf101 import video_path
 from storage.videos import UndecodableVideo, count_frames
 from tasks.clips import videos_of
+from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import StageFailed, run_stage
 
@@ -57,7 +58,8 @@ def count_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
     videos = videos_of(place, dataset_id)
     start, stop = video_blocks(videos)[block]
-    rows = pd.DataFrame([_counted(data, video) for video in videos[start:stop]])
+    with arithmetic():
+        rows = pd.DataFrame([_counted(data, video) for video in videos[start:stop]])
     return write_tables(place, {"counts": (place.dataset(dataset_id).counts(block), rows)})
 
 

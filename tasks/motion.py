@@ -19,6 +19,7 @@ from storage.receipts import Written
 from storage.ucf101 import video_path
 from tasks.clips import Clips, clips_of
 from tasks.decode import resized_frames
+from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, once, run_stage
 
@@ -36,7 +37,8 @@ def motion(root: str, dataset_id: str, data: str) -> list[Quarantined]:
 def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     """Compute and write the motion of one block."""
     clips = clips_of(place, dataset_id)
-    found = [_clip_motion(data, clips, rows) for rows in clips.by_video(block)]
+    with arithmetic():
+        found = [_clip_motion(data, clips, rows) for rows in clips.by_video(block)]
     flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
     start = clips.ranges[block][0]
     return write_block(place, place.dataset(dataset_id).motion, start, {"flow": flow, "camera": camera})

@@ -21,6 +21,7 @@ from storage.report import write_report
 from storage.runs import mark_success, read_run
 from storage.tables import read_table, read_tables, write_table
 from tasks.clips import Clips, clips_of
+from tasks.effort import overhead
 from tasks.exclusions import exclusions_of_run, left_out_summary
 from tasks.gate import with_previous
 from tasks.page import report_context
@@ -148,9 +149,18 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, scores: Columns) -> dic
         "flagged_clips": int((clips.flag != "").sum()),
         "excluded_videos": int((exclusions.kind == "excluded").sum()),
         "largest_conservation_error": float(errors.max()) if len(errors) else None,
+        "overhead": _overhead(place, run),
         "results_sha256": results_hash(place, run),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _overhead(place: Root, run: str) -> dict[str, Any]:
+    """The share of the workers' time that was not arithmetic, of this run and of the data set it is on."""
+    paths = place.run(run)
+    dataset = place.dataset(read_run(place, paths)["dataset_id"])
+    stages = {stage: dataset for stage in ("index", *_STAGES_OF_DATASET)}
+    return overhead(place, {**stages, **{stage: paths for stage in _STAGES_OF_RUN}})
 
 
 def results_hash(place: Root, run: str) -> str:

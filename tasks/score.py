@@ -20,6 +20,7 @@ from storage.receipts import Written
 from storage.runs import read_run
 from storage.tables import write_tables
 from tasks.clips import clips_of
+from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, done_blocks, run_stage
 
@@ -50,7 +51,8 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
     motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"])
     methods = description["settings"]["methods"]
     cubes = {name: read_relevance(place, paths.relevance, name, start, stop) for name in methods}
-    scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
+    with arithmetic():
+        scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
     return write_tables(
         place,
         {

@@ -8,12 +8,14 @@ again before anything builds on them, and those that are damaged are done again.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypedDict
 
 from storage.layout import Root
 from storage.receipts import HasReceipts, Written, discard_damaged, pending, write_receipt
+from tasks.effort import record_effort, with_seconds
 from tasks.fanout import FanoutReport, current_client, run_blocks
 from tasks.progress import progress
 
@@ -80,7 +82,7 @@ def run_stage(
         if not waiting:
             return []
         work = partial(_do, stage, root, paths, function, size=sizes[0], n_units=ranges[-1][1])
-        report = run_blocks(current_client(), work, waiting, on_done=lambda block, _: advance(sizes[block]))
+        report = _run(stage, root, paths, work, waiting, lambda block: advance(sizes[block]))
     _raise_failures(stage, report, len(chosen))
     return [_quarantined(stage, block, ranges[block], reason) for block, reason in report.killers.items()]
 
@@ -96,6 +98,30 @@ def once(root: Root, paths: HasReceipts, stage: str, work: Callable[[], Written]
         write_receipt(root, paths, stage, 0, work())
 
 
+def _run(
+    stage: str,
+    root: Root,
+    paths: HasReceipts,
+    work: Callable[[int], float],
+    waiting: Sequence[int],
+    advance: Callable[[int], None],
+) -> FanoutReport[int]:
+    """Do the blocks, and keep how much of the workers' time was arithmetic."""
+    client, began, arithmetic = current_client(), time.monotonic(), 0.0
+
+    def done_with(block: int, seconds: float) -> None:
+        nonlocal arithmetic
+        arithmetic += seconds
+        advance(block)
+
+    report = run_blocks(client, work, waiting, on_done=done_with)
+    worker_seconds = (time.monotonic() - began) * sum(client.nthreads().values())
+    record_effort(
+        root, paths, stage, blocks=report.done, worker_seconds=worker_seconds, arithmetic=arithmetic
+    )
+    return report
+
+
 def _do(
     stage: str,
     root: Root,
@@ -105,10 +131,12 @@ def _do(
     *,
     size: int,
     n_units: int,
-) -> None:
+) -> float:
     # Not the list of all ranges: it would travel with every block.
     start, stop = block * size, min((block + 1) * size, n_units)
-    write_receipt(root, paths, stage, block, function(block), start=start, stop=stop)
+    written, seconds = with_seconds(lambda: function(block))
+    write_receipt(root, paths, stage, block, written, start=start, stop=stop)
+    return seconds
 
 
 def _discard_damaged(stage: str, root: Root, paths: HasReceipts, blocks: Sequence[int]) -> None:

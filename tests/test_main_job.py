@@ -18,6 +18,7 @@ import pytest
 import torch
 import xarray as xr
 
+from flows.cli import main
 from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor, grad_cam, guided_backprop
 from selrel.models import recognise
@@ -154,6 +155,20 @@ def test_last_frame_of_a_video_has_no_flow(run: Path, root: Path) -> None:
     last = (motion.start_frame + motion.n_valid_frames).values == n_frames
     np.testing.assert_array_equal(known.sum("time"), motion.n_valid_frames - last)
     assert (np.isfinite(motion.camera).all(("component", "term")) == known).all()
+
+
+def test_the_overhead_is_recorded(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = summary(run)["overhead"]
+    assert isinstance(found, dict)
+    stages = found["stages"]
+    assert stages.keys() == {"index", "decode", "motion", "explain", "score"}
+    assert all(0 <= row["share"] < 1 and row["worker_seconds"] > 0 for row in stages.values()), stages
+    assert stages["explain"]["blocks"] == stages["decode"]["blocks"] > 2
+    whole = sum(row["worker_seconds"] for row in stages.values())
+    spent = sum(row["worker_seconds"] * (1 - row["share"]) for row in stages.values())
+    assert found["share"] == pytest.approx(1 - spent / whole)
+    main(["report", str(run)])
+    assert "of the workers' time was not arithmetic" in " ".join(capfd.readouterr().out.split())
 
 
 def test_deep_taylor_conserves(run: Path) -> None:
