@@ -11,11 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from selrel.scores.paper import PAPER
+from storage.figures import (
+    map_name,
+    mean_and_deviation,
+    mean_and_interval,
+    milliseconds,
+    number,
+    percent,
+    percent_range,
+    same_row,
+)
 from storage.layout import Root, RunPaths
 from storage.runs import Run, read_run, read_summary
 from storage.tables import read_table
+from tasks.command import command
 from tasks.compare import check_finished
-from tasks.page import command
 
 if TYPE_CHECKING:
     from tasks.checkup import Finding
@@ -32,9 +42,11 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
     console.print(f"{'motion share':24} {'accuracy':>8} {'clips':>7}  run")
     for run in runs:
         summary = run.summary or {}
-        share = _interval(summary.get("motion_share") or {}) if run.finished else run.note or "unfinished"
+        share = (
+            mean_and_interval(summary.get("motion_share") or {}) if run.finished else run.note or "unfinished"
+        )
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
-        line = f"{share:24} {_percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}"
+        line = f"{share:24} {percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}"
         # Never cut or wrapped: people copy the run from here.
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -84,7 +96,7 @@ def result_of(url: str) -> dict[str, Any]:
     shown = [name for name in names if name != "clips"]
     return {
         "run": root.join(paths.directory),
-        "report": root.join(paths.report),
+        "report": root.join(paths.report.page),
         "description": read_run(root, paths),
         "summary": read_summary(root, paths),
         "tables": {name: _plain(read_table(root, paths.table(name)).to_pylist()) for name in shown},
@@ -148,7 +160,7 @@ def _score_name(row: Row) -> str:
         return "accuracy"
     if row["score"] == "kept_relevance":
         return "motion share" if row["method"] == "deep_taylor" else f"kept relevance, {row['method']}"
-    return f"{row['score']}, {row['method']}, {_map(row)}"
+    return f"{row['score']}, {row['method']}, {map_name(row['sigma'])}"
 
 
 def print_json(console: Console, value: object) -> None:
@@ -216,11 +228,11 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
 def print_training(console: Console, made: Mapping[str, Any]) -> None:
     """Print what a training has reached, and where the checkpoint lies."""
     last = made["history"][-1]
-    held_out, by_class = (_percent(last[f"validation_{name}accuracy"]) for name in ("", "balanced_"))
+    held_out, by_class = (percent(last[f"validation_{name}accuracy"]) for name in ("", "balanced_"))
     console.print(
-        f"Trained for {last['epoch']} epochs: right on {_percent(last['accuracy'])} of the training clips, "
+        f"Trained for {last['epoch']} epochs: right on {percent(last['accuracy'])} of the training clips, "
         f"{held_out} of those held out ({by_class} as the mean of the classes; chance "
-        f"{_percent(1 / len(made['classes']))}).",
+        f"{percent(1 / len(made['classes']))}).",
         f"Checkpoint {made['checkpoint']}, sha256 {made['sha256'][:12]}",
         sep="\n",
         highlight=False,
@@ -231,13 +243,13 @@ def print_training(console: Console, made: Mapping[str, Any]) -> None:
 def _headline(summary: Mapping[str, Any]) -> str:
     clips = (
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
-        f"{_percent(summary['accuracy'])} of the clips."
+        f"{percent(summary['accuracy'])} of the clips."
     )
     share = summary["motion_share"]
     if share is None:
         return f"\nDeep Taylor was not asked for, so there is no motion share.\n{clips}\n"
     return (
-        f"\n[bold]Motion share {_interval(share)}[/bold]\n"
+        f"\n[bold]Motion share {mean_and_interval(share)}[/bold]\n"
         "This part of the positive relevance changes over time (deep Taylor, 2 sigma; in\n"
         "brackets the 95 % interval over groups of videos).\n"
         f"{clips}\n"
@@ -262,12 +274,12 @@ def _precision(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["method"],
-            _map(row),
-            _mean(row, "mean", "std"),
-            _range(row, "low", "high"),
-            _percent(row["base_rate"], ""),
-            _number(row["lift"]),
-            _mean(_of_paper("table1", row), "mean", "std"),
+            map_name(row["sigma"]),
+            mean_and_deviation(row),
+            percent_range(row),
+            percent(row["base_rate"], ""),
+            number(row["lift"]),
+            mean_and_deviation(same_row(row, PAPER["table1"])),
         )
     return table
 
@@ -279,14 +291,14 @@ def _object_motion(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["method"],
-            _map(row),
-            _percent(row["recall"], ""),
-            _percent(row["object_precision"], ""),
-            _range(row, "object_precision_low", "object_precision_high"),
-            _percent(row["object_base_rate"], ""),
-            _number(row["object_lift"]),
-            _percent(row["object_recall"], ""),
-            _range(row, "object_recall_low", "object_recall_high"),
+            map_name(row["sigma"]),
+            percent(row["recall"], ""),
+            percent(row["object_precision"], ""),
+            percent_range(row, "object_precision_low", "object_precision_high"),
+            percent(row["object_base_rate"], ""),
+            number(row["object_lift"]),
+            percent(row["object_recall"], ""),
+            percent_range(row, "object_recall_low", "object_recall_high"),
         )
     return table
 
@@ -297,10 +309,10 @@ def _agreement(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             f"{row['method_a']} / {row['method_b']}",
-            _map(row),
-            _mean(row, "mean", "std"),
-            _range(row, "low", "high"),
-            _mean(_of_paper("table2", row), "mean", "std"),
+            map_name(row["sigma"]),
+            mean_and_deviation(row),
+            percent_range(row),
+            mean_and_deviation(same_row(row, PAPER["table2"])),
         )
     return table
 
@@ -310,14 +322,14 @@ def _selectivity(rows: list[Row]) -> Table:
     columns = ("method", "voxels (sd)", "relevance (sd)", "95 %", "paper: voxels", "relevance")
     table = _table(title, *columns)
     for row in rows:
-        paper = _of_paper("table3", row)
+        paper = same_row(row, PAPER["table3"])
         table.add_row(
             row["method"],
-            _mean(row, "voxels_mean", "voxels_std"),
-            _mean(row, "relevance_mean", "relevance_std"),
-            _range(row, "relevance_low", "relevance_high"),
-            _mean(paper, "voxels_mean", "voxels_std"),
-            _mean(paper, "relevance_mean", "relevance_std"),
+            mean_and_deviation(row, "voxels_mean", "voxels_std"),
+            mean_and_deviation(row, "relevance_mean", "relevance_std"),
+            percent_range(row, "relevance_low", "relevance_high"),
+            mean_and_deviation(paper, "voxels_mean", "voxels_std"),
+            mean_and_deviation(paper, "relevance_mean", "relevance_std"),
         )
     return table
 
@@ -326,12 +338,11 @@ def _overhead(rows: list[Row]) -> Table:
     title = "Table 4. Time a clip, on top of the steps before (ms)"
     table = _table(title, "step", "median", "quartiles", "paper (its device)")
     for row in rows:
-        paper = _of_paper("table4", row)
         table.add_row(
             row["method"],
-            _milliseconds(row["median"]),
-            f"{_milliseconds(row['low'])} to {_milliseconds(row['high'])}",
-            f"{_milliseconds(paper['low'])} to {_milliseconds(paper['high'])}" if paper else "-",
+            milliseconds(row, "median"),
+            milliseconds(row, "low", "high"),
+            milliseconds(same_row(row, PAPER["table4"]), "low", "high"),
         )
     return table
 
@@ -341,8 +352,8 @@ def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
     found = summary.get("overhead") or {}
     if found.get("share") is None:
         return []
-    stages = ", ".join(f"{stage} {_percent(row['share'])}" for stage, row in found["stages"].items())
-    return [f"Overhead {_percent(found['share'])} of the workers' time was not arithmetic ({stages})."]
+    stages = ", ".join(f"{stage} {percent(row['share'])}" for stage, row in found["stages"].items())
+    return [f"Overhead {percent(found['share'])} of the workers' time was not arithmetic ({stages})."]
 
 
 def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
@@ -366,7 +377,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             *odd,
             *_overhead_lines(summary),
             "",
-            f"Report   {root.join(paths.report)}",
+            f"Report   {root.join(paths.report.page)}",
             f"Tables   {root.join(paths.tables)}",
             f"Cubes    {root.join(paths.relevance)}",
             f"Results  sha256 {summary['results_sha256']}..",
@@ -380,18 +391,6 @@ def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
     return [row for row in rows if row.get("class") is None]
 
 
-_TABLES = {"table1": _precision, "table2": _agreement, "table3": _selectivity, "table4": _overhead}
-
-
-def _of_paper(name: str, row: Row) -> Row:
-    keys = ("method", "method_a", "method_b", "sigma")
-    wanted = {key: row[key] for key in keys if key in row}
-    for paper in PAPER[name]:
-        if all(paper.get(key) == value for key, value in wanted.items()):
-            return paper
-    return {}
-
-
 def _table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     for column in columns:
@@ -401,34 +400,3 @@ def _table(title: str | None, *columns: str) -> Table:
             no_wrap=True,
         )
     return table
-
-
-def _map(row: Row) -> str:
-    return "all" if row["sigma"] == 0 else f"{row['sigma']:g} sigma"
-
-
-def _percent(value: float | None, unit: str = " %") -> str:
-    return "-" if value is None else f"{100 * value:.1f}{unit}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _mean(row: Row, mean: str, deviation: str) -> str:
-    return f"{100 * row[mean]:.1f} ({_percent(row[deviation], '')})" if row.get(mean) is not None else "-"
-
-
-def _range(row: Row, low: str, high: str) -> str:
-    return f"{100 * row[low]:.1f}-{100 * row[high]:.1f}" if row.get(low) is not None else "-"
-
-
-def _interval(row: Row) -> str:
-    if row.get("mean") is None:
-        return "-"
-    known = row["low"] is not None
-    return _percent(row["mean"]) + (f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})" if known else "")
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.1f}"

@@ -89,6 +89,22 @@ class DatasetPaths:
 
 
 @dataclass(frozen=True)
+class ReportPaths:
+    """The files of one report, relative to a root."""
+
+    directory: str
+
+    @property
+    def page(self) -> str:
+        """The page a person opens."""
+        return f"{self.directory}/index.html"
+
+    def media(self, name: str) -> str:
+        """One file that the page shows."""
+        return f"{self.directory}/media/{_checked_name('media file', name)}"
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """The files of one run, relative to the root."""
 
@@ -164,18 +180,9 @@ class RunPaths:
         return f"{self.overheads}/{_checked_name('stage', stage)}-{_block_name(block)}.parquet"
 
     @property
-    def report_directory(self) -> str:
-        """The page a person opens, with its media."""
-        return f"{self.directory}/report"
-
-    @property
-    def report(self) -> str:
-        """The page a person opens."""
-        return f"{self.report_directory}/index.html"
-
-    def media(self, name: str) -> str:
-        """One picture or clip of the report."""
-        return f"{self.directory}/report/media/{_checked_name('media file', name)}"
+    def report(self) -> ReportPaths:
+        """The page a person opens, and its media."""
+        return ReportPaths(f"{self.directory}/report")
 
     @property
     def success(self) -> str:
@@ -476,6 +483,12 @@ def training_at(checkpoint: str) -> tuple[Root, TrainingPaths]:
             "c3d.pth.tar"
         )
     return Root(head or ("/" if slash else ".")), TrainingPaths(name)
+
+
+def report_at(url: str) -> tuple[Root, ReportPaths]:
+    """Root and paths of a report of its own, in a directory or at ``s3://bucket/prefix``."""
+    parent, _, name = _normalised(url).rpartition("/")
+    return Root(parent or "/"), ReportPaths(name)
 
 
 def run_name(checkpoint_name: str, run_id: str) -> str:

@@ -1,36 +1,51 @@
-"""Page: gathers what a run's report shows, and draws its pictures."""
+"""Page: gathers what a run's report shows, and writes it."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
-from selrel.pictures import contact_sheet, flow_wheel, png, relevance_legend, relevance_scale, steps
+from selrel.pictures import PALETTES, flow_wheel, png, relevance_scale, steps, webp
+from selrel.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.cubes import read_block, read_relevance
-from storage.layout import Root
+from storage.layout import ReportPaths, Root
+from storage.report import write_clip, write_report
+from storage.report.columns import MAIN_METHOD
+from storage.report.media import clip_script
 from storage.runs import read_run
 from storage.tables import read_table, read_tables
+from tasks.command import command
 
 Row = Mapping[str, Any]
 
 FLOW_SCALE = 4.0
-N_CLIPS = 5
-_FEW_FRAMES = 8
+# Clips of a class, and of the whole run, that get a player.
+PLACES = ("highest", "typical", "lowest")
+_FIGURES = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift")
+_THREADS = 4
+# Of the shown frames and flows; the relevance is not compressed with losses.
+_QUALITY = 85
 
 
-def report_context(
-    place: Root, run: str, *, clips: pd.DataFrame, tables: Mapping[str, Sequence[Row]], summary: Row
-) -> dict[str, Any]:
-    """Gather what `storage.report.write_report` takes.
+def write_page(
+    place: Root,
+    run: str,
+    *,
+    clips: pd.DataFrame,
+    tables: Mapping[str, Sequence[Row]],
+    summary: Row,
+    at: tuple[Root, ReportPaths] | None = None,
+) -> None:
+    """Write a run's report: a file for every clip that it shows, and the page.
 
     Parameters
     ----------
@@ -39,124 +54,159 @@ def report_context(
     run : str
         Its name.
     clips : DataFrame
-        A row a clip, with ``predicted`` (class name) and ``flag``.
+        A row a clip, with ``predicted`` (class name), ``correct`` and ``flag``.
     tables, summary
         The run's tables and summary.
+    at : Root and ReportPaths, optional
+        Where to write, if not into the run.
     """
     description = read_run(place, place.run(run))
-    dataset = place.dataset(description["dataset_id"])
-    made_of = place.read_json(dataset.description)
+    root, paths = at or (place, place.run(run).report)
+    scores = read_tables(place, place.run(run).scores).to_pandas()
+    main = MAIN_METHOD if MAIN_METHOD in description["settings"]["methods"] else min(scores.method)
+    ranked = _ranked(clips, scores, main)
+    featured = [row["clip"] for row in _examples(ranked)]
+    shown = _shown(ranked, featured)
+
+    def publish(row: Row) -> tuple[str | None, dict[str, float]]:
+        script, scales = _clip(place, run, description, row)
+        write_clip(root, paths, row["clip"], script)
+        return (script if row["clip"] in featured else None), scales
+
+    # What takes the time, compressing, lets other threads run.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        written = list(pool.map(publish, shown))
+    scripts = {row["clip"]: script for row, (script, _) in zip(shown, written, strict=True)}
+    context = {
+        **_context(place, run, description, clips=clips, tables=tables, summary=summary),
+        "clips": _with_figures(shown, scores),
+        "featured": {clip: scripts[clip] for clip in featured},
+        "legends": {
+            "palettes": {name: list(ends) for name, ends in PALETTES.items()},
+            "flow": png(flow_wheel()),
+            "flow_scale": FLOW_SCALE,
+            "scales": _scales([scales for _, scales in written]),
+            "steps": _first_steps(place, run, description, shown, featured, main),
+        },
+    }
+    write_report(root, paths, context)
+
+
+def _context(
+    place: Root,
+    run: str,
+    description: Row,
+    *,
+    clips: pd.DataFrame,
+    tables: Mapping[str, Sequence[Row]],
+    summary: Row,
+) -> dict[str, Any]:
+    paths, dataset = place.run(run), place.dataset(description["dataset_id"])
+    # A run of the first release has no exclusions of its own.
+    exclusions = paths.exclusions if place.exists(paths.exclusions) else dataset.exclusions
     return {
         "run": run,
         "summary": dict(summary),
         "description": description,
         "tables": tables,
         "paper": PAPER,
-        "exclusions": read_table(place, place.run(run).exclusions).to_pylist(),
+        "exclusions": read_table(place, exclusions).to_pylist(),
         "flags": clips[clips.flag != ""].to_dict("records"),
-        "clips": [_pictured(place, run, description, row) for row in _chosen(place, run, clips)],
-        "legends": {
-            "relevance": png(relevance_legend()),
-            "flow": png(flow_wheel()),
-            "flow_scale": FLOW_SCALE,
-        },
-        "command": command(str(place), description, made_of),
+        "command": command(str(place), description, place.read_json(dataset.description)),
     }
 
 
-def command(root: str, description: Row, dataset: Row) -> str:
-    """Write the command line that repeats a run, from its run.json and its data set's description."""
-    settings, profile = description["settings"], description["profile"]
-    methods = settings["methods"]
-    options = {
-        "data": description["data"],
-        "checkpoint": description["checkpoint"],
-        "root": root,
-        "split": dataset["split"],
-        "subset": dataset["subset"],
-        "classes": description["drawn"]["classes"],
-        "videos": description["drawn"]["videos"],
-        "seed": description["drawn"]["seed"],
-        "methods": list(methods),
-        "sigmas": settings["sigmas"],
-        "target": settings["target"],
-        **settings["selective"],
-        "motion-rule": settings["motion"]["rule"],
-        "tau": settings["motion"]["tau"],
-        **{name: methods.get("deep_taylor", {}).get(name) for name in ("alpha", "start")},
-        # A model of the user's own has no family to name.
-        "family": None if description["model"] else description["family"],
-        "model": description["model"],
-        **{name: profile[name] for name in ("colour_order", "scale", "mean", "std", "label_order")},
-        "crop": profile["view"]["crop"],
-        # The command line has no way to say the other form, so the family's own stands.
-        "resize": resize if isinstance(resize := profile["view"]["resize"], list | tuple) else None,
-        "block-clips": dataset["block_clips"],
-        "batch-clips": settings["batch_clips"],
-    }
-    words = ["selrel", "explain"]
-    for name, value in options.items():
-        if value is not None:
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in values)]
-    return " ".join(words)
+def _ranked(clips: pd.DataFrame, scores: pd.DataFrame, method: str) -> pd.DataFrame:
+    """All clips with a motion share, the lowest first."""
+    chosen = (scores.method == method) & (scores.sigma == SIGMA) & scores.kept_relevance.notna()
+    rows = clips.merge(scores.loc[chosen, ["clip", "kept_relevance"]], on="clip")
+    return rows.sort_values(["kept_relevance", "clip"])
 
 
-def _word(value: object) -> str:
-    # 2.0 as 2, and 1/255 with every digit: the identity of a run hangs on it.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _examples(ranked: pd.DataFrame) -> list[dict[str, Any]]:
+    """The clips of the highest, the middle and the lowest motion share, each once, with their ``place``.
+
+    A padded rest of a video says little about motion, and a wrong answer little about a class: they are shown
+    only where there is nothing else.
+    """
+    if ranked.empty:
+        return []
+    whole = ranked.n_valid_frames == ranked.n_valid_frames.max()
+    best = next(rows for rows in (ranked[whole & ranked.correct], ranked[whole]) if not rows.empty)
+    rows: list[dict[str, Any]] = best.to_dict("records")
+    chosen: dict[int, dict[str, Any]] = {}
+    for name, at in zip(PLACES, (len(rows) - 1, len(rows) // 2, 0), strict=True):
+        chosen.setdefault(at, {**rows[at], "place": name})
+    return list(chosen.values())
 
 
-def _chosen(place: Root, run: str, clips: pd.DataFrame) -> list[dict[str, Any]]:
-    """A few clips from the highest to the lowest motion share, with a note on each."""
-    scores = read_tables(place, place.run(run).scores).to_pandas()
-    methods = set(scores.method)
-    method = "deep_taylor" if "deep_taylor" in methods else min(methods)
-    scored = scores[(scores.method == method) & (scores.sigma == SIGMA) & scores.kept_relevance.notna()]
-    rows = clips.merge(scored[["clip", "kept_relevance"]], on="clip")
-    # A short rest of a video says little about motion; it is shown only where there is nothing else.
-    long_enough = rows[rows.n_valid_frames >= _FEW_FRAMES]
-    ranked = (rows if long_enough.empty else long_enough).sort_values(["kept_relevance", "clip"])
-    places = np.unique(np.rint(np.linspace(0, len(ranked) - 1, min(N_CLIPS, len(ranked)))).astype(int))
-    notes = [
-        f"{100 * share:.1f} % of the relevance changes over time ({method}): number "
-        f"{len(ranked) - at:,} of {len(ranked):,} clips."
-        for at, share in enumerate(ranked.kept_relevance)
-    ]
-    chosen: list[dict[str, Any]] = ranked.assign(note=notes).iloc[places[::-1]].to_dict("records")  # type: ignore[assignment]
-    return chosen
+def _shown(ranked: pd.DataFrame, featured: Sequence[int]) -> list[dict[str, Any]]:
+    """The examples of every class, and the featured clips where they are not among them."""
+    shown = [row for _, rows in ranked.groupby("class") for row in _examples(rows)]
+    missing = set(featured) - {row["clip"] for row in shown}
+    return shown + [row for row in _examples(ranked) if row["clip"] in missing]
 
 
-def _pictured(place: Root, run: str, description: Row, row: Row) -> dict[str, Any]:
-    """Draw one clip's pictures."""
+def _clip(place: Root, run: str, description: Row, row: Row) -> tuple[str, dict[str, float]]:
+    """One clip's file, and the relevance of full colour by method."""
+    frames, flow, cubes = _read(place, run, description, row)
+    settings = description["settings"]
+    parameters = SelectiveParameters(**settings["selective"])
+    layers = {name: layer(cube, settings["sigmas"], parameters) for name, cube in cubes.items()}
+    script = clip_script(
+        row["clip"],
+        frames=webp(frame_strip(frames), quality=_QUALITY),
+        flow=webp(flow_strip(flow, scale=FLOW_SCALE), quality=_QUALITY),
+        layers=layers,
+    )
+    return script, {name: shown["scale"] for name, shown in layers.items()}
+
+
+def _read(
+    place: Root, run: str, description: Row, row: Row
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating], dict[str, npt.NDArray[np.float32]]]:
+    """The valid frames of a clip, their flow, and the cubes by method."""
     paths, dataset = place.run(run), place.dataset(description["dataset_id"])
-    at, n_valid, settings = int(row["clip"]), int(row["n_valid_frames"]), description["settings"]
-    parameters = SelectiveParameters(**settings["selective"], sigma=SIGMA)
+    at, n_valid = int(row["clip"]), int(row["n_valid_frames"])
     frames = read_block(place, dataset.frames, at, at + 1, ["frames"])["frames"][0, :n_valid]
     flow = read_block(place, dataset.motion, at, at + 1, ["flow"])["flow"][0, :n_valid]
     cubes = {
         name: read_relevance(place, paths.relevance, name, at, at + 1)[0, :n_valid]
-        for name in settings["methods"]
+        for name in description["settings"]["methods"]
     }
-    masks = {name: _mask(cube, parameters) for name, cube in cubes.items()}
-    main = "deep_taylor" if "deep_taylor" in cubes else next(iter(cubes))
-    return {
-        **{name: row[name] for name in ("video", "class", "predicted", "start_frame", "note")},
-        "sheet": png(contact_sheet(frames, flow, cubes, masks, flow_scale=FLOW_SCALE)),
-        "steps": png(_steps(frames, cubes[main], masks[main], parameters)),
-    }
+    return frames, flow, cubes
 
 
-def _mask(cube: npt.NDArray[np.float32], parameters: SelectiveParameters) -> npt.NDArray[np.bool_]:
-    return selective_mask(torch.from_numpy(cube), len(cube), parameters).numpy()
+def _with_figures(shown: Sequence[Row], scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
+    wanted = scores[scores["clip"].isin([row["clip"] for row in shown])].sort_values("sigma")
+    figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
+    for key, rows in wanted.groupby(["clip", "method"]):
+        clip, method = cast(tuple[int, str], key)
+        figures[clip][method] = {
+            name: [None if pd.isna(value) else round(float(value), 5) for value in rows[name]]
+            for name in _FIGURES
+        }
+    return [{**row, "figures": figures[row["clip"]]} for row in shown]
 
 
-def _steps(
-    frames: npt.NDArray[np.uint8],
-    cube: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.bool_],
-    parameters: SelectiveParameters,
-) -> npt.NDArray[np.uint8]:
-    middle = len(frames) // 2
+def _scales(of_clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One scale a method for all clips: the middle one of theirs."""
+    names = of_clips[0] if of_clips else ()
+    return {name: float(f"{np.median([scales[name] for scales in of_clips]):.2g}") for name in names}
+
+
+def _first_steps(
+    place: Root, run: str, description: Row, shown: Sequence[Row], featured: Sequence[int], method: str
+) -> bytes | None:
+    """The method in one picture: of the highest clip, the frame that keeps the most."""
+    row = next((row for row in shown if featured and row["clip"] == featured[0]), None)
+    if row is None:
+        return None
+    frames, _, cubes = _read(place, run, description, row)
+    cube = cubes[method]
+    parameters = SelectiveParameters(**description["settings"]["selective"], sigma=SIGMA)
+    mask = selective_mask(torch.from_numpy(cube), len(cube), parameters).numpy()
     edges = temporal_edges(torch.from_numpy(cube), border=parameters.border).numpy()
-    return steps(frames[middle], cube[middle], edges[middle], mask[middle], scale=relevance_scale(cube))
+    at = int(np.where(mask, np.maximum(cube, 0), 0).sum((1, 2)).argmax())
+    return png(steps(frames[at], cube[at], edges[at], mask[at], scale=relevance_scale(cube)))

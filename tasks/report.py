@@ -15,16 +15,15 @@ from prefect.context import TaskRunContext
 
 from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
 from storage.cubes import read_block
-from storage.layout import Root, RunPaths, content_hash
+from storage.layout import Root, RunPaths, content_hash, report_at, run_at
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
-from storage.report import write_report
-from storage.runs import mark_success, read_run
+from storage.runs import mark_success, read_run, read_summary
 from storage.tables import read_table, read_tables, write_table
 from tasks.clips import Clips, clips_of
 from tasks.effort import overhead
 from tasks.exclusions import exclusions_of_run, left_out_summary
 from tasks.gate import with_previous
-from tasks.page import report_context
+from tasks.page import write_page
 from tasks.progress import quietly
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, StageFailed, done_blocks
@@ -33,6 +32,7 @@ Row = dict[str, Any]
 Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
+TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
 _STAGES_OF_RUN = ("explain", "score")
 _STAGES_OF_DATASET = ("decode", "motion")
 
@@ -62,15 +62,52 @@ def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None
     summary = _summary(place, run, clips, scores) | {"comparison": verdict}
     summary |= left_out_summary(place, run, left_out, quarantined)
     write_table(place, paths.exclusions, exclusions_of_run(place, run, left_out, quarantined))
-    context = report_context(place, run, clips=clips, tables=tables, summary=summary)
-    write_report(place, paths, context)
-    written = [*place.find(paths.tables), *place.find(paths.report_directory)]
+    write_page(place, run, clips=clips, tables=tables, summary=summary)
+    written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
     write_receipt(place, paths, "report", 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
         with quietly("result"):
             _show_in_prefect(place, run, tables, summary)
+
+
+def report_elsewhere(run: str, directory: str) -> str:
+    """Write the page of a finished run anew, from its tables and cubes, outside of the run.
+
+    A finished run is never changed, so a page of a newer release of this program goes elsewhere.
+
+    Parameters
+    ----------
+    run : str
+        URL of the run.
+    directory : str
+        Directory or ``s3://`` URL of the page and its media.
+
+    Returns
+    -------
+    str
+        Where the page lies.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is not finished.
+    ValueError
+        If a URL is not one, or the directory lies in the run.
+    """
+    place, paths = run_at(run)
+    at = report_at(directory)
+    if f"{at[0].join(at[1].directory)}/".startswith(f"{place.join(paths.directory)}/"):
+        raise ValueError(
+            f"{directory} lies in the run, which is finished and never changed; give another directory"
+        )
+    summary = read_summary(place, paths)
+    names = [name for name in TABLES if place.exists(paths.table(name))]
+    tables: Tables = {name: read_table(place, paths.table(name)).to_pylist() for name in names}
+    clips = read_table(place, paths.table("clips")).to_pandas()
+    write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
+    return at[0].join(at[1].page)
 
 
 def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -181,7 +218,7 @@ def _show_in_prefect(place: Root, run: str, tables: Tables, summary: Mapping[str
     headline = f"Motion share {share['mean']:.1%}" if share else "No deep Taylor explanation was asked for"
     create_markdown_artifact(
         f"# {run}\n\n{headline}, {summary['clips']:,} clips, accuracy {summary['accuracy']:.1%}.\n\n"
-        f"Report: `{place.join(paths.report)}`",
+        f"Report: `{place.join(paths.report.page)}`",
         key="selrel-headline",
         description=f"Result of {run}",
     )

@@ -39,7 +39,7 @@ def test_every_path_is_spelled_as_the_architecture_says():
     assert run.receipts("explain", 12) == "runs/c3d-0123abcd/receipts/explain/000012.json"
     assert run.score(12) == "runs/c3d-0123abcd/scores/000012.parquet"
     assert run.table("table1") == "runs/c3d-0123abcd/tables/table1.parquet"
-    assert run.report == "runs/c3d-0123abcd/report/index.html"
+    assert run.report.page == "runs/c3d-0123abcd/report/index.html"
     assert run.success == "runs/c3d-0123abcd/_SUCCESS.json"
 
 

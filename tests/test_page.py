@@ -8,7 +8,7 @@ from flows.explain_ucf101 import request_from
 from selrel.models.c3d import C3D, FAMILIES
 from selrel.training import Samples, initialise
 from storage.checkpoints import write_checkpoint
-from tasks.page import command
+from tasks.command import command
 from tasks.plan import plan
 
 

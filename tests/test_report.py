@@ -1,13 +1,20 @@
 import base64
+import hashlib
+import json
 import re
+import zlib
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from selrel.pictures import flow_wheel, png, relevance_legend
+from selrel.pictures import PALETTES, flow_wheel, png, relevance_legend, webp
+from selrel.playback import layer
 from selrel.scores.paper import PAPER
-from storage.layout import Root
-from storage.report import render_report, write_report
+from selrel.selective import SelectiveParameters
+from storage.layout import Root, report_at
+from storage.report import render_report, write_clip, write_report
+from storage.report.media import clip_script
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7*7 }}</table>"
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
@@ -62,6 +69,17 @@ def row_of_sweep(class_name, method, sigma, source):
     return {"class": class_name, "method": method, "sigma": sigma, "n_clips": 9, "n_empty": 0, **shares}
 
 
+def figures_of(source):
+    names = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift")
+    return {method: {name: [next(source) for _ in SIGMAS] for name in names} for method in METHODS}
+
+
+def script_of(clip):
+    cube = np.random.default_rng(clip).normal(size=(4, 8, 8)).astype(np.float32)
+    layers = {method: layer(cube, SIGMAS[1:], SelectiveParameters()) for method in METHODS}
+    return clip_script(clip, frames=webp(flow_wheel(8)), flow=webp(flow_wheel(8)), layers=layers)
+
+
 def context_of(classes=("Archery", "Biking")):
     source = numbers(3)
     everywhere = (None, *classes)
@@ -92,6 +110,7 @@ def context_of(classes=("Archery", "Biking")):
             "excluded_videos": 1,
             "largest_conservation_error": 3.21e-6,
             "results_sha256": "ab" * 32,
+            "comparison": None,
         },
         "description": {
             "checkpoint_sha256": "cd" * 32,
@@ -103,16 +122,24 @@ def context_of(classes=("Archery", "Biking")):
         "flags": [{"video": "c/d.avi", "class": "c", "start_frame": 16, "flag": "logit is not positive"}],
         "clips": [
             {
+                "clip": clip,
                 "video": "Archery/v_Archery_g01_c01.avi",
                 "class": "Archery",
                 "predicted": "Biking",
                 "start_frame": 32,
-                "note": "Near the mean.",
-                "sheet": png(flow_wheel(20)),
-                "steps": png(relevance_legend(30)),
+                "place": place,
+                "figures": figures_of(source),
             }
+            for clip, place in ((3, "highest"), (4, "lowest"))
         ],
-        "legends": {"relevance": png(relevance_legend()), "flow": png(flow_wheel()), "flow_scale": 4.0},
+        "featured": {3: script_of(3)},
+        "legends": {
+            "flow": png(flow_wheel()),
+            "flow_scale": 4.0,
+            "scales": dict.fromkeys(METHODS, 0.25),
+            "palettes": {name: list(ends) for name, ends in PALETTES.items()},
+            "steps": png(relevance_legend(30)),
+        },
         "command": "selrel explain --data ucf --checkpoint c3d.pth",
     }
 
@@ -120,11 +147,11 @@ def context_of(classes=("Archery", "Biking")):
 class Page(HTMLParser):
     """What a page holds, as a browser would read it."""
 
-    VOID = {"meta", "img", "link", "br"}
+    VOID = {"meta", "img", "link", "br", "input"}
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.texts, self.tables, self._open = [], [], [], []
+        self.tags, self.texts, self.tables, self.scripts, self._open = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self._open, "every element is closed"
@@ -144,9 +171,17 @@ class Page(HTMLParser):
         assert self._open.pop() == tag, "elements are nested properly"
 
     def handle_data(self, data):
+        if self._open and self._open[-1] in ("script", "style"):
+            self.scripts.append((self._open[-1], data))
+            return
         self.texts.append(data)
         if "td" in self._open or "th" in self._open:
             self.tables[-1][-1][-1] += data
+
+    @property
+    def shared(self):
+        """What the page's scripts read."""
+        return json.loads(next(text for kind, text in self.scripts if text.startswith('{"methods"')))
 
     @property
     def text(self):
@@ -163,11 +198,11 @@ def page():
 
 
 def test_first_screen_says_the_number_with_its_interval(page):
-    number = "22.1 % 20.0 to 24.3 (95 % interval)"
+    number = "22.1 % 20.0 to 24.3 ( 95 % interval )"
     assert f"{number} of the evidence for this model's answers changes over time." in page.text
     chance = context_of()["tables"]["table3"][0]["voxels_mean"]
-    assert f"as many places picked at random would hold {100 * chance:.1f} % of the evidence" in page.text
-    assert "1,240 clips of 310 videos were explained; the model is right on 73.8 %" in page.text
+    assert f"As many places picked at random would hold {100 * chance:.1f} %." in page.text
+    assert "310 videos were explained in 1,240 clips; the model is right on 73.8 %" in page.text
     assert page.text.index("What it does not show") < page.text.index("Table 1.")
 
 
@@ -196,14 +231,14 @@ def test_every_figure_of_the_tables_stands_in_the_page(page):
 
 def test_papers_figures_stand_in_the_rows_they_belong_to(page):
     by_title = {tuple(table[0]): table for table in page.tables if table}
-    table1 = next(table for head, table in by_title.items() if "Lift" in head and "Map" in head)
+    table1 = next(table for table in by_title.values() if "Paper, % (sd)" in table[0] and "Lift" in table[0])
     column = table1[0].index("Paper, % (sd)")
     papers = {(row[0], row[1]): row[column] for row in table1[1:]}
     assert papers["deep_taylor", "baseline"] == "27.8 (16.7)"
     assert papers["deep_taylor", "selective, 2 sigma"] == "41.1 (18.9)"
     assert papers["guided_backprop", "selective, 2 sigma"] == "-"
     table3 = next(table for head, table in by_title.items() if "Paper: voxels" in head)
-    assert {row[0]: row[-2:] for row in table3[1:]}["deep_taylor"] == ["7.7 (4.1)", "10.5 (7.1)"]
+    assert {row[0]: (row[3], row[6]) for row in table3[1:]}["deep_taylor"] == ("7.7 (4.1)", "10.5 (7.1)")
     table4 = next(table for head, table in by_title.items() if "Step" in head)
     assert {row[0]: row[-1] for row in table4[1:]}["deep_taylor"] == "1.16 to 1.71"
 
@@ -234,8 +269,10 @@ def test_hostile_names_are_shown_as_text():
 
     context = context_of()
     clean = Page(render_report(context))
-    names = ("run", "exclusions", "flags", "clips", "command", "description")
+    names = ("run", "exclusions", "flags", "command", "description")
     context |= {name: poisoned(context[name]) for name in names}
+    for clip in context["clips"]:
+        clip |= {name: HOSTILE + clip[name] for name in ("video", "class", "predicted")}
     for rows in context["tables"].values():
         for row in rows:
             if row.get("class") is not None:
@@ -244,31 +281,100 @@ def test_hostile_names_are_shown_as_text():
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in clean.tags]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert HOSTILE + "Archery" in cells(page)
-    assert HOSTILE + "Archery/v_Archery_g01_c01.avi" in page.text
+    assert page.shared["clips"][0]["video"] == HOSTILE + "Archery/v_Archery_g01_c01.avi"
     assert HOSTILE + "selrel explain" in page.text
     assert "49" not in re.findall(r"x'\)</script>\"'&(\S+)", page.text)
 
 
-def test_page_needs_no_network_and_runs_nothing(page):
-    text = render_report(context_of())
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+def test_page_needs_no_network_and_runs_only_its_own_scripts(page):
+    assert not {"iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         for name in ("src", "href"):
             assert attributes.get(name, "data:").startswith(("data:", "#"))
-    assert "default-src 'none'" in text
-    assert "url(" not in text
+    assert "url(" not in "".join(text for kind, text in page.scripts if kind == "style")
+    policy = next(a["content"] for tag, a in page.tags if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe-eval" not in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+    scripts = [text for kind, text in page.scripts if kind == "script"][1:]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    assert re.findall(r"'sha256-([^']+)'", policy) == hashes
 
 
 def test_pictures_are_inside_and_have_words(page):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    # The sweep, two legends (told in the text beside them), steps and sheet.
-    assert len(images) == 5
-    assert [bool(image["alt"]) for image in images] == [True, False, False, True, True]
-    sheet = base64.b64decode(images[-1]["src"].partition("base64,")[2])
-    assert sheet == context_of()["clips"][0]["sheet"]
-    chart = base64.b64decode(images[0]["src"].partition("base64,")[2])
-    assert b"<svg" in chart
-    assert b"<script" not in chart
+    # The method in one picture, and the wheel, which is told in the text beside it.
+    assert [bool(image["alt"]) for image in images] == [True, False]
+    steps = base64.b64decode(images[0]["src"].partition("base64,")[2])
+    assert steps == context_of()["legends"]["steps"]
+
+
+def test_scripts_read_what_the_tables_hold(page):
+    context = context_of()
+    shared = page.shared
+    assert shared["sigmas"] == list(SIGMAS)
+    for row in (row for row in context["tables"]["sweep"] if row["class"] is None):
+        at = SIGMAS.index(row["sigma"])
+        assert shared["swept"]["lift"][row["method"]][at] == row["lift"]
+        assert shared["swept"]["kept_relevance"][row["method"]][at] == row["kept_relevance"]
+    assert shared["files"] == {"3": "media/clip-000003.js", "4": "media/clip-000004.js"}
+    assert set(shared["charts"]) == {"precision", "lift", "kept_voxels", "kept_relevance", "empty_share"}
+    drawn = shared["charts"]["lift"]["datasets"][shared["charts"]["lift"]["data"]["name"]]
+    assert [row["value"] for row in drawn if row["method"] == "grad_cam"] == shared["swept"]["lift"][
+        "grad_cam"
+    ]
+
+
+def test_a_row_of_a_class_opens_its_clips(page):
+    openers = [attributes for tag, attributes in page.tags if attributes.get("class") == "opener"]
+    assert [(a["data-clips"], a["data-places"]) for a in openers] == [("3 4", "highest lowest")]
+
+
+def test_every_term_on_hover_is_in_the_glossary(page):
+    terms = [attributes for _, attributes in page.tags if attributes.get("class") == "term"]
+    glossary = {attributes["id"] for tag, attributes in page.tags if tag == "dt"}
+    assert len(terms) > 15
+    assert {attributes["href"] for attributes in terms} <= {f"#{name}" for name in glossary}
+    assert all(attributes["data-word"] for attributes in terms)
+
+
+def test_both_reading_levels_hold_the_result(page):
+    levels = [attributes.get("data-level") for tag, attributes in page.tags if tag in ("body", "button")]
+    assert [level for level in levels if level] == ["plain", "plain", "full"]
+    full = [attributes.get("id") for _, attributes in page.tags if attributes.get("class") == "full"]
+    assert "tables" in full
+    assert "result" not in full
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "No earlier run of this series"),
+        ({"max_drop": None}, "Passed (no limit was set): 3.0 points lower than the run before"),
+        ({"max_drop": 0.05}, "A fall of up to 5.0 points passes."),
+        ({"max_drop": 0.01, "passed": False}, "Failed : 3.0 points lower"),
+        ({"difference": None, "max_drop": None}, "nothing to compare with c3d-before."),
+    ],
+)
+def test_first_screen_says_whether_it_passed(found, words):
+    context = context_of()
+    verdict = {"previous": "c3d-before", "before": 0.2513, "difference": -0.03, "low": -0.05, "high": -0.01}
+    context["summary"]["comparison"] = found and {**verdict, "passed": True, **found}
+    text = Page(render_report(context)).text.replace(" :", ":").replace("Failed:", "Failed :")
+    assert words in text
+
+
+def test_a_clips_file_holds_the_exact_masks():
+    cube = np.random.default_rng(5).normal(size=(6, 9, 7)).astype(np.float32)
+    made = layer(cube, [1.0, 2.0], SelectiveParameters())
+    text = clip_script(5, frames=b"frames", flow=b"flow", layers={"sensitivity": made})
+    assert text.isascii()
+    content = json.loads(text.removeprefix("selrelClip(").removesuffix(");\n"))
+    assert (content["clip"], content["frames"], content["height"], content["width"]) == (5, 6, 9, 7)
+    packed = content["layers"]["sensitivity"]["levels"]
+    levels = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(cube.shape)
+    assert (levels == made["levels"]).all()
+    assert content["input"] == "data:image/webp;base64," + base64.b64encode(b"frames").decode()
 
 
 def test_pages_of_the_same_run_are_the_same():
@@ -288,11 +394,12 @@ def test_run_of_one_method_without_deep_taylor():
     for name in ("table1", "table3", "table4", "sweep"):
         context["tables"][name] = [r for r in context["tables"][name] if r["method"] == "grad_cam"]
     del context["tables"]["table2"]
-    context |= {"clips": [], "exclusions": [], "flags": []}
+    context |= {"clips": [], "featured": {}, "exclusions": [], "flags": []}
+    context["legends"] |= {"steps": None, "scales": {}}
     page = Page(render_report(context))
     assert "deep Taylor was not among the methods" in page.text
     assert "Table 2." not in page.text
-    assert "Classes, by motion share" not in page.text
+    assert "Classes, by motion share" in page.text
 
 
 def test_nulls_are_dashes_and_never_none_or_nan():
@@ -316,7 +423,18 @@ def test_missing_key_is_an_error():
 
 def test_report_is_written_where_the_run_keeps_it(tmp_path):
     root = Root(str(tmp_path))
-    paths = root.run("c3d-0123456789abcdef")
+    paths = root.run("c3d-0123456789abcdef").report
+    context = context_of()
+    write_clip(root, paths, 3, context["featured"][3])
+    write_report(root, paths, context)
+    report = tmp_path / "runs" / "c3d-0123456789abcdef" / "report"
+    assert (report / "index.html").read_text() == render_report(context)
+    assert (report / "media" / "clip-000003.js").read_text() == context["featured"][3]
+
+
+def test_report_of_its_own_lies_in_any_directory(tmp_path):
+    root, paths = report_at(str(tmp_path / "a page"))
     write_report(root, paths, context_of())
-    written = (tmp_path / "runs" / "c3d-0123456789abcdef" / "report" / "index.html").read_text("utf-8")
-    assert written == render_report(context_of())
+    assert (tmp_path / "a page" / "index.html").exists()
+    root, paths = report_at("s3://bucket/some/page")
+    assert root.join(paths.page) == "s3://bucket/some/page/index.html"

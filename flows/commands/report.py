@@ -1,4 +1,4 @@
-"""`selrel report`: the tables of a finished run."""
+"""`selrel report`: the tables of a finished run, and its page elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from cyclopts import Parameter
 from rich.console import Console
 
 
-def report(run: str, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Print the tables of a finished run beside the paper's.
+def report(
+    run: str, *, json: Annotated[bool, Parameter(negative="")] = False, html: str | None = None
+) -> None:
+    """Print the tables of a finished run beside the paper's, and where its page lies.
 
-    Example: `selrel report results/runs/c3d-1bf523994dd872e1`
+    A finished run is never changed. `--html` writes its page anew, elsewhere: for a run of an older release,
+    or to pass it on without the cubes.
+
+    Example: `selrel report results/runs/c3d-1bf523994dd872e1 --html page`
 
     Parameters
     ----------
@@ -19,10 +24,19 @@ def report(run: str, *, json: Annotated[bool, Parameter(negative="")] = False) -
         Where the run lies, as `selrel runs` lists it.
     json
         Print one JSON object instead: the summary, every row of the tables, and where everything lies.
+    html
+        Directory or `s3://bucket/prefix` for the page and its media.
     """
     from flows.printing import print_json, print_result, result_of
 
+    console = Console()
     if json:
-        print_json(Console(), result_of(run))
+        print_json(console, result_of(run))
     else:
-        print_result(Console(), run)
+        print_result(console, run)
+    if html is not None:
+        from tasks.report import report_elsewhere
+
+        page = report_elsewhere(run, html)
+        if not json:
+            console.print(f"Page     {page}", highlight=False, soft_wrap=True, markup=False)

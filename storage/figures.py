@@ -1,0 +1,67 @@
+"""How figures are written, for a page and for a console alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+MISSING = "-"
+
+
+def percent(share: float | None, unit: str = " %") -> str:
+    """Write a share as per cent with one decimal, or a dash where there is none."""
+    return MISSING if share is None else f"{100 * share:.1f}{unit}"
+
+
+def percent_range(row: Row, low: str = "low", high: str = "high") -> str:
+    """Write the interval between two shares of a row."""
+    return MISSING if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f}"
+
+
+def mean_and_deviation(row: Row, mean: str = "mean", deviation: str = "std") -> str:
+    """Write a mean share with its standard deviation in brackets."""
+    if row.get(mean) is None:
+        return MISSING
+    return f"{percent(row[mean], '')} ({percent(row[deviation], '')})"
+
+
+def mean_and_interval(row: Row) -> str:
+    """Write a mean share with its interval in brackets, if it has one."""
+    if row.get("mean") is None:
+        return MISSING
+    return percent(row["mean"]) + (f" ({percent_range(row)})" if row["low"] is not None else "")
+
+
+def number(value: float | None) -> str:
+    """Write a ratio with two decimals."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def number_range(row: Row, low: str, high: str) -> str:
+    """Write the interval between two ratios of a row."""
+    return MISSING if row.get(low) is None else f"{row[low]:.2f} to {row[high]:.2f}"
+
+
+def milliseconds(row: Row, low: str = "low", high: str | None = None) -> str:
+    """Write seconds of a row as milliseconds, one value or a range."""
+    if row.get(low) is None:
+        return MISSING
+    return " to ".join(f"{1000 * row[name]:,.2f}" for name in (low, high) if name is not None)
+
+
+def count(value: int) -> str:
+    """Write a count with separators."""
+    return f"{value:,}"
+
+
+def map_name(sigma: float) -> str:
+    """Name the map of a threshold; 0 is the baseline."""
+    return "baseline" if sigma == 0 else f"selective, {sigma:g} sigma"
+
+
+def same_row(row: Row, paper: Sequence[Row]) -> Row:
+    """The paper's row of the same method, methods and sigma; empty if it has none."""
+    keys = [key for key in ("method", "method_a", "method_b", "sigma") if key in row]
+    return next((other for other in paper if all(other.get(key) == row[key] for key in keys)), {})

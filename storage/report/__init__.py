@@ -1,0 +1,202 @@
+"""The page a person opens: one HTML file a run that needs no network, and a file beside it a clip."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from storage import figures
+from storage.figures import Row
+from storage.layout import ReportPaths, Root
+from storage.report import charts
+from storage.report.columns import MAIN_METHOD, class_rows, overall, shown_table
+from storage.report.media import as_script, clip_file
+from storage.report.words import WORDS
+
+# What the page shows, and the table that it is of.
+_TABLES = {
+    "comparison": "comparison", "table1": "table1", "areas": "table1", "object_motion": "object_motion",
+    "table2": "table2", "table3": "table3", "table4": "table4",
+}  # fmt: skip
+_STYLES = ("page.css", "player.css")
+_SCRIPTS = ("painting.js", "player.js", "page.js")
+_KEYS = ("run", "summary", "exclusions", "flags", "clips", "featured", "legends", "command")
+# Quantities that the page shows for the threshold of its slider.
+_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "empty_share")
+
+
+def write_clip(root: Root, paths: ReportPaths, clip: int, script: str) -> None:
+    """Write one clip's file, as `storage.report.media.clip_script` makes it."""
+    root.write_bytes(paths.media(clip_file(clip)), script.encode("ascii"))
+
+
+def write_report(root: Root, paths: ReportPaths, context: Mapping[str, Any]) -> None:
+    """Write a report's page, after its clips, whole or not at all.
+
+    Parameters
+    ----------
+    root : Root
+        Where it lies.
+    paths : ReportPaths
+        Its paths.
+    context : mapping
+        As `render_report` takes it.
+    """
+    root.write_bytes(paths.page, render_report(context).encode("utf-8"))
+
+
+def render_report(context: Mapping[str, Any]) -> str:
+    """Render a run's page.
+
+    Parameters
+    ----------
+    context : mapping
+        Plain values; all text in it is shown as text, whatever it holds:
+
+        ``run`` : str
+            The run's name.
+        ``summary`` : dict
+            ``motion_share`` (a row with ``mean``, ``low``, ``high``, ``sigma``, ``n_clips``; or None),
+            ``clips``, ``videos``, ``accuracy``, ``flagged_clips``, ``excluded_videos``,
+            ``largest_conservation_error`` (or None), ``results_sha256``, and ``comparison`` with the run
+            before (as `tasks.gate.with_previous` gives it; or None).
+        ``description`` : dict
+            run.json, of any depth.
+        ``tables`` : dict of str to list of dict
+            ``table1`` to ``table4`` and ``sweep``, rows of `selrel.scores.aggregate`; rows with ``class``
+            None are of all classes; and ``comparison`` with the run before. A missing table is left out.
+        ``paper`` : dict of str to sequence of dict
+            The paper's figures under the same names and keys.
+        ``exclusions`` : list of dict
+            ``video``, ``class``, ``kind``, ``reason``.
+        ``flags`` : list of dict
+            ``video``, ``class``, ``start_frame``, ``flag``.
+        ``clips`` : list of dict
+            Clips with a player: ``clip`` (number), ``video``, ``class``, ``predicted``, ``start_frame``,
+            ``place`` ("highest", "typical" or "lowest" of its class) and ``figures``: by method, a list over
+            the maps of ``kept_relevance``, ``kept_voxels``, ``precision``, ``base_rate``, ``lift``.
+        ``featured`` : dict of int to str
+            The clips to begin with, and their files' text, which goes into the page.
+        ``legends`` : dict
+            ``flow`` (PNG bytes) and ``flow_scale`` (px/frame of full colour), ``scales`` (by method, the
+            relevance of full colour), ``palettes`` (by name, the colours of positive and negative) and
+            ``steps`` (PNG bytes: the method in one picture; or None).
+        ``command`` : str
+            The command that repeats the run.
+
+    Returns
+    -------
+    str
+        HTML. The same context gives the same text.
+
+    Raises
+    ------
+    KeyError
+        If a key is missing.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": figures.percent, "data_uri": _data_uri, "grouped": figures.count}
+    page = environment.from_string(_file("page.html.j2"))
+    tables, paper = context["tables"], context["paper"]
+    shared = _for_scripts(context)
+    inlined = [charts.script(), *map(_file, _SCRIPTS), *context["featured"].values()]
+    method = shared["mainMethod"]
+    return page.render(
+        **{key: context[key] for key in _KEYS},
+        words=WORDS,
+        styles=[Markup(_file(name)) for name in _STYLES],
+        scripts=[Markup(text) for text in inlined],
+        hashes=[_hash(text) for text in inlined],
+        shared=Markup(as_script(shared)),
+        tables=[
+            shown_table(name, tables[source], paper.get(name, ()))
+            for name, source in _TABLES.items()
+            if tables.get(source)
+        ],
+        sweep=shown_table("sweep", tables["sweep"], ()) if tables.get("sweep") else None,
+        sweep_names=list(shared["charts"]),
+        methods=shared["methods"],
+        sigmas=shared["sigmas"],
+        chance=_chance(tables.get("table3", ())),
+        classes=_classes(context, method),
+        main_method=method,
+        facts=_flat(context["description"]),
+    )
+
+
+def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's scripts read."""
+    sweep = context["tables"].get("sweep", ())
+    of_all = overall(sweep)
+    methods = list(dict.fromkeys(row["method"] for row in of_all))
+    sigmas = sorted({row["sigma"] for row in of_all})
+    names = ("clip", "video", "class", "predicted", "start_frame", "place", "figures")
+    return {
+        "methods": methods,
+        "mainMethod": MAIN_METHOD if MAIN_METHOD in methods else next(iter(methods), None),
+        "sigmas": sigmas,
+        "swept": {
+            name: {
+                method: [row[name] for row in sorted(of_all, key=_sigma) if row["method"] == method]
+                for method in methods
+            }
+            for name in _SWEPT
+        },
+        "clips": [{name: clip[name] for name in names} for clip in context["clips"]],
+        "featured": list(context["featured"]),
+        "files": {clip["clip"]: f"media/{clip_file(clip['clip'])}" for clip in context["clips"]},
+        "scales": context["legends"]["scales"],
+        "charts": charts.sweep_charts(sweep),
+        "curve": charts.curve_chart(),
+        "palettes": context["legends"]["palettes"],
+    }
+
+
+def _sigma(row: Row) -> float:
+    return float(row["sigma"])
+
+
+def _classes(context: Mapping[str, Any], method: str | None) -> list[dict[str, Any]]:
+    if method is None:
+        return []
+    rows = class_rows(context["tables"], method)
+    for row in rows:
+        row["examples"] = [clip for clip in context["clips"] if clip["class"] == row["class"]]
+    return rows
+
+
+def _chance(table3: Sequence[Row]) -> float | None:
+    """What as many voxels, picked at random, would keep of the relevance: their own share."""
+    for row in overall(table3):
+        if row["method"] == MAIN_METHOD:
+            return row["voxels_mean"]  # type: ignore[no-any-return]
+    return None
+
+
+def _file(name: str) -> str:
+    return resources.files("storage.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What the page's content security policy knows a script by; any other is not run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _data_uri(data: bytes, kind: str = "image/png") -> Markup:
+    return Markup(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}")
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
+    """Every leaf of a nested description as a dotted name and its text."""
+    if isinstance(value, Mapping) and value:
+        return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}".lstrip("."))]
+    return [(name, value if isinstance(value, str) else json.dumps(value))]

@@ -1,0 +1,200 @@
+"""Tables 1 to 4, the sweep and the classes: their columns, titles and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from storage.figures import (
+    MISSING,
+    Row,
+    count,
+    map_name,
+    mean_and_deviation,
+    milliseconds,
+    number,
+    number_range,
+    percent,
+    percent_range,
+    same_row,
+)
+
+Cell = Callable[[Row, Row], str]
+
+MAIN_METHOD = "deep_taylor"
+
+
+def _top(share: int) -> Cell:
+    def cell(row: Row, paper: Row) -> str:
+        """The precision at an area, and in how many clips the map marks that much."""
+        clips, value = row.get(f"area_clips_{share}"), row[f"area_precision_{share}"]
+        filled = "" if value is None or clips in (None, row["n_clips"]) else f" [{count(clips)}]"
+        return percent(value, "") + filled
+
+    return cell
+
+
+def _compared(row: Row, name: str) -> str:
+    """A score of a comparison, per cent but for the lift."""
+    return number(row[name]) if row["score"] == "lift" else percent(row[name], "")
+
+
+# Column heading to what stands in it, given our row and the paper's row (empty where it has none).
+COLUMNS: dict[str, dict[str, Cell]] = {
+    "table1": {
+        "Method": lambda row, paper: row["method"],
+        "Map": lambda row, paper: map_name(row["sigma"]),
+        "Precision, % (sd)": lambda row, paper: mean_and_deviation(row),
+        "95 % interval": lambda row, paper: percent_range(row),
+        "Paper, % (sd)": lambda row, paper: mean_and_deviation(paper),
+        "Base rate, %": lambda row, paper: percent(row["base_rate"], ""),
+        "Lift": lambda row, paper: number(row["lift"]),
+        "Lift, 95 %": lambda row, paper: number_range(row, "lift_low", "lift_high"),
+        "Weighted, %": lambda row, paper: percent(row["weighted_precision"], ""),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+        "Empty": lambda row, paper: count(row["n_empty"]),
+    },
+    "areas": {
+        "Method": lambda row, paper: row["method"],
+        "Map": lambda row, paper: map_name(row["sigma"]),
+        "Top 2 %": _top(2),
+        "Top 5 %": _top(5),
+        "Top 10 %": _top(10),
+        "Top 20 %": _top(20),
+        "Base rate, %": lambda row, paper: percent(row["base_rate"], ""),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+    },
+    "object_motion": {
+        "Method": lambda row, paper: row["method"],
+        "Map": lambda row, paper: map_name(row["sigma"]),
+        "Recall of all motion, %": lambda row, paper: percent(row["recall"], ""),
+        "Object precision, %": lambda row, paper: percent(row["object_precision"], ""),
+        "95 % interval": lambda row, paper: percent_range(
+            row, "object_precision_low", "object_precision_high"
+        ),
+        "Object base rate, %": lambda row, paper: percent(row["object_base_rate"], ""),
+        "Object lift": lambda row, paper: number(row["object_lift"]),
+        "Object recall, %": lambda row, paper: percent(row["object_recall"], ""),
+        "Recall, 95 %": lambda row, paper: percent_range(row, "object_recall_low", "object_recall_high"),
+    },
+    "table2": {
+        "Methods": lambda row, paper: f"{row['method_a']} / {row['method_b']}",
+        "Map": lambda row, paper: map_name(row["sigma"]),
+        "Agreement, % (sd)": lambda row, paper: mean_and_deviation(row),
+        "95 % interval": lambda row, paper: percent_range(row),
+        "Paper, % (sd)": lambda row, paper: mean_and_deviation(paper),
+        "Intersection over union, % (sd)": lambda row, paper: mean_and_deviation(row, "iou_mean", "iou_std"),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+    },
+    "table3": {
+        "Method": lambda row, paper: row["method"],
+        "Voxels kept, % (sd)": lambda row, paper: mean_and_deviation(row, "voxels_mean", "voxels_std"),
+        "Voxels, 95 %": lambda row, paper: percent_range(row, "voxels_low", "voxels_high"),
+        "Paper: voxels": lambda row, paper: mean_and_deviation(paper, "voxels_mean", "voxels_std"),
+        "Relevance kept, % (sd)": lambda row, paper: mean_and_deviation(
+            row, "relevance_mean", "relevance_std"
+        ),
+        "Relevance, 95 %": lambda row, paper: percent_range(row, "relevance_low", "relevance_high"),
+        "Paper: relevance": lambda row, paper: mean_and_deviation(paper, "relevance_mean", "relevance_std"),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+        "Empty": lambda row, paper: count(row["n_empty"]),
+    },
+    "table4": {
+        "Step": lambda row, paper: row["method"],
+        "Median, ms": lambda row, paper: milliseconds(row, "median"),
+        "Quartiles, ms": lambda row, paper: milliseconds(row, "low", "high"),
+        "Measured": lambda row, paper: count(row["n"]),
+        "Paper, ms (in all)": lambda row, paper: milliseconds(paper, "low", "high"),
+    },
+    "comparison": {
+        "Score": lambda row, paper: row["score"].replace("_", " "),
+        "Map": lambda row, paper: "" if row["sigma"] is None else map_name(row["sigma"]),
+        "Method": lambda row, paper: row["method"] or "",
+        "Before": lambda row, paper: _compared(row, "before"),
+        "Now": lambda row, paper: _compared(row, "after"),
+        "Difference": lambda row, paper: _compared(row, "difference"),
+        "Difference, 95 %": lambda row, paper: (
+            MISSING if row["low"] is None else f"{_compared(row, 'low')} to {_compared(row, 'high')}"
+        ),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+    },
+    "sweep": {
+        "Method": lambda row, paper: row["method"],
+        "Sigma": lambda row, paper: "baseline" if row["sigma"] == 0 else f"{row['sigma']:g}",
+        "Precision, %": lambda row, paper: percent(row["precision"], ""),
+        "Lift": lambda row, paper: number(row["lift"]),
+        "Voxels kept, %": lambda row, paper: percent(row["kept_voxels"], ""),
+        "Relevance kept, %": lambda row, paper: percent(row["kept_relevance"], ""),
+        "Left empty, %": lambda row, paper: percent(row["empty_share"], ""),
+    },
+}
+TITLES = {
+    "table1": "Table 1. Precision: how much of what a map marks does move",
+    "areas": "Table 1, at equal areas: the precision of only the most relevant voxels",
+    "object_motion": "Object motion: the same with the camera's motion taken off",
+    "table2": "Table 2. Agreement: how much two maps mark in common",
+    "table3": "Table 3. Selectivity: what the selective step keeps",
+    "table4": "Table 4. Time a clip",
+    "comparison": "Against the run before, clip by clip",
+    "sweep": "The sweep over the threshold",
+}
+NOTES = {
+    "table1": "The share of marked voxels (relevance above 0) that move. The base rate is the share of all "
+    "voxels that move, which is what a map that points anywhere at random scores; lift is precision over "
+    "base rate, so 1 is chance. Weighted: the same with every voxel counted by its relevance. "
+    "Empty: clips in which nothing is relevant.",
+    "areas": "Dense and sparse maps compare only when as many voxels of each are taken: the 2 to 20 % of all "
+    "voxels with the highest relevance. A clip counts only where the map marks that many voxels; [n] is how "
+    "many clips do, where not all. A selective map rarely marks 20 %: its last columns are of few, untypical "
+    "clips, and must not be read against the baseline's.",
+    "object_motion": "What moves against the background, beside what moves in the picture. Recall: the share "
+    "of the moving voxels that a map marks; with the camera's motion in it, it says little.",
+    "table2": "The share of all voxels that both maps mark; beside it, that share of the voxels which at "
+    "least one of them marks.",
+    "table3": "The share of a method's marked voxels, and of its positive relevance, that changes over time.",
+    "table4": "On top of the steps before it, on the device of this run, without the first batch of each "
+    "worker. The paper's times are of its own device, and of the whole way.",
+    "comparison": "Per cent, but for the lift; over the clips that both runs have.",
+    "sweep": "Means over clips; the charts show the same with 95 % intervals.",
+}
+
+
+def shown_table(name: str, rows: Sequence[Row], paper: Sequence[Row]) -> dict[str, Any]:
+    """One table as a page shows it: ``id``, ``title``, ``note``, ``columns`` and ``rows`` of text."""
+    columns = COLUMNS[name]
+    return {
+        "id": name,
+        "title": TITLES[name],
+        "note": NOTES[name],
+        "columns": list(columns),
+        "text_columns": 2 if "Map" in columns else 1,
+        "rows": [[cell(row, same_row(row, paper)) for cell in columns.values()] for row in overall(rows)],
+    }
+
+
+def overall(rows: Sequence[Row]) -> list[Row]:
+    """The rows over all classes."""
+    return [row for row in rows if row.get("class") is None]
+
+
+def class_rows(tables: Mapping[str, Sequence[Row]], method: str) -> list[dict[str, Any]]:
+    """One row a class with its figures as text, those with the highest motion share first."""
+    selective = {
+        row["class"]: row for row in tables.get("table1", ()) if row["method"] == method and row["sigma"] > 0
+    }
+    rows = [row for row in tables.get("table3", ()) if row["class"] is not None and row["method"] == method]
+    rows.sort(key=lambda row: (row["relevance_mean"] is None, -(row["relevance_mean"] or 0), row["class"]))
+    return [_class_row(row, selective.get(row["class"], {})) for row in rows]
+
+
+def _class_row(row: Row, selective: Row) -> dict[str, Any]:
+    return {
+        "class": row["class"],
+        "share": percent(row["relevance_mean"], ""),
+        "bar": f"{100 * (row['relevance_mean'] or 0):.1f}%",
+        "interval": percent_range(row, "relevance_low", "relevance_high"),
+        "voxels": percent(row["voxels_mean"], ""),
+        "base_rate": percent(selective.get("base_rate"), ""),
+        "lift": number(selective.get("lift")),
+        "clips": count(row["n_clips"]),
+    }

@@ -1,0 +1,133 @@
+"use strict";
+
+// The interpreter instead of compiled expressions: the page's content security policy forbids to make code.
+const EMBEDDED = { ast: true, actions: false, renderer: "svg", logLevel: 1 };
+const USUAL_SIGMA = 2;
+const charts = new Map();
+
+function usualMap() {
+  return Math.max(0, shared.sigmas.indexOf(USUAL_SIGMA));
+}
+
+function choose(change) {
+  Object.assign(chosenByAll, change);
+  for (const slider of document.querySelectorAll("input.sigma")) slider.value = chosenByAll.map;
+  for (const words of document.querySelectorAll(".sigma-words")) words.textContent = thresholdWords(chosenByAll.map);
+  for (const slider of document.querySelectorAll("input.sigma")) slider.setAttribute("aria-valuetext", thresholdWords(chosenByAll.map));
+  for (const place of document.querySelectorAll("[data-figure]")) {
+    const value = shared.swept[place.dataset.figure]?.[place.dataset.method]?.[chosenByAll.map];
+    place.textContent = place.dataset.kind === "number" ? ratio(value) : percent(value);
+  }
+  for (const view of charts.values()) view.signal("sigma", shared.sigmas[chosenByAll.map]).runAsync();
+  paintLegend();
+  document.dispatchEvent(new Event("chosen"));
+}
+
+function paintLegend() {
+  const ramp = document.querySelector(".ramp");
+  if (!ramp) return;
+  const [positive, negative] = shared.palettes[chosenByAll.palette].map((colour) => `rgb(${colour.join(" ")})`);
+  ramp.style.background = `linear-gradient(to right, ${negative}, #fff, ${positive})`;
+  const [warm, cool] = chosenByAll.palette.split("-");
+  document.getElementById("ramp-words").textContent = `${cool}: against the answer; white: nothing; ${warm}: for it`;
+}
+
+function makeChoices() {
+  const palette = document.getElementById("palette");
+  for (const name of Object.keys(shared.palettes)) {
+    palette?.append(element("option", { value: name, textContent: name.replace("-", " and ") }));
+  }
+  palette?.addEventListener("change", () => choose({ palette: palette.value }));
+  const stretch = document.getElementById("stretch");
+  stretch?.addEventListener("change", () => choose({ stretch: stretch.checked }));
+  document.addEventListener("input", (event) => {
+    if (event.target.matches("input.sigma")) choose({ map: Number(event.target.value) });
+  });
+  for (const button of document.querySelectorAll(".switch button")) {
+    button.addEventListener("click", () => read(button.dataset.level));
+  }
+}
+
+function read(level) {
+  document.body.dataset.level = level;
+  for (const button of document.querySelectorAll(".switch button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.level === level));
+  }
+}
+
+// Players and charts are made when they are first seen, so that a page with many opens at once.
+const seen = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    if (target.dataset.chart) drawChart(target);
+    else addPlayer(target);
+  }
+}, { rootMargin: "300px" });
+
+function addPlayer(place) {
+  new Player(place);
+  // Its controls show what is chosen already.
+  choose({});
+}
+
+async function drawChart(place) {
+  const { view } = await vegaEmbed(place, shared.charts[place.dataset.chart], EMBEDDED);
+  charts.set(place.dataset.chart, view);
+  view.signal("sigma", shared.sigmas[chosenByAll.map]).runAsync();
+}
+
+function makeOpener(button) {
+  button.addEventListener("click", () => {
+    const row = button.closest("tr");
+    const open = button.getAttribute("aria-expanded") === "true";
+    button.setAttribute("aria-expanded", String(!open));
+    if (row.nextElementSibling?.matches(".opened")) row.nextElementSibling.hidden = open;
+    else openRow(button, row);
+  });
+}
+
+function openRow(button, row) {
+  const place = element("div", { className: "player", tabIndex: -1 });
+  Object.assign(place.dataset, { clips: button.dataset.clips, places: button.dataset.places });
+  row.after(element("tr", { className: "opened" }, element("td", { colSpan: row.cells.length }, place)));
+  addPlayer(place);
+}
+
+function makeTips() {
+  const tip = document.getElementById("tip");
+  const hide = () => { tip.hidden = true; };
+  const show = (event) => {
+    const word = event.target.closest?.(".term");
+    if (!word) return;
+    tip.textContent = word.dataset.word;
+    tip.hidden = false;
+    word.setAttribute("aria-describedby", "tip");
+    const box = word.getBoundingClientRect();
+    const left = Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 12);
+    const above = box.bottom + tip.offsetHeight + 8 > innerHeight;
+    tip.style.left = `${Math.max(12, left) + scrollX}px`;
+    tip.style.top = `${(above ? box.top - tip.offsetHeight - 6 : box.bottom + 6) + scrollY}px`;
+  };
+  for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, show);
+  for (const kind of ["mouseout", "focusout"]) document.addEventListener(kind, hide);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+}
+
+async function copyCommand() {
+  const command = document.getElementById("command");
+  try {
+    await navigator.clipboard.writeText(command.textContent);
+    document.getElementById("copied").textContent = "Copied.";
+  } catch {
+    getSelection().selectAllChildren(command);
+    document.getElementById("copied").textContent = "Selected: copy it with your keyboard.";
+  }
+}
+
+makeChoices();
+makeTips();
+document.getElementById("copy").addEventListener("click", copyCommand);
+for (const button of document.querySelectorAll(".opener")) makeOpener(button);
+for (const place of document.querySelectorAll(".player[data-clips], .chart")) seen.observe(place);
+if (shared.sigmas.length) choose({ map: usualMap() });
