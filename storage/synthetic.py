@@ -1,14 +1,16 @@
-"""A small action set in UCF-101's layout, whose classes differ by motion only, with the truth beside it.
+"""A small action set in UCF-101's layout, of which the truth is known: what tells the class, what moves.
 
-Every group number shows the same scene (background and object) in every class, so neither tells the
-class: what tells it is how the object moves. The truth lies outside the ``UCF-101`` tree, so a reader of
-UCF-101 never meets it.
+Unless asked otherwise, the classes differ by motion only: every group number shows the same scene
+(background and object) in every class. The truth lies outside the ``UCF-101`` tree, so a reader of UCF-101
+never meets it.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,37 +20,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from storage.scenes import CLASSES, Drawn, Scene, Setting, draw_scene, draw_video, moves_by_itself, true_flow
 
-WIDTH, HEIGHT, FPS = 320, 240, 25.0
+FPS = 25.0
 CODEC = "XVID"
 N_SPLITS = 3
-# Frames are drawn this much larger than they are shown, so that a shaking camera never sees an edge.
-_MARGIN = 16
-_SPRITE = 96
-_NOISE_SIGMA = 3.0
-_SHAKE_STEP, _SHAKE_MEMORY = 0.25, 0.9
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a group's videos share: the background and the object whose motion decides."""
-
-    background: Image
-    texture: Image
-    alpha: Floats
-
-
-@dataclass(frozen=True)
-class Path2D:
-    """Where the object is in each frame: centre in pixels, angle in degrees, scale; each ``(time,)``."""
-
-    x: Floats
-    y: Floats
-    angle: Floats
-    scale: Floats
 
 
 @dataclass(frozen=True)
@@ -65,6 +41,8 @@ class Manifest:
         In the order of ``classInd.txt``.
     n_videos : int
         Videos in all.
+    setting : Setting
+        How they are drawn.
     """
 
     videos_per_class: int
@@ -73,6 +51,52 @@ class Manifest:
     frames: tuple[int, int]
     classes: tuple[str, ...]
     n_videos: int
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of one video, at the size it was drawn.
+
+    Attributes
+    ----------
+    motion : str
+        The class whose motion the object makes.
+    kind : int
+        The kind of scene: the label, from 0, of the class that has it as its own.
+    moves : bool
+        Whether the object that decides moves by itself (camera apart).
+    camera : float32, (time, 2)
+        How far the camera has shifted everything, (x, y) in px.
+    layers : uint8, (time, y, x)
+        What is seen at each pixel: 0 the background, the last layer the object that decides.
+    poses : float32, (layer, time, 4)
+        Where each layer is: x, y, angle in degrees, scale.
+    """
+
+    motion: str
+    kind: int
+    moves: bool
+    camera: npt.NDArray[np.float32]
+    layers: npt.NDArray[np.uint8]
+    poses: npt.NDArray[np.float32]
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Where the object that decides is seen, ``(time, y, x)``."""
+        seen: npt.NDArray[np.bool_] = self.layers == len(self.poses) - 1
+        return seen
+
+    @property
+    def moving(self) -> npt.NDArray[np.bool_]:
+        """Where anything is seen that moves by itself, ``(time, y, x)``."""
+        moves: npt.NDArray[np.bool_] = moves_by_itself(self.poses, self.camera)[self.layers]
+        return moves
+
+    @property
+    def flow(self) -> npt.NDArray[np.float32]:
+        """The exact flow, px/frame: ``(time, y, x, 2)``, to the next frame; NaN in the last."""
+        return true_flow(self.layers, self.poses)
 
 
 def make_dataset(
@@ -82,10 +106,12 @@ def make_dataset(
     groups: int = 4,
     frames: tuple[int, int] = (40, 80),
     seed: int = 0,
+    classes: Sequence[str] = CLASSES,
+    setting: Setting | None = None,
 ) -> Manifest:
     """Write the synthetic action set, lists and truth included; find it if it is there already.
 
-    Writes ``UCF-101/<Class>/v_<Class>_gNN_cNN.avi`` (320x240, 25 fps, Xvid),
+    Writes ``UCF-101/<Class>/v_<Class>_gNN_cNN.avi`` (25 fps, Xvid),
     ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt`` (CRLF) and, for each video,
     ``truth/<Class>/v_<Class>_gNN_cNN.npz`` (see `read_truth`). Group k, k + 4, k + 8, .. are the test part
     of split k. The directory appears when it is complete, never half-written.
@@ -102,6 +128,10 @@ def make_dataset(
         Fewest (at least 2) and most frames of a video.
     seed : int
         Not negative. Same arguments, same videos.
+    classes : sequence of str
+        Two or more of `storage.scenes.CLASSES`.
+    setting : Setting, optional
+        What tells the class, and all else about the drawing; by default motion alone.
 
     Returns
     -------
@@ -111,14 +141,20 @@ def make_dataset(
     Raises
     ------
     ValueError
-        A number out of range.
+        A number out of range, or an unknown class.
     FileExistsError
         The directory holds something else.
     """
-    _check(videos_per_class=videos_per_class, groups=groups, frames=frames, seed=seed)
+    _check(videos_per_class=videos_per_class, groups=groups, frames=frames, seed=seed, classes=classes)
     target = Path(directory)
     manifest = Manifest(
-        videos_per_class, groups, seed, frames, tuple(CLASSES), videos_per_class * len(CLASSES)
+        videos_per_class,
+        groups,
+        seed,
+        frames,
+        tuple(classes),
+        videos_per_class * len(classes),
+        setting or Setting(),
     )
     if target.exists():
         return _found(target, manifest)
@@ -131,7 +167,7 @@ def make_dataset(
     return manifest
 
 
-def read_truth(directory: str | os.PathLike[str], name: str) -> dict[str, npt.NDArray[np.bool_]]:
+def read_truth(directory: str | os.PathLike[str], name: str) -> Truth:
     """Read what is true of one video of the set.
 
     Parameters
@@ -141,17 +177,25 @@ def read_truth(directory: str | os.PathLike[str], name: str) -> dict[str, npt.ND
     name : str
         ``<Class>/v_<Class>_gNN_cNN.avi``.
 
-    Returns
-    -------
-    dict of ndarray
-        ``mask`` bool ``(time, 240, 320)``, where the object that decides is seen, and ``moves`` bool ``()``,
-        whether that object moves by itself (camera shake apart).
+    Raises
+    ------
+    FileNotFoundError
+        If the set has no such video.
     """
     with np.load(_truth_path(Path(directory), name), allow_pickle=False) as stored:
-        return {"mask": stored["mask"], "moves": stored["moves"]}
+        return Truth(
+            motion=str(stored["motion"]),
+            kind=int(stored["kind"]),
+            moves=bool(moves_by_itself(stored["poses"], stored["camera"])[-1]),
+            camera=stored["camera"],
+            layers=stored["layers"],
+            poses=stored["poses"],
+        )
 
 
-def _check(*, videos_per_class: int, groups: int, frames: tuple[int, int], seed: int) -> None:
+def _check(
+    *, videos_per_class: int, groups: int, frames: tuple[int, int], seed: int, classes: Sequence[str]
+) -> None:
     if not 3 <= groups <= 99:
         raise ValueError(f"groups is {groups}; allowed are 3 to 99: each of the 3 splits needs a test group")
     if not groups <= videos_per_class <= 99 * groups:
@@ -162,6 +206,8 @@ def _check(*, videos_per_class: int, groups: int, frames: tuple[int, int], seed:
         raise ValueError(f"frames is {frames}; give the fewest (at least 2) and the most frames of a video")
     if seed < 0:
         raise ValueError(f"seed is {seed}; give 0 or more")
+    if len(set(classes)) != len(classes) or len(classes) < 2 or not set(classes) <= set(CLASSES):
+        raise ValueError(f"classes are {', '.join(classes)}; give two or more of {', '.join(CLASSES)}")
 
 
 def _found(target: Path, wanted: Manifest) -> Manifest:
@@ -210,20 +256,25 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 
 def _write_videos(directory: Path, manifest: Manifest) -> None:
-    numbers = range(1, manifest.groups + 1)
-    scenes = [_scene(np.random.default_rng((manifest.seed, group))) for group in numbers]
+    scenes = _scenes(manifest)
 
     def write(which: tuple[str, int, int]) -> None:
         class_name, group, clip = which
         label = manifest.classes.index(class_name)
         rng = np.random.default_rng((manifest.seed, group, label, clip))
+        kind, motion = _meaning(manifest, label, group, rng)
         n_frames = int(rng.integers(manifest.frames[0], manifest.frames[1] + 1))
-        path = CLASSES[class_name](n_frames, rng)
+        drawn = draw_video(
+            manifest.setting,
+            scenes[group, kind],
+            motion,
+            n_frames=n_frames,
+            panned=group % 2 == 0,
+            rng=rng,
+        )
         name = _video_name(*which)
-        mask = _encode(directory / "UCF-101" / name, _frames(scenes[group - 1], path, rng), n_frames)
-        truth = _truth_path(directory, name)
-        truth.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(truth, mask=mask, moves=np.array(_moves(path)))
+        _encode(directory / "UCF-101" / name, drawn)
+        _write_truth(_truth_path(directory, name), drawn, kind=kind, motion=motion)
 
     # OpenCV and zlib leave Python's lock, so threads do help; each video has its own generator.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -231,192 +282,57 @@ def _write_videos(directory: Path, manifest: Manifest) -> None:
             pass
 
 
-def _moves(path: Path2D) -> bool:
-    return any(float(np.ptp(values)) > 0 for values in (path.x, path.y, path.angle, path.scale))
+def _scenes(manifest: Manifest) -> dict[tuple[int, int], Scene]:
+    """Draw the scenes that the videos may show, by group and kind."""
+    kinds = len(manifest.classes)
+    return {
+        (group, kind): draw_scene(
+            manifest.setting,
+            kind,
+            kinds,
+            n_frames=manifest.frames[1],
+            rng=np.random.default_rng((manifest.seed, group)),
+        )
+        for group in range(1, manifest.groups + 1)
+        for kind in (range(kinds) if manifest.setting.context else [_kind_of_group(group, kinds)])
+    }
 
 
-def _encode(path: Path, frames: Iterator[tuple[Image, Mask]], n_frames: int) -> Mask:
-    """Write the frames (BGR) as a video and give back the object's mask in each, ``(time, y, x)``."""
+def _meaning(manifest: Manifest, label: int, group: int, rng: np.random.Generator) -> tuple[int, str]:
+    """Draw a video's kind of scene and its object's motion."""
+    chance_of_context, chance_of_motion = rng.random(2)
+    told = chance_of_context < manifest.setting.context
+    kind = label if told else _kind_of_group(group, len(manifest.classes))
+    any_motion = manifest.classes[int(rng.integers(len(manifest.classes)))]
+    return kind, manifest.classes[label] if chance_of_motion < manifest.setting.motion else any_motion
+
+
+def _kind_of_group(group: int, n_kinds: int) -> int:
+    # Groups of even number pan: two kinds in turn would tie the kind to the camera.
+    return (group - 1) // 2 % n_kinds
+
+
+def _write_truth(path: Path, drawn: Drawn, *, kind: int, motion: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODEC), FPS, (WIDTH, HEIGHT))
+    np.savez_compressed(
+        path,
+        layers=drawn.layers,
+        poses=drawn.poses,
+        camera=drawn.camera,
+        kind=np.array(kind),
+        motion=np.array(motion),
+    )
+
+
+def _encode(path: Path, drawn: Drawn) -> None:
+    """Write a video's frames with a real codec, which loses something."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = (drawn.frames.shape[2], drawn.frames.shape[1])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODEC), FPS, size)
     if not writer.isOpened():
         raise OSError(f"OpenCV can't write {CODEC} to {path}; check the disk and OpenCV's FFmpeg")
-    masks = np.empty((n_frames, HEIGHT, WIDTH), dtype=np.bool_)
     try:
-        for index, (frame, mask) in enumerate(frames):
+        for frame in drawn.frames:
             writer.write(frame)
-            masks[index] = mask
     finally:
         writer.release()
-    return masks
-
-
-def _frames(scene: Scene, path: Path2D, rng: np.random.Generator) -> Iterator[tuple[Image, Mask]]:
-    """Draw a video: background, distractors, object, camera shake, brightness, noise."""
-    n_frames = len(path.x)
-    shake = _shake(n_frames, rng)
-    distractors = [_distractor(n_frames, rng) for _ in range(2)]
-    gain = float(rng.uniform(0.85, 1.15))
-    noise = rng.normal(0.0, _NOISE_SIGMA, (2 * HEIGHT, 2 * WIDTH, 3)).astype(np.float32)
-    for t in range(n_frames):
-        dx, dy = float(shake[t, 0]), float(shake[t, 1])
-        centre = ((WIDTH - 1) / 2 + _MARGIN - dx, (HEIGHT - 1) / 2 + _MARGIN - dy)
-        canvas = cv2.getRectSubPix(scene.background, (WIDTH, HEIGHT), centre).astype(np.float32)
-        for texture, alpha, wander in distractors:
-            _draw(canvas, texture, alpha, x=wander.x[t] + dx, y=wander.y[t] + dy, angle=0.0, scale=1.0)
-        seen = _draw(
-            canvas, scene.texture, scene.alpha,
-            x=path.x[t] + dx, y=path.y[t] + dy, angle=path.angle[t], scale=path.scale[t],
-        )  # fmt: skip
-        top, left = int(rng.integers(HEIGHT)), int(rng.integers(WIDTH))
-        canvas = canvas * gain + noise[top : top + HEIGHT, left : left + WIDTH]
-        yield np.clip(np.rint(canvas), 0, 255).astype(np.uint8), seen > 0.5
-
-
-def _draw(
-    canvas: Floats, texture: Image, alpha: Floats, *, x: float, y: float, angle: float, scale: float
-) -> Floats:
-    """Blend a sprite into the canvas in place and give back its coverage, ``(y, x)`` in 0..1."""
-    size = alpha.shape[0]
-    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle, scale)
-    reach = int(np.ceil(size * scale * 0.75)) + 2
-    left, top = max(0, int(x) - reach), max(0, int(y) - reach)
-    right, bottom = min(canvas.shape[1], int(x) + reach), min(canvas.shape[0], int(y) + reach)
-    coverage = np.zeros(canvas.shape[:2], dtype=np.float32)
-    if left >= right or top >= bottom:
-        return coverage
-    matrix[:, 2] += (x - (size - 1) / 2 - left, y - (size - 1) / 2 - top)
-    window = (right - left, bottom - top)
-    colour = cv2.warpAffine(texture, matrix, window, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    share = cv2.warpAffine(alpha, matrix, window).astype(np.float32)
-    region = canvas[top:bottom, left:right]
-    region += share[:, :, None] * (colour - region)
-    coverage[top:bottom, left:right] = share
-    return coverage
-
-
-def _shake(n_frames: int, rng: np.random.Generator) -> Floats:
-    """Draw a hand-held camera's offset, px: a random walk pulled back to the middle, ``(time, 2)``."""
-    steps = rng.normal(0.0, _SHAKE_STEP, (n_frames, 2))
-    offsets = np.zeros((n_frames, 2), dtype=np.float32)
-    for t in range(1, n_frames):
-        offsets[t] = np.clip(_SHAKE_MEMORY * offsets[t - 1] + steps[t], -_MARGIN / 2, _MARGIN / 2)
-    return offsets
-
-
-def _scene(rng: np.random.Generator) -> Scene:
-    shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
-    background = _texture(shape, rng, cells=(4, 9, 24, 60), contrast=14.0, level=(40.0, 100.0))
-    texture = _texture((_SPRITE, _SPRITE), rng, cells=(3, 7), contrast=40.0, level=(170.0, 220.0))
-    return Scene(background, texture, _outline(rng))
-
-
-def _texture(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    cells: tuple[int, ...],
-    contrast: float,
-    level: tuple[float, float],
-) -> Image:
-    """Draw coloured noise of several grains around a random colour, uint8 BGR ``(y, x, 3)``."""
-    image = np.zeros((*shape, 3), dtype=np.float32)
-    for n_cells in cells:
-        rows = max(2, round(n_cells * shape[0] / shape[1]))
-        grain = rng.normal(0.0, 1.0, (rows, n_cells, 3)).astype(np.float32)
-        # Mostly grey noise with some colour, as in photographs.
-        grain = 0.7 * grain[:, :, :1] + 0.5 * grain
-        image += cv2.resize(grain, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    colour = rng.uniform(*level, 3).astype(np.float32)
-    image = image / max(float(image.std()), 1e-6) * contrast + colour
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def _outline(rng: np.random.Generator) -> Floats:
-    """Draw a random star-like outline as coverage in 0..1, so that turning it can be seen."""
-    n_corners = int(rng.integers(3, 7))
-    angles = np.arange(2 * n_corners) * np.pi / n_corners + rng.uniform(0, np.pi)
-    depth = float(rng.uniform(0.55, 0.85))
-    radii = np.where(np.arange(2 * n_corners) % 2 == 0, 0.46, 0.46 * depth) * _SPRITE
-    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None] + _SPRITE / 2
-    alpha = np.zeros((_SPRITE, _SPRITE), dtype=np.uint8)
-    cv2.fillPoly(alpha, [np.rint(corners * 8).astype(np.int32)], (255,), lineType=cv2.LINE_AA, shift=3)
-    return alpha.astype(np.float32) / np.float32(255)
-
-
-def _distractor(n_frames: int, rng: np.random.Generator) -> tuple[Image, Floats, Path2D]:
-    """Make a small disc that drifts straight on, in any direction and in every class alike."""
-    size = int(rng.integers(16, 26))
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    alpha = np.clip(size / 2 - 0.5 - np.hypot(y, x), 0, 1).astype(np.float32)
-    heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 1.0)
-    steps = (np.arange(n_frames) - n_frames / 2) * speed
-    path = Path2D(
-        x=_constant(rng.uniform(40, WIDTH - 40), n_frames) + (np.cos(heading) * steps).astype(np.float32),
-        y=_constant(rng.uniform(40, HEIGHT - 40), n_frames) + (np.sin(heading) * steps).astype(np.float32),
-        angle=_constant(0, n_frames),
-        scale=_constant(1, n_frames),
-    )
-    return _texture((size, size), rng, cells=(2, 4), contrast=20.0, level=(60.0, 120.0)), alpha, path
-
-
-def _constant(value: float, n_frames: int) -> Floats:
-    return np.full(n_frames, value, dtype=np.float32)
-
-
-def _rest(n_frames: int, rng: np.random.Generator) -> Path2D:
-    return Path2D(
-        x=_constant(rng.uniform(110, 210), n_frames),
-        y=_constant(rng.uniform(90, 150), n_frames),
-        angle=_constant(rng.uniform(0, 360), n_frames),
-        scale=_constant(rng.uniform(0.7, 1.2), n_frames),
-    )
-
-
-def _approach(n_frames: int, rng: np.random.Generator) -> Path2D:
-    still = _rest(n_frames, rng)
-    growth = np.geomspace(rng.uniform(0.4, 0.5), rng.uniform(1.6, 1.9), n_frames).astype(np.float32)
-    return Path2D(still.x, still.y, still.angle, growth)
-
-
-def _bob(n_frames: int, rng: np.random.Generator) -> Path2D:
-    still = _rest(n_frames, rng)
-    phase = 2 * np.pi * (np.arange(n_frames) / rng.uniform(18, 26) + rng.uniform())
-    return Path2D(
-        still.x, still.y + (rng.uniform(24, 36) * np.sin(phase)).astype(np.float32), still.angle, still.scale
-    )
-
-
-def _turn(n_frames: int, rng: np.random.Generator) -> Path2D:
-    still = _rest(n_frames, rng)
-    rate = rng.uniform(6, 10) * rng.choice([-1.0, 1.0])
-    return Path2D(
-        still.x, still.y, still.angle + (rate * np.arange(n_frames)).astype(np.float32), still.scale
-    )
-
-
-def _cross(n_frames: int, rng: np.random.Generator, direction: float) -> Path2D:
-    still = _rest(n_frames, rng)
-    half = rng.uniform(75, 105)
-    x = direction * np.linspace(-half, half, n_frames) + WIDTH / 2 + rng.uniform(-10, 10)
-    return Path2D(x.astype(np.float32), still.y, still.angle, still.scale)
-
-
-def _cross_left(n_frames: int, rng: np.random.Generator) -> Path2D:
-    return _cross(n_frames, rng, -1.0)
-
-
-def _cross_right(n_frames: int, rng: np.random.Generator) -> Path2D:
-    return _cross(n_frames, rng, 1.0)
-
-
-# As UCF-101's own list does, this order ignores case, so Python's sorted() differs from it (it puts Rolling
-# last): a reader that mixes up the two label orders is wrong here too.
-CLASSES: dict[str, Callable[[int, np.random.Generator], Path2D]] = {
-    "Approaching": _approach,
-    "Bobbing": _bob,
-    "Resting": _rest,
-    "Rolling": _turn,
-    "RollLeft": _cross_left,
-    "RollRight": _cross_right,
-}
