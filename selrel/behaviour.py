@@ -1,0 +1,120 @@
+"""What a model does when its input is changed: how much it truly uses motion, without any explanation.
+
+A frozen clip holds no motion, a shuffled one motion without order, a reversed one the opposite motion. Where
+motion and scene say different classes, the answer tells which of the two the model follows.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from selrel.samples import Samples
+
+Change = Literal["intact", "frozen", "shuffled", "reversed"]
+CHANGES: tuple[Change, ...] = get_args(Change)
+
+Numbers = npt.NDArray[np.int64]
+
+
+def change_clip(
+    frames: npt.NDArray[np.uint8], change: Change, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Change the frames of a clip in time.
+
+    Parameters
+    ----------
+    frames : uint8 array, (time, ...)
+        A clip.
+    change : "intact", "frozen", "shuffled" or "reversed"
+        As it is; its middle frame throughout; its frames in random order; its last frame first.
+    rng : numpy.random.Generator
+        Of the random order.
+
+    Returns
+    -------
+    uint8 array of the same shape
+        The changed clip.
+
+    Raises
+    ------
+    ValueError
+        If the change is unknown.
+    """
+    if change not in CHANGES:
+        raise ValueError(f"change {change!r} is unknown; use one of {', '.join(CHANGES)}")
+    if change == "frozen":
+        return np.repeat(frames[len(frames) // 2][None], len(frames), axis=0)
+    if change == "shuffled":
+        return frames[rng.permutation(len(frames))]
+    return frames[::-1] if change == "reversed" else frames
+
+
+def changed(samples: Samples, change: Change, *, seed: int = 0) -> Samples:
+    """Give the same clips, each changed as `change_clip` does; the same seed gives the same orders."""
+
+    def read(number: int, shift: int) -> npt.NDArray[np.uint8]:
+        return change_clip(samples.read(number, shift), change, np.random.default_rng((seed, number)))
+
+    return replace(samples, read=read)
+
+
+def cue_conflict(predicted: Numbers, motion: Numbers, context: Numbers) -> dict[str, int]:
+    """Count what a model follows where motion and context say different classes.
+
+    Parameters
+    ----------
+    predicted, motion, context : int arrays, (clip,)
+        The class that the model says, that the motion says, and that the context says.
+
+    Returns
+    -------
+    dict
+        ``conflicts``, and of those ``follows_motion`` and ``follows_context``. Both add up over clips.
+    """
+    conflict = motion != context
+    return {
+        "conflicts": int(conflict.sum()),
+        "follows_motion": int((conflict & (predicted == motion)).sum()),
+        "follows_context": int((conflict & (predicted == context)).sum()),
+    }
+
+
+def motion_use(counts: dict[str, int]) -> float | None:
+    """Share of the decided conflicts in which a model follows the motion; None if it follows neither ever.
+
+    References
+    ----------
+    Geirhos et al. 2019, *ImageNet-trained CNNs are biased towards texture*: their shape bias, with motion
+    in place of shape.
+    """
+    decided = counts["follows_motion"] + counts["follows_context"]
+    return counts["follows_motion"] / decided if decided else None
+
+
+def freeze_effect(intact: npt.NDArray[Any], frozen: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Probability that each clip's predicted class loses when the clip is frozen.
+
+    Parameters
+    ----------
+    intact, frozen : float arrays, (clip, class)
+        Logits of the same clips as they are and frozen.
+
+    Returns
+    -------
+    float64 array, (clip,)
+        -1..1: by softmax, of the class with the highest logit in the intact clip.
+    """
+    chosen = intact.argmax(axis=1)[:, None]
+    before, after = (
+        np.take_along_axis(_softmax(logits), chosen, axis=1)[:, 0] for logits in (intact, frozen)
+    )
+    loss: npt.NDArray[np.float64] = before - after
+    return loss
+
+
+def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
