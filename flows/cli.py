@@ -20,6 +20,7 @@ from flows.commands.plan import plan
 from flows.commands.report import report
 from flows.commands.runs import runs
 from flows.commands.train import train
+from flows.commands.validate import validate
 from flows.commands.verify import verify
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
 from flows.settings import sources
@@ -34,7 +35,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (compare, demo, doctor, explain, export, plan, report, runs, train, verify):
+for _command in (compare, demo, doctor, explain, export, plan, report, runs, train, validate, verify):
     app.command(_command)
 app.config = sources([name for name in app if not name.startswith("-")])
 

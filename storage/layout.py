@@ -237,6 +237,53 @@ def profile_of(checkpoint: str) -> str:
 
 
 @dataclass(frozen=True)
+class ValidityPaths:
+    """The files of one validity benchmark, relative to the root; a case is one model of it."""
+
+    directory: str
+
+    @property
+    def description(self) -> str:
+        """Everything that made the benchmark, as JSON."""
+        return f"{self.directory}/benchmark.json"
+
+    def receipts(self, stage: str, block: int) -> str:
+        """Receipt of one case of one stage."""
+        return _receipt(self.directory, stage, block)
+
+    def checkpoint(self, case: str) -> str:
+        """The weights of a case."""
+        return f"{self.directory}/models/{_checked_name('case', case)}.pth.tar"
+
+    @property
+    def all_cases(self) -> str:
+        """The directory of what was measured of each case."""
+        return f"{self.directory}/cases"
+
+    def measured(self, kind: str, case: str) -> str:
+        """Parquet: what one kind of measurement gave for a case."""
+        return f"{self.all_cases}/{_checked_name('kind', kind)}/{_checked_name('case', case)}.parquet"
+
+    def table(self, name: str) -> str:
+        """Parquet, one table over all cases."""
+        return f"{self.directory}/tables/{_checked_name('table', name)}.parquet"
+
+    def plot(self, name: str) -> str:
+        """One picture, PNG or SVG."""
+        return f"{self.directory}/plots/{_checked_name('plot', name)}"
+
+    @property
+    def page(self) -> str:
+        """The summary that a person reads."""
+        return f"{self.directory}/validity.md"
+
+    @property
+    def success(self) -> str:
+        """The marker of a finished benchmark, written last."""
+        return f"{self.directory}/_SUCCESS.json"
+
+
+@dataclass(frozen=True)
 class Root:
     """One place for all data sets and runs, named by a directory, ``file://`` or ``s3://`` URL.
 
@@ -280,6 +327,10 @@ class Root:
     def run(self, name: str) -> RunPaths:
         """Paths of the run with this name."""
         return RunPaths(f"runs/{_checked_name('run name', name)}")
+
+    def validity(self, benchmark_id: str) -> ValidityPaths:
+        """Paths of the validity benchmark with this id."""
+        return ValidityPaths(f"validity/{_checked_name('benchmark id', benchmark_id)}")
 
     def join(self, path: str) -> str:
         """Full directory or URL of a path under the root.

@@ -1,0 +1,39 @@
+"""The validity benchmark: whether selective relevance finds the motion that a model truly uses."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.cluster import cluster
+from flows.explain_ucf101 import run_stages
+from storage.receipts import pending
+from tasks.benchmark import Bench
+from tasks.plan import publish
+from tasks.validate import note_run, plan_case, randomise_cases, score_cases, train_cases
+from tasks.verdict import verdict
+
+
+@flow(name="validate", validate_parameters=False)
+def validate_relevance(bench: Bench, workers: int | None = None) -> None:
+    """Train models whose use of motion is known, explain each by the main job, and compare.
+
+    Args:
+        bench: The benchmark at its place; what has a receipt there is not done again.
+        workers: Worker processes on this machine; one a CPU if empty.
+    """
+    with cluster(workers):
+        train_cases(bench)
+        explain_cases(bench)
+        score_cases(bench)
+        randomise_cases(bench)
+    verdict(bench)
+
+
+def explain_cases(bench: Bench) -> None:
+    """Run the main job for every case that has no receipt."""
+    for number in pending(bench.place, bench.paths, "explain", range(len(bench.settings.cases))):
+        made = plan_case(bench, number)
+        if not made.finished:
+            publish(made)
+            run_stages(made)
+        note_run(bench, number, made)

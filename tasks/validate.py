@@ -1,0 +1,267 @@
+"""Validate: the stages of the validity benchmark, a case at a time.
+
+Train a case and see what it does when its input is changed; explain it by the main job; hold the explanations
+against the truth; and explain it again under random weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import pandas as pd
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch import nn
+
+from selrel import small_c3d
+from selrel.augmentation import centre
+from selrel.behaviour import CHANGES, changed, freeze_effect
+from selrel.engine import trace
+from selrel.explanation import explain_batch
+from selrel.initialisation import initialise
+from selrel.motion import grey
+from selrel.profiles import Profile, bounds
+from selrel.randomised import cascade
+from selrel.recipe import Recipe
+from selrel.samples import Samples, inputs
+from selrel.scores.localisation import control_orders
+from selrel.scores.ranks import spearman
+from selrel.scores.truth import score_truth
+from selrel.selective import PRESETS, selective_mask
+from selrel.training import fit, measure
+from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.cubes import read_block, read_relevance
+from storage.receipts import Written, read_receipt, write_receipt
+from storage.synthetic import make_dataset, read_truth
+from storage.tables import write_tables
+from storage.ucf101 import read_dataset
+from tasks.benchmark import CLASSES, FRAMES, Bench, Case
+from tasks.clips import clips_of
+from tasks.plan import Plan, plan
+from tasks.request import Request
+from tasks.stages import run_stage
+from tasks.train import read_samples
+from tasks.truth import truths_of
+
+FACTORY = "selrel.small_c3d:make"
+BLOCK_CLIPS = 16
+PARAMETERS = PRESETS["default"]
+
+Row = dict[str, Any]
+
+
+def recipe(epochs: int) -> Recipe:
+    """How every case is trained: fast, and with nothing that would hide the scene or the direction."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=8,
+        learning_rate=0.03,
+        schedule="cosine",
+        pixel_unit=64.0,
+        max_gradient_norm=1.0,
+        random_crop=True,
+    )
+
+
+@task(name="train-cases", cache_policy=NO_CACHE)
+def train_cases(bench: Bench) -> None:
+    """Train every case that has no receipt, and measure its behaviour."""
+    _run("train", bench, train_case, range(len(bench.settings.cases)))
+
+
+@task(name="truth-of-cases", cache_policy=NO_CACHE)
+def score_cases(bench: Bench) -> None:
+    """Hold every case's explanations against the truth."""
+    _run("truth", bench, score_case, range(len(bench.settings.cases)))
+
+
+@task(name="randomise-cases", cache_policy=NO_CACHE)
+def randomise_cases(bench: Bench) -> None:
+    """Explain the extreme cases again under random weights."""
+    _run("randomise", bench, randomise_case, bench.settings.sanity_cases)
+
+
+def _run(stage: str, bench: Bench, work: Callable[[Bench, int], Written], cases: Sequence[int]) -> None:
+    ranges = [(case, case + 1) for case in range(len(bench.settings.cases))]
+    run_stage(stage, bench.place, bench.paths, partial(work, bench), ranges, blocks=cases, unit="models")
+
+
+def train_case(bench: Bench, number: int) -> Written:
+    """Train a case, publish its weights, and note what it says about every test clip, changed or not."""
+    case = bench.settings.cases[number]
+    model, profile = _trained(bench, case)
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
+        sha256 = write_checkpoint(Path(directory) / "case.pth.tar", model.state_dict())
+        weights = (Path(directory) / "case.pth.tar").read_bytes()
+    path = bench.paths.checkpoint(case.name)
+    bench.place.write_bytes(path, weights)
+    rows = behaviour_rows(model, bench.test_data, profile)
+    return Written({"checkpoint": sha256}, {path: sha256}) | _write(bench, "behaviour", case, rows)
+
+
+def _trained(bench: Bench, case: Case) -> tuple[nn.Module, Profile]:
+    model, profile = small_c3d.make()
+    settings = bench.settings
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
+        data = Path(directory) / "data"
+        make_dataset(
+            data,
+            videos_per_class=settings.videos_per_class,
+            groups=min(settings.videos_per_class, 96),
+            frames=(FRAMES, FRAMES),
+            seed=case.seed,
+            classes=CLASSES,
+            setting=case.setting,
+        )
+        samples = read_samples(read_dataset(data, subset="all"), profile)
+    initialise(model, samples, profile=profile, seed=case.seed)
+    if case.trained:
+        for _ in fit(model, samples, profile=profile, recipe=recipe(settings.epochs), seed=case.seed):
+            pass
+    return model.eval(), profile
+
+
+def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
+    """Measure what a model says about a synthetic set's clips, as they are and changed in time.
+
+    Returns
+    -------
+    list of dict
+        A row a clip: ``video``, ``group``, ``label``, ``kind`` of scene, and for each change
+        ``predicted_<change>`` and ``lost_<change>``, the probability that the intact clip's class lost.
+    """
+    dataset = read_dataset(data, subset="all")
+    samples = read_samples(dataset, profile)
+    logits = {name: measure(model, changed(samples, name), profile=profile) for name in CHANGES}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, found in logits.items():
+        columns[f"predicted_{name}"] = found.argmax(axis=1)
+        columns[f"lost_{name}"] = freeze_effect(logits["intact"], found)
+    return [
+        {
+            "video": video.name,
+            "group": video.group,
+            "label": video.label,
+            "kind": read_truth(data, video.name).kind,
+            **{name: column[clip].item() for name, column in columns.items()},
+        }
+        for clip, video in enumerate(_of_clips(dataset.videos, samples))
+    ]
+
+
+def _of_clips(videos: Sequence[Any], samples: Samples) -> Sequence[Any]:
+    assert len(videos) == len(samples.labels), "a video of the benchmark is one clip"
+    return videos
+
+
+def plan_case(bench: Bench, number: int) -> Plan:
+    """Plan the main job for a case."""
+    settings = bench.settings
+    return plan(
+        Request(
+            data=str(bench.test_data),
+            checkpoint=str(bench.checkpoint(settings.cases[number])),
+            root=bench.root,
+            subset="all",
+            methods={name: {} for name in settings.methods},
+            sigmas=settings.sigmas,
+            selective=PARAMETERS,
+            model=FACTORY,
+            block_clips=BLOCK_CLIPS,
+        )
+    )
+
+
+def note_run(bench: Bench, number: int, made: Plan) -> None:
+    """Note which run explains a case, once it is finished."""
+    write_receipt(bench.place, bench.paths, "explain", number, Written({"run": made.run}))
+
+
+def run_of(bench: Bench, number: int) -> str:
+    """Give the name of the run that explains a case."""
+    receipt = read_receipt(bench.place, bench.paths.receipts("explain", number))
+    assert receipt is not None, "the main job comes first"
+    return receipt.sha256["run"]
+
+
+def score_case(bench: Bench, number: int) -> Written:
+    """Hold a case's explanations against what is true of the test videos."""
+    case, settings, place = bench.settings.cases[number], bench.settings, bench.place
+    run = place.run(run_of(bench, number))
+    dataset_id = place.read_json(run.run_json)["dataset_id"]
+    clips = clips_of(place, dataset_id)
+    rows: list[Row] = []
+    for start, stop in clips.ranges:
+        frames = read_block(place, place.dataset(dataset_id).frames, start, stop, ["frames"])["frames"]
+        flow = read_block(place, place.dataset(dataset_id).motion, start, stop, ["flow"])["flow"]
+        cubes = {n: read_relevance(place, run.relevance, n, start, stop) for n in settings.methods}
+        for position, clip in enumerate(clips.table.iloc[start:stop].to_dict("records")):
+            found = score_truth(
+                {name: cube[position] for name, cube in cubes.items()},
+                truths_of(read_truth(bench.test_data, clip["video"]), clips.view),
+                control_orders(flow[position], grey(frames[position])),
+                sigmas=sorted(settings.sigmas),
+                parameters=PARAMETERS,
+            )
+            about = {"clip": clip["clip"], "group": clip["group"], "panned": panned(clip["group"])}
+            rows += [{**about, **row} for row in found]
+    return _write(bench, "truth", case, rows)
+
+
+def panned(group: str) -> bool:
+    """Whether the camera pans in a group's videos."""
+    return int(group.removeprefix("g")) % 2 == 0
+
+
+def randomise_case(bench: Bench, number: int) -> Written:
+    """Explain some clips of a case with its layers randomised, and compare with what its weights gave."""
+    case, settings = bench.settings.cases[number], bench.settings
+    model, profile = small_c3d.make()
+    model.load_state_dict(dict(read_checkpoint(bench.checkpoint(case)).state))
+    model.eval()
+    samples = read_samples(read_dataset(bench.test_data, subset="all"), profile)
+    step = max(1, len(samples.labels) // settings.sanity_clips)
+    numbers = range(0, len(samples.labels), step)[: settings.sanity_clips]
+    clips = inputs([centre(samples.read(n, 0), profile.view) for n in numbers], profile, model)
+    rows = list(_sanity_rows(model, profile, clips, settings.methods))
+    return _write(bench, "sanity", case, rows)
+
+
+def _sanity_rows(
+    model: nn.Module, profile: Profile, clips: torch.Tensor, methods: Sequence[str]
+) -> Iterator[Row]:
+    """Compare explanations of trained and of randomised weights: a row a layer, method and clip."""
+    low, high = bounds(profile)
+    settings = {name: {} for name in methods}
+    trained = explain_batch(trace(model, profile.sample_shape, low=low, high=high), clips, settings)
+    for layer, random in cascade(model):
+        graph = trace(random, profile.sample_shape, low=low, high=high)
+        found = explain_batch(graph, clips, settings, targets=trained.targets)
+        for name in methods:
+            for clip, (before, after) in enumerate(zip(trained.cubes[name], found.cubes[name], strict=True)):
+                yield {"layer": layer, "method": name, "clip": clip, **_likeness(before, after)}
+
+
+def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:
+    """Compare two cubes of a clip: rank correlation of the relevance, overlap of the selective maps."""
+    maps = [(selective_mask(cube, len(cube), PARAMETERS) & (cube > 0)).numpy() for cube in (before, after)]
+    areas = [float(chosen.mean()) for chosen in maps]
+    together = areas[0] * areas[1]
+    union = int((maps[0] | maps[1]).sum())
+    return {
+        "correlation": spearman(before.numpy().ravel(), after.numpy().ravel()),
+        "iou": int((maps[0] & maps[1]).sum()) / union if union else None,
+        # Of two maps of these areas that know nothing of each other.
+        "chance_iou": together / (sum(areas) - together) if sum(areas) else None,
+    }
+
+
+def _write(bench: Bench, kind: str, case: Case, rows: Sequence[Row]) -> Written:
+    table = pd.DataFrame(rows).assign(case=case.name)
+    return write_tables(bench.place, {kind: (bench.paths.measured(kind, case.name), table)})
