@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from flows.commands.explain import run_explain
 from flows.commands.train import run_train
 
@@ -56,10 +58,37 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
     if not checkpoint.exists():
         run_train(data=str(data), checkpoint=str(checkpoint), **TRAINING)
     print("3. The checkpoint explained on the test videos")
-    return run_explain(
+    code = run_explain(
         data=str(data),
         checkpoint=str(checkpoint),
         root=str(directory / "results"),
         cluster={"workers": workers},
         block_clips=BLOCK_CLIPS,
     )
+    print("4. The truth beside it, which only a drawn data set has")
+    _show_truth(data, checkpoint, directory / "results")
+    return code
+
+
+def _show_truth(data: Path, checkpoint: Path, root: Path) -> None:
+    """Print what the model does with changed clips, and how much relevance is where the class is told."""
+    from storage.checkpoints import read_checkpoint
+    from storage.layout import Root
+    from storage.runs import list_runs
+    from tasks.truth import accuracies, on_the_object
+
+    console = Console(highlight=False)
+    does = {change: f"{share:.0%}" for change, share in accuracies(data, checkpoint).items()}
+    console.print(
+        f"What the model does: it is right on {does['intact']} of the test clips as they are, on "
+        f"{does['frozen']} when they are frozen, {does['shuffled']} shuffled, {does['reversed']} reversed."
+    )
+    sha256 = read_checkpoint(checkpoint).sha256
+    finished = [run for run in list_runs(Root(str(root))) if run.finished]
+    for run in (run for run in finished if run.description["checkpoint_sha256"] == sha256):
+        lies = on_the_object(run.url, data)
+        console.print(
+            f"Where its relevance lies: {lies['baseline']:.0%} of it, and {lies['selective']:.0%} of the "
+            "part that changes over time, on the object whose motion tells the class, which is "
+            f"{lies['area']:.1%} of the picture."
+        )
