@@ -23,17 +23,17 @@ def validate_relevance(bench: Bench, workers: int | None = None) -> None:
     """
     with cluster(workers):
         train_cases(bench)
-        explain_cases(bench)
+        explain_cases(bench, workers)
         score_cases(bench)
         randomise_cases(bench)
     verdict(bench)
 
 
-def explain_cases(bench: Bench) -> None:
-    """Run the main job for every case that has no receipt."""
+def explain_cases(bench: Bench, workers: int | None) -> None:
+    """Run the main job, on the cluster that is open, for every case that has no receipt."""
     for number in pending(bench.place, bench.paths, "explain", range(len(bench.settings.cases))):
         made = plan_case(bench, number)
         if not made.finished:
-            publish(made)
+            publish(made, work={"workers": workers})
             run_stages(made)
         note_run(bench, number, made)

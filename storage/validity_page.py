@@ -86,10 +86,7 @@ def _validity(tables: Tables) -> str:
                 _interval(freeze.spearman, freeze.spearman_low, freeze.spearman_high),
                 *(_number(by[camera, "motion_use"].spearman) for camera in ("still", "panned")),
                 _interval(use.auc, use.auc_low, use.auc_high),
-                *(
-                    _interval(row.clip_auc, row.clip_auc_low, row.clip_auc_high)
-                    for row in paired.itertuples()
-                ),
+                *(_interval(row.clip_auc, row.clip_auc_low, row.clip_auc_high) for row in _rows(paired)),
             ]
         )
     names = ["method (2 sigma, magnitude)", "Spearman, motion use", "Spearman, freeze effect"]

@@ -238,7 +238,7 @@ def _sanity_rows(
 ) -> Iterator[Row]:
     """Compare explanations of trained and of randomised weights: a row a layer, method and clip."""
     low, high = bounds(profile)
-    settings = {name: {} for name in methods}
+    settings: dict[str, Row] = {name: {} for name in methods}
     trained = explain_batch(trace(model, profile.sample_shape, low=low, high=high), clips, settings)
     for layer, random in cascade(model):
         graph = trace(random, profile.sample_shape, low=low, high=high)

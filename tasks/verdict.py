@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,8 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
 
 def _measured(bench: Bench, kind: str) -> Frame:
     any_case = bench.paths.measured(kind, "any")
-    return read_tables(bench.place, any_case.rpartition("/")[0]).to_pandas()
+    found: Frame = read_tables(bench.place, any_case.rpartition("/")[0]).to_pandas()
+    return found
 
 
 def models_table(bench: Bench, behaviour: Frame) -> Frame:
@@ -149,7 +150,10 @@ def ratios_of(chosen: Any, true: Any, hits: Any) -> dict[str, npt.NDArray[np.flo
 
 def _divided(part: Any, whole: Any) -> npt.NDArray[np.float64]:
     above, below = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    shares: npt.NDArray[np.float64] = np.divide(
+        above, below, out=np.full(len(above), np.nan), where=below > 0
+    )
+    return shares
 
 
 def shares_table(clips: Frame) -> Frame:
@@ -250,7 +254,7 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _iou_intervals(held: Frame, found: Frame) -> dict[str, Sequence[float | None]]:
+def _iou_intervals(held: Frame, found: Frame) -> dict[str, Any]:
     """Intervals of the IoU with the object, in the order of the rows found."""
     parts = {key: part for key, part in held.groupby(MAP)}
     intervals = [
