@@ -247,6 +247,10 @@ class ValidityPaths:
         """Everything that made the benchmark, as JSON."""
         return f"{self.directory}/benchmark.json"
 
+    def effort(self, stage: str) -> str:
+        """What the cases of a stage took, as JSON; no result, and no part of a hash."""
+        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
+
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one case of one stage."""
         return _receipt(self.directory, stage, block)

@@ -23,7 +23,9 @@ def true_use(case):
 def behaviour(case):
     labels, groups = np.arange(N_CLIPS) % 4, np.arange(N_CLIPS) // 4
     kinds = groups // 2 % 4
-    follows = (np.arange(N_CLIPS) * 7 % N_CLIPS) / N_CLIPS < true_use(case)
+    follows = np.ones(N_CLIPS, bool)
+    conflicts = np.random.default_rng(0).permutation(np.flatnonzero(kinds != labels))
+    follows[conflicts[: round((1 - true_use(case)) * len(conflicts))]] = False
     said = np.where(follows, labels, kinds)
     columns = {f"predicted_{name}": said for name in CHANGES} | {
         f"lost_{name}": np.full(N_CLIPS, true_use(case)) for name in CHANGES
@@ -91,7 +93,7 @@ def test_motion_use_is_read_from_conflicts(bench):
     models = table(bench, "models").set_index("case")
     for case in SETTINGS.cases:
         found = models.loc[case.name]
-        assert found.motion_use == pytest.approx(true_use(case), abs=0.15)
+        assert found.motion_use == pytest.approx(true_use(case), abs=1 / 24)
         assert found.freeze_effect == pytest.approx(true_use(case))
         assert found.motion_use_low <= found.motion_use <= found.motion_use_high
         assert found.conflicts == 24
