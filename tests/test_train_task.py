@@ -21,6 +21,7 @@ from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.ucf101 import read_dataset
 from tasks.plan import plan
 from tasks.train import FAMILY, divided, read_samples, recipe_of, train
+from tests.servers import BUCKET, s3_client, s3_server
 
 PROFILE = families()[FAMILY][0].profile
 NARROW = {"widths": (2,) * 8, "hidden": (4, 4), "dropout": 0.0}
@@ -184,6 +185,19 @@ def test_place_of_another_training_is_refused(tiny_ucf101, tmp_path):
     with pytest.raises(ValueError, match="holds a training with another seed"):
         trained(tiny_ucf101, tmp_path / "c3d.pth.tar", seed=1)
     assert read_checkpoint(tmp_path / "c3d.pth.tar").sha256 == made["sha256"]
+
+
+def test_training_on_s3_leaves_the_same_files(tiny_ucf101, tmp_path):
+    local = trained(tiny_ucf101, tmp_path / "c3d.pth.tar")
+    with s3_server(tmp_path / "served") as server, s3_client(server):
+        made = trained(tiny_ucf101, f"s3://{BUCKET}/models/c3d.pth.tar")
+        again = trained(tiny_ucf101, f"s3://{BUCKET}/models/c3d.pth.tar")
+    assert made["checkpoint"] == f"s3://{BUCKET}/models/c3d.pth.tar"
+    assert made["sha256"] == again["sha256"] == local["sha256"]
+    there = tmp_path / "served" / BUCKET / "models"
+    here = {path.relative_to(tmp_path) for path in tmp_path.glob("c3d*") if path.is_file()}
+    assert {path.relative_to(there) for path in there.glob("c3d*") if path.is_file()} == here
+    assert read_checkpoint(there / "c3d.pth.tar").sha256 == local["sha256"]
 
 
 def test_chosen_classes_are_the_only_ones(tiny_ucf101, tmp_path):
