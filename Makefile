@@ -47,6 +47,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks.explain
 	$(BIN)/python -m tests.benchmarks.conservation
+	$(BIN)/python -m tests.benchmarks.camera
 	$(BIN)/python -m tests.benchmarks.storage
 
 clean:
