@@ -1,7 +1,7 @@
 """How well the camera's motion is found and taken off: `python -m tests.benchmarks.camera`.
 
 Videos of the synthetic set, decoded and resized as a model sees them; cameras that stand, shake and pan.
-The error is the mean distance, in pixels per frame, of the fitted camera flow from the true one. Precision and
+The error is the mean distance, px/frame, of the fitted camera flow from the true one. Precision and
 recall are of the voxels that move, with and without the camera, against those that truly move by themselves
 faster than tau.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from storage.scenes import Setting
 
 from selrel.camera import camera_flow, camera_motion, object_flow
 from selrel.models import families
 from selrel.motion import farneback, grey, moving
 from selrel.profiles import resize_frame
+from storage.scenes import Setting
 from storage.synthetic import Truth, make_dataset, read_truth
 from storage.videos import read_frames
 
