@@ -49,6 +49,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.conservation
 	$(BIN)/python -m tests.benchmarks.camera
 	$(BIN)/python -m tests.benchmarks.storage
+	$(BIN)/python -m tests.benchmarks.scale
 
 clean:
 	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

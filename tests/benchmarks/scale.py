@@ -81,7 +81,7 @@ def write_index(root: Root, clips: int) -> None:
     )
     table["class"] = np.char.mod("Class%03d", table.label)
     paths = root.dataset(DATASET)
-    view = View((171, 128), (112, 112), 16).as_dict()
+    view = View((171, 128), (112, 112)).as_dict()
     description = {"classes": [f"Class{c:03}" for c in range(101)], "view": view, "block_clips": BLOCK_CLIPS}
     root.write_json(paths.description, {**description, "videos": []})
     write_table(root, paths.index, table)
