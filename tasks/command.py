@@ -19,7 +19,7 @@ def command(root: str, description: Row, dataset: Row) -> str:
         "root": root,
         "split": dataset["split"],
         "subset": dataset["subset"],
-        "classes": description["drawn"]["classes"],
+        "classes": description["drawn"].get("classes"),
         "videos": description["drawn"]["videos"],
         "seed": description["drawn"]["seed"],
         "methods": list(methods),
