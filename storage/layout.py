@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -483,9 +483,10 @@ class Root:
         """
         probe = f".probe-{uuid.uuid4().hex}"
         absent = [path for path in (Path(self.url), *Path(self.url).parents) if not path.exists()]
+        at_once = replace(self, patient=False)
         with _unusable(self.url):
-            self.write_bytes(probe, b"probe")
-            self.delete(probe)
+            at_once.write_bytes(probe, b"probe")
+            at_once.delete(probe)
         # Somebody else may have put something there by now.
         with contextlib.suppress(OSError):
             for made in absent if self.is_local else ():

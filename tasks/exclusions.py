@@ -29,7 +29,7 @@ def exclusions_of_run(
             "n_frames": int(clips.n_frames.iloc[0]),
             "header_frames": -1,
             "kind": "quarantined",
-            "reason": f"{len(clips)} clips: {_reason(clips, quarantined)}",
+            "reason": f"{len(clips)} of its clips: {_reason(clips, quarantined)}",
         }
         for video, clips in left_out.groupby("video", sort=False)
     ]

@@ -26,7 +26,7 @@ def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) ->
     from storage.layout import Root
     from storage.runs import list_runs
 
-    place = Root(root)
+    place = Root(root, patient=False)
     if not place.exists(""):
         raise ValueError(f"{place} does not exist; give the --root of `selrel explain`")
     found = list_runs(place)
