@@ -400,9 +400,13 @@ def _turn(n_frames: int, setting: Setting, rng: np.random.Generator) -> Floats:
 
 
 def _cross(n_frames: int, setting: Setting, rng: np.random.Generator, direction: float) -> Floats:
-    # The middle of the way is anywhere, so that no single frame tells the direction.
+    # The middle of the way is anywhere, so that no single frame tells the direction; on a long way less so,
+    # or a model that sees the middle of the frame would miss both its ends.
     path = _rest(n_frames, setting, rng)
+    width = setting.size[0]
     speed = setting.unit * rng.uniform(3.4, 4.6)
+    room = width / 3 - speed * (n_frames - 1) / 2
+    path[:, 0] = width / 2 + (path[:, 0] - width / 2) * np.clip(room / (0.16 * width), 0.2, 1.0)
     path[:, 0] += direction * speed * (np.arange(n_frames) - (n_frames - 1) / 2)
     return path
 

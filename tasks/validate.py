@@ -146,7 +146,7 @@ def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
     return [
         {
             "video": video.name,
-            "group": video.group,
+            "group": scene_of(video.group),
             "label": video.label,
             "kind": read_truth(data, video.name).kind,
             **{name: column[clip].item() for name, column in columns.items()},
@@ -209,14 +209,20 @@ def score_case(bench: Bench, number: int) -> Written:
                 sigmas=sorted(settings.sigmas),
                 parameters=PARAMETERS,
             )
-            about = {"clip": clip["clip"], "group": clip["group"], "panned": panned(clip["group"])}
+            scene = scene_of(clip["group"])
+            about = {"clip": clip["clip"], "group": scene, "panned": panned(scene)}
             rows += [{**about, **row} for row in found]
     return _write(bench, "truth", case, rows)
 
 
-def panned(group: str) -> bool:
-    """Whether the camera pans in a group's videos."""
-    return int(group.removeprefix("g")) % 2 == 0
+def scene_of(group: str) -> str:
+    """Number of a group, ``gNN``: in this set it is the same scene in every class, so clips depend on it."""
+    return group.rpartition("/")[2]
+
+
+def panned(scene: str) -> bool:
+    """Whether the camera pans in a scene's videos."""
+    return int(scene.removeprefix("g")) % 2 == 0
 
 
 def randomise_case(bench: Bench, number: int) -> Written:

@@ -3,8 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from selrel import small_c3d
+from storage.synthetic import make_dataset, read_truth
+from tasks.benchmark import CLASSES, FRAMES, drawing
+from tasks.truth import truths_of
+from tasks.validate import behaviour_rows, panned, scene_of
 
 SMALL = ("--correlations", "0", "1", "--seeds", "1", "--videos-per-class", "8", "--test-groups", "8")
 
@@ -27,6 +34,48 @@ def validate(root, *more):
 
 def times(directory):
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("drawn") / "set"
+    make_dataset(
+        directory,
+        videos_per_class=8,
+        groups=8,
+        frames=(FRAMES, FRAMES),
+        classes=CLASSES,
+        setting=drawing(motion=1.0, context=0.0),
+    )
+    return directory
+
+
+def test_behaviour_has_a_row_a_clip_with_what_motion_and_scene_say(drawn):
+    model, profile = small_c3d.make()
+    rows = pd.DataFrame(behaviour_rows(model.eval(), drawn, profile))
+    assert len(rows) == 32
+    # Every scene shows every class, so the scene tells nothing: a quarter of the clips agrees by chance.
+    assert rows.groupby("group").label.nunique().tolist() == [4] * 8
+    assert rows.groupby("group").kind.nunique().tolist() == [1] * 8
+    assert (rows.kind == rows.label).mean() == 0.25
+    assert (rows.lost_intact == 0).all()
+    assert set(rows.group) == {f"g0{number}" for number in range(1, 9)}
+    for name, group in zip(rows.video, rows.group, strict=True):
+        camera = read_truth(drawn, name).camera
+        assert (np.ptp(camera, axis=0).max() > 5) == panned(group)
+
+
+def test_scene_is_the_groups_number():
+    assert scene_of("Bobbing/g07") == "g07"
+
+
+def test_truth_is_brought_to_the_models_view(drawn):
+    _, profile = small_c3d.make()
+    truths = truths_of(read_truth(drawn, "Rolling/v_Rolling_g01_c01.avi"), profile.view)
+    assert {mask.shape for mask in truths.values()} == {(FRAMES, 64, 64)}
+    assert (truths["swept"] | ~truths["object"]).all()
+    # What is seen of the object, beyond the blur of its outline, moves.
+    assert (truths["moving"] & truths["object"]).sum() > 0.9 * truths["object"].sum() > 0
 
 
 @pytest.mark.slow
