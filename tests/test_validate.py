@@ -118,6 +118,7 @@ def test_benchmark_runs_resumes_and_agrees_with_the_main_job(tmp_path):
 
 
 def test_bad_input_is_one_line(tmp_path):
-    done = validate(tmp_path, "--seeds", "0")
-    assert done.returncode == 2
-    assert done.stderr.strip().count("\n") == 0
+    command = [sys.executable, "-m", "flows.cli", "validate", "--root", str(tmp_path), "--seeds", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (2, "selrel: seeds is 0; give 1 or more\n")
+    assert not list(tmp_path.iterdir())
