@@ -58,7 +58,7 @@ def explain_ucf101(
 
     Args:
         data: Directory that holds UCF-101/ and ucfTrainTestlist/.
-        checkpoint: The checkpoint file.
+        checkpoint: The checkpoint: a file, or s3://bucket/key.
         root: Directory or s3:// URL under which all results lie.
         split: UCF-101's split, 1 to 3.
         subset: Which of the split's videos: train, test, or all on disk.

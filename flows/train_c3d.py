@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
+from prefect.events import emit_event
 
 from selrel.models.c3d import HIDDEN, WIDTHS
 from tasks.train import train
@@ -51,7 +53,7 @@ def train_c3d(
     -------
         The checkpoint's place and sha256, the classes in output order, and a record an epoch.
     """
-    return train(
+    made = train(
         data,
         checkpoint,
         split=split,
@@ -66,4 +68,19 @@ def train_c3d(
         every=every,
         seed=seed,
         device=device,
+    )
+    announce(made["checkpoint"], made["sha256"])
+    return made
+
+
+def announce(checkpoint: str, sha256: str) -> None:
+    """Tell Prefect that a checkpoint was published: watch-checkpoints is triggered by it."""
+    place = os.path.abspath(checkpoint)
+    emit_event(
+        "selrel.checkpoint.published",
+        resource={
+            "prefect.resource.id": f"selrel.checkpoint.{sha256}",
+            "prefect.resource.name": place,
+            "path": place,
+        },
     )

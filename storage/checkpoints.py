@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from storage.layout import file_at
 from storage.pickles import UnreadablePickle, unfolded_size
 
 GIB = 2**30
@@ -81,9 +82,9 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
 
     Parameters
     ----------
-    path : path
-        A local file: ``torch.save`` of a state dict, bare or wrapped, or safetensors. A file of the
-        same name with ``.sha256`` behind it must agree with it.
+    path : path or str
+        A local file or an ``s3://`` URL: ``torch.save`` of a state dict, bare or wrapped, or safetensors. A
+        file of the same name with ``.sha256`` behind it must agree with it.
     max_bytes : int
         Largest file and largest sum of weights accepted.
 
@@ -101,7 +102,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
         weight is not finite.
     """
     name = os.fspath(path)
-    data = _read_once(name, max_bytes)
+    data = _read_object(name, max_bytes) if name.startswith("s3://") else _read_once(name, max_bytes)
     sha256 = hashlib.sha256(data).hexdigest()
     _check_sidecar(name, sha256)
     try:
@@ -211,24 +212,47 @@ def _read_once(name: str, max_bytes: int) -> bytes:
     with open(descriptor, "rb") as file:
         data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if status.st_size > max_bytes or len(data) > max_bytes:
-        raise UnusableCheckpoint(
-            f"{name} has {status.st_size:,} bytes, {max_bytes:,} are allowed; save the weights alone"
-        )
+        raise UnusableCheckpoint(_too_large(name, status.st_size, max_bytes))
     return data
 
 
+def _read_object(url: str, max_bytes: int) -> bytes:
+    root, path = file_at(url)
+    size = root.size(path)
+    if size is None:
+        raise FileNotFoundError(f"there is no checkpoint {url}; give a .pth, .pth.tar or .safetensors file")
+    if size > max_bytes:
+        raise UnusableCheckpoint(_too_large(url, size, max_bytes))
+    return root.read_bytes(path)
+
+
+def _too_large(name: str, size: int, max_bytes: int) -> str:
+    return f"{name} has {size:,} bytes, {max_bytes:,} are allowed; save the weights alone"
+
+
 def _check_sidecar(name: str, sha256: str) -> None:
-    sidecar = f"{name}.sha256"
-    # A pipe of that name would be waited for.
-    if not os.path.isfile(sidecar):
+    promised = _promise(f"{name}.sha256")
+    if promised is None:
         return
-    with open(sidecar, encoding="ascii", errors="replace") as file:
-        promised = file.read(65)[:64].lower()
     if promised != sha256:
         raise UnusableCheckpoint(
             f"{name} has sha256 {sha256}, but its .sha256 file says {promised!r}; "
             "copy both again, or delete the .sha256 file"
         )
+
+
+def _promise(sidecar: str) -> str | None:
+    """What a sidecar says the sha256 is; None where there is none."""
+    if sidecar.startswith("s3://"):
+        root, path = file_at(sidecar)
+        if root.size(path) is None:
+            return None
+        return root.read_bytes(path)[:64].decode("ascii", errors="replace").lower()
+    # A pipe of that name would be waited for.
+    if not os.path.isfile(sidecar):
+        return None
+    with open(sidecar, encoding="ascii", errors="replace") as file:
+        return file.read(64).lower()
 
 
 def _loaded(data: bytes) -> object:

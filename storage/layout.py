@@ -10,7 +10,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,24 @@ Result = TypeVar("Result")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a listing says about a file.
+
+    Attributes
+    ----------
+    size_bytes, modified
+        Its size, and when it was written (seconds since 1970, by the clock of whoever wrote it).
+    version
+        Another one whenever the content may be another: inode, size and both times of a file on a disk, ETag,
+        size and time of an object.
+    """
+
+    size_bytes: int
+    modified: float
+    version: str
 
 
 class UnusableRoot(ValueError):
@@ -336,6 +354,10 @@ class Root:
         """Paths of the validity benchmark with this id."""
         return ValidityPaths(f"validity/{_checked_name('benchmark id', benchmark_id)}")
 
+    def ledger(self, place: str) -> str:
+        """Parquet, a row for everything that watching a directory or prefix for checkpoints has shown."""
+        return f"watch/{content_hash(place)}.parquet"
+
     def join(self, path: str) -> str:
         """Full directory or URL of a path under the root.
 
@@ -391,6 +413,19 @@ class Root:
             raise error
         return True
 
+    def read_parts(self, path: str, size_bytes: int) -> Iterator[bytes]:
+        """Contents of a file in parts of a size, so that a large one needs little memory.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
+        full = self.join(path)
+        with Path(full).open("rb") if self.is_local else _s3().open(full, "rb") as file:
+            while part := file.read(size_bytes):
+                yield bytes(part)
+
     def read_json(self, path: str) -> Any:
         """Parsed contents of a JSON file.
 
@@ -445,6 +480,19 @@ class Root:
             found = [f"s3://{key}" for key in self.ask(lambda: _s3().find(full))]
         start = len(self.url.rstrip("/")) + 1
         return sorted(file[start:] for file in found if not file.rsplit("/", 1)[-1].startswith("."))
+
+    def files(self) -> dict[str, FileFacts]:
+        """All files under the root, at any depth, by path; hidden ones and hidden directories are left out.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the root is no directory; a prefix without objects is an empty one.
+        """
+        found = (
+            _local_files(Path(self.url)) if self.is_local else self.ask(lambda: _s3_files(self.url))
+        )
+        return {path: found[path] for path in sorted(found)}
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens if it is absent."""
@@ -547,6 +595,12 @@ def report_at(url: str) -> tuple[Root, ReportPaths]:
     return Root(parent or "/"), ReportPaths(name)
 
 
+def file_at(url: str) -> tuple[Root, str]:
+    """Root and path of a file given by its directory or ``s3://`` URL."""
+    head, _, name = _normalised(url).rpartition("/")
+    return Root(head or "/"), name
+
+
 def run_name(checkpoint_name: str, run_id: str) -> str:
     """Directory name of a run: the checkpoint's name in plain characters, then the run's id."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", checkpoint_name).strip("-.") or "checkpoint"
@@ -646,6 +700,41 @@ def _unusable(url: str) -> Iterator[None]:
         raise UnusableRoot(
             f"root {url} can't be written: {reason}; give another one, or access to it"
         ) from error
+
+
+def _local_files(top: Path) -> dict[str, FileFacts]:
+    if not top.is_dir():
+        raise FileNotFoundError(f"there is no directory {top}")
+    found = {}
+    for directory, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(directory, name)
+            # A file may go while its directory is read.
+            with suppress(OSError):
+                if not name.startswith(".") and path.is_file():
+                    found[path.relative_to(top).as_posix()] = _local_facts(path.stat())
+    return found
+
+
+def _local_facts(status: os.stat_result) -> FileFacts:
+    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return FileFacts(status.st_size, status.st_mtime, version)
+
+
+def _s3_files(url: str) -> dict[str, FileFacts]:
+    prefix = url.removeprefix("s3://") + "/"
+    objects = {key.removeprefix(prefix): info for key, info in _s3().find(url, detail=True).items()}
+    return {
+        path: _s3_facts(info)
+        for path, info in objects.items()
+        if not any(part.startswith(".") or not part for part in path.split("/"))
+    }
+
+
+def _s3_facts(info: Mapping[str, Any]) -> FileFacts:
+    modified = info["LastModified"].timestamp()
+    return FileFacts(int(info["size"]), modified, f"{info.get('ETag')}-{info['size']}-{modified}")
 
 
 def _s3_options() -> dict[str, Any]:

@@ -116,6 +116,12 @@ def pending(root: Root, paths: HasReceipts, stage: str, blocks: Iterable[int]) -
     return [block for block in blocks if paths.receipts(stage, block).rpartition("/")[2] not in done]
 
 
+def count_receipts(root: Root, paths: HasReceipts, stage: str) -> int:
+    """How many blocks of a stage have a receipt."""
+    names = root.listdir(paths.receipts(stage, 0).rpartition("/")[0])
+    return sum(name.endswith(".json") for name in names)
+
+
 def read_receipts(root: Root, paths: HasReceipts, stage: str) -> list[Receipt]:
     """All receipts of a stage, in block order.
 

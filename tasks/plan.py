@@ -26,7 +26,7 @@ from selrel.explanation import explain_batch
 from selrel.models import Recognised, check_outputs, from_factory, recognise
 from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
-from storage.layout import Root, content_hash, run_name
+from storage.layout import Root, UnusableRoot, content_hash, run_name
 from storage.runs import is_finished, name_of_run, write_run
 from storage.ucf101 import Dataset, Video, choose_classes, draw_subset, read_dataset, video_path
 from storage.videos import UndecodableVideo, header_frames
@@ -193,16 +193,14 @@ def _description(
     return {
         "dataset_id": dataset_id,
         "data": os.path.abspath(request.data),
-        "checkpoint": os.path.abspath(request.checkpoint),
+        "checkpoint": place_of(request.checkpoint),
         "checkpoint_sha256": checkpoint.sha256,
         "family": recognised.family,
         "model": request.model,
         "profile": profile.as_dict(),
         "settings": request.settings(),
-        "code_version": code_version(),
-        "versions": {name: metadata.version(name) for name in _COMPUTE},
+        **machinery(),
         "others": {"python": platform.python_version(), **{n: metadata.version(n) for n in _OTHERS}},
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "drawn": {
             "seed": request.seed,
             "videos": request.videos,
@@ -210,6 +208,20 @@ def _description(
         },
         "gate": {"max_drop": request.max_drop, "against": request.against},
     }
+
+
+def machinery() -> dict[str, Any]:
+    """What computes results here, and is part of a run's identity: code, libraries, kind of device."""
+    return {
+        "code_version": code_version(),
+        "versions": {name: metadata.version(name) for name in _COMPUTE},
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def place_of(checkpoint: str) -> str:
+    """A checkpoint's absolute path or URL, which means the same on every machine that sees the file."""
+    return checkpoint if checkpoint.startswith("s3://") else os.path.abspath(checkpoint)
 
 
 def _check_target(target: str, classes: Sequence[str]) -> None:
@@ -251,7 +263,7 @@ def _check_space(root: Root, made: Plan) -> None:
     there = root.size_of(root.dataset(made.dataset_id).directory) + root.size_of(root.run(made.run).directory)
     needed = estimated_bytes(made, estimated_clips(made)) - there
     if needed > free:
-        raise ValueError(
+        raise UnusableRoot(
             f"too little disk under {root.url}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
             "free some, use another root, or fewer videos (--videos)"
         )

@@ -37,15 +37,15 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     made = plan(request_from(**arguments))
     print_start(console, made, cluster["workers"])
     try:
-        _carry_out(made, cluster)
+        carry_out_here(made, cluster)
     except MotionShareDropped as error:
         print_result(console, made.url)
         return stopped(str(error), GATE)
     return EXCLUDED if print_result(console, made.url)["left_out_clips"] else 0
 
 
-def _carry_out(made: Plan, cluster: dict[str, Any]) -> None:
-    """Run the flow of a plan; from here on, what goes wrong is no bad input."""
+def carry_out_here(made: Plan, cluster: dict[str, Any]) -> None:
+    """Run the flow of a plan on a private server; from here on, what goes wrong is no bad input."""
     from prefect import flow
 
     from flows.explain_ucf101 import carry_out

@@ -27,7 +27,7 @@ class RunOptions:
     data
         Directory that holds `UCF-101/` and `ucfTrainTestlist/`.
     checkpoint
-        The checkpoint file.
+        The checkpoint: a file, or `s3://bucket/key`.
     root
         Directory or `s3://bucket/prefix` under which all results lie.
     split
@@ -103,7 +103,7 @@ class RunOptions:
     """
 
     data: Annotated[Path, Parameter(group=_DATA)]
-    checkpoint: Annotated[Path, Parameter(group=_DATA)]
+    checkpoint: Annotated[str, Parameter(group=_DATA)]
     root: Annotated[str, Parameter(group=_DATA)]
     split: Annotated[int, Parameter(group=_DATA)] = 1
     subset: Annotated[Literal["train", "test", "all"], Parameter(group=_DATA)] = "test"
@@ -151,7 +151,7 @@ class RunOptions:
         names = list(dict.fromkeys(self.methods)) if self.methods is not None else None
         return {
             "data": str(self.data),
-            "checkpoint": str(self.checkpoint),
+            "checkpoint": self.checkpoint,
             **{name: getattr(self, name) for name in as_they_are},
             "selective": given({name: getattr(self, name) for name in selective}),
             "method_settings": {"deep_taylor": deep_taylor} if deep_taylor else {},

@@ -1,0 +1,121 @@
+"""`selrel watch`: explain every checkpoint of a place that has no finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from flows.commands.arguments import Several
+
+if TYPE_CHECKING:
+    from storage.ledger import Entry
+    from tasks.request import Request
+
+_CLUSTER = ("workers", "scheduler", "insecure")
+
+
+def watch(
+    watch: str,
+    *,
+    data: Path,
+    root: str,
+    settings: Annotated[list[str] | None, Several] = None,
+    every: float | None = None,
+    at_once: int = 1,
+    tries: int = 3,
+) -> int:
+    """Look for checkpoints that have no finished run, and explain each, oldest first.
+
+    A checkpoint is its content: one that is renamed or copied is not explained again. A file is taken when
+    its `.sha256` file agrees with it, or when two looks have found it unchanged; what can't be explained is
+    refused once. The ledger under the root says what was seen, and why.
+
+    With `PREFECT_API_URL` set, the work is given to that server's deployment `explain-ucf101`; otherwise it
+    is done here, one after the other.
+
+    Example: `selrel watch checkpoints --data ucf --root results --every 60 --settings videos=1010`
+
+    Parameters
+    ----------
+    watch
+        Directory or `s3://bucket/prefix` where checkpoints appear, at any depth.
+    data
+        Directory that holds `UCF-101/` and `ucfTrainTestlist/`.
+    root
+        Directory or `s3://bucket/prefix` under which all results lie.
+    settings
+        Other parameters of the flow explain-ucf101, such as `videos=1010 subset=all`; values are JSON.
+    every
+        Seconds between looks, until Ctrl-C; one look by default.
+    at_once
+        How many explanations may be under way on a server.
+    tries
+        Starts in a row that finish no further block, after which a checkpoint is given up.
+    """
+    from flows.watch_checkpoints import request_for
+
+    if every is not None and every <= 0:
+        raise ValueError(f"every is {every:g}; give a number of seconds above 0")
+    chosen = settings_of(settings or [])
+    request = request_for(data=str(data), root=root, settings=chosen)
+    while True:
+        look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
+        if every is None:
+            return 0
+        time.sleep(every)
+
+
+def settings_of(words: list[str]) -> dict[str, Any]:
+    """Settings given as name=value, with the value in JSON, or plain text where it is none.
+
+    Raises
+    ------
+    ValueError
+        If a word has no equals sign.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"setting {word!r}: give name=value, such as videos=1010")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def look_once(place: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> None:
+    """Look, and have explained what is due: on the server that is set, or here."""
+    from flows.watch_checkpoints import go_through, on_server
+
+    if os.environ.get("PREFECT_API_URL"):
+        explain = on_server({**settings, "data": request.data, "root": request.root})
+        go_through(place, request, explain=explain, at_once=at_once, tries=tries)
+    else:
+        cluster = {name: value for name, value in settings.items() if name in _CLUSTER}
+        go_through(place, request, explain=partial(_here, request, cluster), tries=tries)
+
+
+def _here(request: Request, cluster: dict[str, Any], due: Entry) -> Iterator[Entry]:
+    """Explain a checkpoint in this process; the next one's turn comes whatever becomes of it."""
+    from flows.commands.explain import carry_out_here
+    from tasks.gate import MotionShareDropped
+    from tasks.plan import plan
+    from tasks.watch import ended
+
+    yield due
+    try:
+        carry_out_here(plan(dataclasses.replace(request, checkpoint=due.file)), cluster)
+    except MotionShareDropped as error:
+        yield ended(due, "finished", str(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        yield ended(due, "failed", " ".join(str(error).split()))
+    else:
+        yield ended(due, "finished")

@@ -1,0 +1,146 @@
+"""Looks for checkpoints that have no finished run, and has each one explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prefect import flow
+from prefect.deployments import run_deployment
+
+from flows.explain_ucf101 import explain_ucf101, request_from
+from storage.layout import Root
+from storage.ledger import Entry, append
+from storage.sources import PATTERNS
+from tasks.request import Request
+from tasks.watch import look
+
+DEPLOYMENT = "explain-ucf101/explain-ucf101"
+_OWN = ("data", "checkpoint", "root")
+_log = logging.getLogger("selrel")
+
+Explain = Callable[[Entry], Iterator[Entry]]
+
+
+@flow(name="watch-checkpoints", flow_run_name="{watch}", validate_parameters=True)
+def watch_checkpoints(
+    watch: str,
+    data: str,
+    root: str,
+    settings: dict[str, Any] | None = None,
+    patterns: Sequence[str] = PATTERNS,
+    at_once: int = 1,
+    tries: int = 3,
+) -> dict[str, list[str]]:
+    """Look once at a directory or prefix, and start explain-ucf101 for checkpoints without a finished run.
+
+    A checkpoint is its content: a renamed or copied one is not explained again, an overwritten one is. A file
+    is taken when its .sha256 file agrees with it, or when two looks have found it unchanged. What was seen,
+    started and refused, and why, is in the ledger under the root.
+
+    Args:
+        watch: Directory or s3://bucket/prefix where checkpoints appear, at any depth.
+        data: Directory that holds UCF-101/ and ucfTrainTestlist/.
+        root: Directory or s3:// URL under which all results lie.
+        settings: Other parameters of explain-ucf101 by name, such as {"videos": 1010}.
+        patterns: Names of checkpoints.
+        at_once: How many explanations may be under way; the next is started when one has ended.
+        tries: Starts in a row that finish no further block, after which a checkpoint is given up.
+
+    Returns
+    -------
+        The files by what became of them at this look.
+    """
+    request = request_for(data=data, root=root, settings=settings or {})
+    explain = on_server({**(settings or {}), "data": data, "root": root})
+    return go_through(watch, request, explain=explain, patterns=patterns, at_once=at_once, tries=tries)
+
+
+def go_through(
+    watch: str,
+    request: Request,
+    *,
+    explain: Explain,
+    patterns: Sequence[str] = PATTERNS,
+    at_once: int | None = None,
+    tries: int = 3,
+) -> dict[str, list[str]]:
+    """Look once, have explained what is due and has room, and keep the ledger.
+
+    Parameters
+    ----------
+    explain : callable
+        Has a due checkpoint explained, and gives the entries that belong into the ledger, each at its time.
+
+    Returns
+    -------
+    dict
+        Files by outcome, of everything that is new at this look.
+    """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once is {at_once}; give 1 or more")
+    root = Root(request.root)
+    seen = look(watch, request, patterns=patterns, tries=tries)
+    news = list(seen.news)
+    append(root, watch, news)
+    room = None if at_once is None else max(0, at_once - len(seen.active))
+    for due in seen.due[:room]:
+        for entry in explain(due):
+            append(root, watch, [entry])
+            news.append(entry)
+    return told(news)
+
+
+def on_server(parameters: Mapping[str, Any]) -> Explain:
+    """Have checkpoints explained by the deployment, with these parameters."""
+
+    def explain(due: Entry) -> Iterator[Entry]:
+        made = run_deployment(
+            DEPLOYMENT,
+            parameters={**parameters, "checkpoint": due.file},
+            timeout=0,
+            # Should the ledger not be written after this, the same start gives the same flow run.
+            idempotency_key=f"{due.run} {due.reason}, {due.blocks} blocks done",
+            as_subflow=False,
+        )
+        yield dataclasses.replace(due, flow_run=str(made.id))  # type: ignore[union-attr]
+
+    return explain
+
+
+def told(news: Sequence[Entry]) -> dict[str, list[str]]:
+    """Log each entry, and group the files by outcome."""
+    grouped: dict[str, list[str]] = {}
+    for entry in news:
+        grouped.setdefault(entry.outcome, []).append(entry.file)
+        good = entry.outcome in ("waiting", "started") or (entry.outcome == "finished" and not entry.reason)
+        level = logging.INFO if good else logging.WARNING
+        _log.log(level, "%s", line(entry))
+    return grouped
+
+
+def line(entry: Entry) -> str:
+    """One line about an entry, for a person."""
+    return f"{entry.outcome}: {entry.file}" + (f" ({entry.reason})" if entry.reason else "")
+
+
+def request_for(*, data: str, root: str, settings: Mapping[str, Any]) -> Request:
+    """Make the request that the checkpoints of a place share.
+
+    Raises
+    ------
+    ValueError
+        If a setting is no parameter of explain-ucf101, or its value is not allowed.
+    """
+    allowed = [name for name in inspect.signature(explain_ucf101.fn).parameters if name not in _OWN]
+    if unknown := sorted(set(settings) - set(allowed)):
+        raise ValueError(f"settings name {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+    # Where the work is done is no part of a request.
+    asked = {field.name for field in dataclasses.fields(Request)} | set(
+        inspect.signature(request_from).parameters
+    )
+    given = {name: value for name, value in settings.items() if name in asked}
+    return request_from(data=data, checkpoint="", root=root, **given)

@@ -1,0 +1,273 @@
+"""Watch: which checkpoints of a place have no finished run, and why others get none.
+
+Everything is decided by content: the file's sha256 and the hash of all else that makes its run. Names, dates
+and clocks decide nothing but the order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+
+from storage.layout import Root, RunPaths, UnusableRoot, content_hash, file_at
+from storage.ledger import Entry, Outcome, read_ledger
+from storage.receipts import count_receipts
+from storage.runs import is_finished, read_run, read_summary
+from storage.sources import Candidate, candidates
+from storage.ucf101 import read_dataset
+from tasks.plan import machinery, plan
+from tasks.request import Request
+
+_STAGES_OF_DATASET = ("decode", "motion")
+_STAGES_OF_RUN = ("explain", "score")
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a place has shown.
+
+    Attributes
+    ----------
+    news
+        Entries that the ledger does not hold yet, the due ones left out.
+    due
+        Checkpoints to explain, oldest first, as the entries that their start would leave.
+    active
+        Entries of what is being explained.
+    """
+
+    news: tuple[Entry, ...]
+    due: tuple[Entry, ...]
+    active: tuple[Entry, ...]
+
+
+def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -> Look:
+    """Compare the files of a place with its ledger and with the runs under the root.
+
+    Parameters
+    ----------
+    place : str
+        Directory or ``s3://`` prefix where checkpoints appear.
+    request : Request
+        What would be asked of each; its checkpoint is ignored.
+    patterns : sequence of str
+        Names of checkpoints.
+    tries : int
+        Starts in a row that add no finished block, after which a checkpoint is given up.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the place, the data set or the root can't be used. A checkpoint that can't be used is refused, and
+        the reason is in its entry.
+    """
+    _check(place, request, tries)
+    found = candidates(place, patterns)
+    if not found:
+        return Look((), (), ())
+    judge = _Judge(request, read_ledger(Root(request.root), place), circumstances(request), tries)
+    verdicts = [verdict for candidate in found for verdict in judge.verdicts(candidate)]
+    return Look(
+        news=tuple(judge.news(verdicts)),
+        due=tuple(verdict for verdict in verdicts if judge.is_due(verdict)),
+        active=tuple(judge.active),
+    )
+
+
+def circumstances(request: Request) -> str:
+    """Hash of everything that makes a run, except the checkpoint; the gate only judges it."""
+    found = read_dataset(request.data, split=request.split, subset=request.subset)
+    asked = dataclasses.asdict(request)
+    for name in ("data", "checkpoint", "root", "max_drop", "against"):
+        del asked[name]
+    videos = [[video.name, video.label, video.size_bytes] for video in found.videos]
+    return content_hash({"asked": asked, "videos": videos, "classes": list(found.classes), **machinery()})
+
+
+def ended(entry: Entry, outcome: Outcome, reason: str = "") -> Entry:
+    """The entry that follows a start, now."""
+    return replace(entry, at=_now(), outcome=outcome, reason=reason)
+
+
+class _Judge:
+    """Decides about one file after the other, in the light of the ledger."""
+
+    def __init__(self, request: Request, ledger: Sequence[Entry], here: str, tries: int) -> None:
+        self.active: list[Entry] = []
+        self._request = request
+        self._root = Root(request.root)
+        self._ledger = ledger
+        self._here = here
+        self._tries = tries
+        self._in_hand: dict[str, str] = {}
+
+    def news(self, verdicts: Sequence[Entry]) -> Iterator[Entry]:
+        """Verdicts that tell something new about their file."""
+        last = {entry.file: entry for entry in self._ledger}
+        for verdict in verdicts:
+            before = last.get(verdict.file)
+            if self.is_due(verdict) or (before is not None and replace(before, at=verdict.at) == verdict):
+                continue
+            last[verdict.file] = verdict
+            yield verdict
+
+    def is_due(self, verdict: Entry) -> bool:
+        """Whether a verdict says that the checkpoint is to be started."""
+        return verdict.outcome == "started" and verdict not in self.active
+
+    def verdicts(self, candidate: Candidate) -> Iterator[Entry]:
+        """Say what is known about a file now; nothing if it is gone meanwhile."""
+        entry = Entry(_now(), candidate.url, candidate.version, candidate.size_bytes, "waiting")
+        seen = [e for e in self._ledger if (e.file, e.version) == (entry.file, entry.version)]
+        try:
+            sha256, reason = _settled(candidate, seen)
+            if reason:
+                yield replace(entry, sha256=sha256, reason=reason)
+            else:
+                yield from self._of_content(replace(entry, sha256=sha256, circumstances=self._here))
+        except FileNotFoundError:
+            return
+        except PermissionError as error:
+            yield replace(entry, reason=f"can't be read: {error.strerror or error}")
+
+    def _of_content(self, entry: Entry) -> Iterator[Entry]:
+        other = self._in_hand.setdefault(entry.sha256, entry.file)
+        before = [
+            e for e in self._ledger if (e.sha256, e.circumstances) == (entry.sha256, entry.circumstances)
+        ]
+        refused = next((e for e in before if e.outcome == "refused"), None)
+        if refused is not None:
+            yield replace(entry, outcome="refused", reason=refused.reason)
+            return
+        run = next((e.run for e in reversed(before) if e.run), "")
+        try:
+            entry = replace(entry, run=run or self._named(entry))
+        except UnusableRoot:
+            raise
+        except ValueError as error:
+            yield replace(entry, outcome="refused", reason=str(error))
+            return
+        if is_finished(self._root, self._root.run(entry.run)):
+            yield replace(entry, outcome="finished", reason=_judgement(self._root, entry.run))
+        elif other != entry.file:
+            yield replace(entry, reason=f"the same content as {other}, which comes first")
+        else:
+            yield from self._unfinished(entry, [e for e in before if e.outcome in ("started", "failed")])
+
+    def _named(self, entry: Entry) -> str:
+        made = plan(replace(self._request, checkpoint=entry.file))
+        if made.description["checkpoint_sha256"] != entry.sha256:
+            raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
+        return made.run
+
+    def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:
+        starts = [e for e in before if e.outcome == "started"]
+        reason = ""
+        if starts:
+            state = _state(starts[-1].flow_run)
+            if state is not None and not state.is_final():
+                self.active.append(starts[-1])
+                yield starts[-1]
+                return
+            reason = before[-1].reason or _why(state)
+            if before[-1].outcome == "started":
+                yield replace(starts[-1], at=entry.at, outcome="failed", reason=reason)
+        blocks = _blocks_done(self._root, self._root.run(entry.run))
+        idle = _idle(starts, blocks)
+        if idle >= self._tries:
+            reason = f"{idle} attempts added nothing; the last one: {reason}"
+            yield replace(entry, outcome="given up", reason=reason, blocks=blocks)
+        else:
+            yield replace(entry, outcome="started", reason=f"attempt {len(starts) + 1}", blocks=blocks)
+
+
+def _check(place: str, request: Request, tries: int) -> None:
+    if tries < 1:
+        raise ValueError(f"tries is {tries}; give 1 or more")
+    watched, root = Root(place).url, Root(request.root).url
+    if f"{root}/".startswith(f"{watched}/"):
+        raise ValueError(
+            f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
+        )
+
+
+def _settled(candidate: Candidate, seen: Sequence[Entry]) -> tuple[str, str]:
+    """The file's sha256, and why it may still be written; an empty reason if it is whole."""
+    known = next((entry.sha256 for entry in seen if entry.sha256), "")
+    if candidate.promised is None:
+        if not seen:
+            return "", "seen for the first time; it is taken if the next look finds it unchanged"
+        return known or _sha256(candidate.url), ""
+    if not candidate.promised:
+        return known, "its .sha256 file holds no sha256"
+    found = known or _sha256(candidate.url)
+    if found == candidate.promised:
+        return found, ""
+    return found, f"it has sha256 {found}, its .sha256 file says {candidate.promised}: one is not written yet"
+
+
+def _sha256(url: str) -> str:
+    root, path = file_at(url)
+    digest = hashlib.sha256()
+    for part in root.read_parts(path, _CHUNK_BYTES):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _judgement(root: Root, run: str) -> str:
+    """What the gate said about a finished run; empty if it let it pass."""
+    found = read_summary(root, root.run(run)).get("comparison")
+    if found is None or found["passed"]:
+        return ""
+    fall = 100 * (found["before"] - found["after"])
+    return f"its motion share fell by {fall:.1f} points against {found['previous']}"
+
+
+def _idle(starts: Sequence[Entry], blocks: int) -> int:
+    """How many of the last starts found as many blocks done as there are now."""
+    n = 0
+    for entry in reversed(starts):
+        if entry.blocks != blocks:
+            break
+        n += 1
+    return n
+
+
+def _blocks_done(root: Root, run: RunPaths) -> int:
+    try:
+        dataset = root.dataset(read_run(root, run)["dataset_id"])
+    except FileNotFoundError:
+        return 0
+    return sum(count_receipts(root, dataset, stage) for stage in _STAGES_OF_DATASET) + sum(
+        count_receipts(root, run, stage) for stage in _STAGES_OF_RUN
+    )
+
+
+def _state(flow_run: str) -> State | None:
+    """State of a flow run; None if it was none of a server's, or the server does not know it any more."""
+    if not flow_run:
+        return None
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_flow_run(UUID(flow_run)).state
+        except ObjectNotFound:
+            return None
+
+
+def _why(state: State | None) -> str:
+    if state is None:
+        return "it was interrupted"
+    return f"{state.name}: {' '.join((state.message or 'no reason given').split())}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

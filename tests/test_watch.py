@@ -1,0 +1,242 @@
+"""Watching a place: what is explained, what is not, and why, by content alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.watch_checkpoints import go_through, request_for
+from storage.checkpoints import write_checkpoint
+from storage.layout import Root
+from storage.ledger import Entry, append, read_ledger
+from storage.runs import list_runs, mark_success, write_run
+from storage.sources import candidates
+from tasks.plan import plan
+from tasks.request import Request
+from tasks.watch import ended, look
+from tests.servers import BUCKET, s3_client, s3_server
+
+SETTINGS = {"subset": "all", "block_clips": 5}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def request_of(tiny_ucf101: Path, tmp_path: Path) -> Request:
+    return request_for(data=str(tiny_ucf101), root=str(tmp_path / "root"), settings=SETTINGS)
+
+
+def look_at(place: Path | str, request: Request, *, tries: int = 3, succeed: bool = True) -> list[str]:
+    """One look, with runs that are finished (or fail) at once; the lines that are new in the ledger."""
+    root = Root(request.root)
+    before = len(read_ledger(root, str(place)))
+
+    def explain(due: Entry) -> Iterator[Entry]:
+        yield due
+        if succeed:
+            finish(root, due.run)
+        yield ended(due, "finished" if succeed else "failed", "" if succeed else "the disk is full")
+
+    go_through(str(place), request, explain=explain, tries=tries)
+    entries = read_ledger(root, str(place))
+    return [f"{entry.outcome} {entry.file.rpartition('/')[2]}" for entry in entries[before:]]
+
+
+def finish(root: Root, run: str) -> None:
+    """Leave what tells a finished run; the explanation itself is tested elsewhere."""
+    write_run(root, root.run(run), {"dataset_id": "none"})
+    mark_success(root, root.run(run), {"motion_share": None})
+
+
+def other(checkpoint: Path, path: Path) -> Path:
+    """Another checkpoint, published with its .sha256."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    write_checkpoint(path, {name: 2 * weight for name, weight in state.items()})
+    return path
+
+
+def age(path: Path, seconds: int) -> None:
+    os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
+
+
+def test_the_life_of_a_directory(place: Path, request_of: Request, tiny_checkpoint: Path) -> None:
+    assert look_at(place, request_of) == []
+    shutil.copy(tiny_checkpoint, place / "a.pth.tar")  # without a .sha256: it may still grow
+    assert look_at(place, request_of) == ["waiting a.pth.tar"]
+    assert look_at(place, request_of) == ["started a.pth.tar", "finished a.pth.tar"]
+    assert look_at(place, request_of) == []
+
+    (place / "a.pth.tar").rename(place / "renamed.pth.tar")
+    (place / "deeper").mkdir()
+    shutil.copy(place / "renamed.pth.tar", place / "deeper" / "copy.pth")
+    os.utime(place / "renamed.pth.tar", (0, 0))  # a clock that was wrong
+    assert sorted(look_at(place, request_of)) == ["waiting copy.pth", "waiting renamed.pth.tar"]
+    assert sorted(look_at(place, request_of)) == ["finished copy.pth", "finished renamed.pth.tar"]
+    assert look_at(place, request_of) == []
+
+    # Overwritten, by a file of the same size and time: another content, another run.
+    before = (place / "renamed.pth.tar").stat()
+    other(tiny_checkpoint, place / "renamed.pth.tar")
+    os.utime(place / "renamed.pth.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (place / "renamed.pth.tar").stat().st_size == before.st_size
+    assert look_at(place, request_of) == ["started renamed.pth.tar", "finished renamed.pth.tar"]
+    assert len([run for run in list_runs(Root(request_of.root)) if run.finished]) == 2
+
+    # Other settings are other runs of both contents.
+    changed = request_for(data=request_of.data, root=request_of.root, settings={**SETTINGS, "tau": 1.0})
+    assert [line.split()[0] for line in look_at(place, changed)] == ["started", "finished"] * 2
+
+
+def test_oldest_first_and_one_of_each_content(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    old, new, copy = (place / f"{name}.pth" for name in ("z-old", "new", "copy"))
+    other(tiny_checkpoint, old)
+    age(old, 1000)
+    for path in (new, copy):
+        shutil.copy(tiny_checkpoint, path)
+        shutil.copy(f"{tiny_checkpoint}.sha256", f"{path}.sha256")
+    age(new, 500)
+    seen = look(str(place), request_of, patterns=("*.pth",), tries=3)
+    assert [entry.file for entry in seen.due] == [str(old), str(new)]
+    (waiting,) = seen.news
+    assert (waiting.file, waiting.outcome) == (str(copy), "waiting")
+    assert str(new) in waiting.reason
+
+
+def test_a_file_that_is_still_written_is_left_alone(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    data, path = tiny_checkpoint.read_bytes(), place / "slow.pth"
+    for size in (1000, 2000, 3000):
+        path.write_bytes(data[:size])
+        look_at(place, request_of)
+        (entry,) = read_ledger(Root(request_of.root), str(place))
+        assert (entry.outcome, entry.size_bytes) == ("waiting", size), "one row, however long it grows"
+    # A sidecar that promises more than is there yet.
+    digest = hashlib.sha256(data).hexdigest()
+    Path(f"{path}.sha256").write_text("")
+    assert look_at(place, request_of) == []
+    assert read_ledger(Root(request_of.root), str(place))[-1].reason == "its .sha256 file holds no sha256"
+    Path(f"{path}.sha256").write_text(f"{digest}  slow.pth\n")
+    for _ in range(3):
+        look_at(place, request_of)
+        entry = read_ledger(Root(request_of.root), str(place))[-1]
+        assert entry.outcome == "waiting"
+        assert digest in entry.reason
+    path.write_bytes(data)
+    assert look_at(place, request_of) == ["started slow.pth", "finished slow.pth"]
+
+
+def test_a_bad_file_is_refused_once_with_the_reason(place: Path, request_of: Request) -> None:
+    (place / "page.pth").write_text("<!doctype html><title>404</title>")
+    (place / "notes.txt").write_text("no checkpoint by its name")
+    (place / ".partial.pth").write_text("hidden")
+    assert look_at(place, request_of) == ["waiting page.pth"]
+    assert look_at(place, request_of) == ["refused page.pth"]
+    assert look_at(place, request_of) == []
+    (place / "page.pth").rename(place / "again.pth")
+    assert look_at(place, request_of) == ["waiting again.pth"]
+    assert look_at(place, request_of) == ["refused again.pth"]
+    assert "is a web page" in read_ledger(Root(request_of.root), str(place))[-1].reason
+
+
+def test_a_failing_run_is_tried_again_within_a_bound(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    failing = ["started a.pth", "failed a.pth"]
+    assert look_at(place, request_of, tries=2, succeed=False) == failing
+    assert look_at(place, request_of, tries=2, succeed=False) == failing
+    assert look_at(place, request_of, tries=2, succeed=False) == ["given up a.pth"]
+    assert look_at(place, request_of, tries=2, succeed=False) == []
+    last = read_ledger(Root(request_of.root), str(place))[-1]
+    assert last.reason == "2 attempts added nothing; the last one: the disk is full"
+    # Finished by hand, it counts as finished.
+    finish(Root(request_of.root), last.run)
+    assert look_at(place, request_of, tries=2) == ["finished a.pth"]
+
+
+def test_attempts_that_get_further_are_not_counted(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    root = Root(request_of.root)
+    for block in range(5):
+        assert look_at(place, request_of, tries=1, succeed=False) == ["started a.pth", "failed a.pth"]
+        run = root.run(read_ledger(root, str(place))[-1].run)
+        write_run(root, run, {"dataset_id": "none"})
+        root.write_json(run.receipts("explain", block), {})
+    look_at(place, request_of, tries=1, succeed=False)
+    assert look_at(place, request_of, tries=1, succeed=False) == ["given up a.pth"]
+
+
+def test_a_start_that_was_interrupted_is_made_again(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    (due,) = look(str(place), request_of, patterns=("*.pth",), tries=3).due
+    append(Root(request_of.root), str(place), [due])
+    assert look_at(place, request_of) == ["failed a.pth", "started a.pth", "finished a.pth"]
+    assert read_ledger(Root(request_of.root), str(place))[1].reason == "it was interrupted"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"video": 3}}, "settings name video; allowed are .*videos"),
+        ({"settings": {"tau": -1}}, "tau"),
+        ({"watch": "nowhere"}, "there is no directory"),
+        ({"root": "."}, "lies inside the watched place"),
+        ({"tries": 0}, "tries is 0; give 1 or more"),
+        ({"at_once": 0}, "at_once is 0; give 1 or more"),
+        ({"data": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_can_not_be_watched_says_why(
+    change: dict[str, object], message: str, place: Path, tiny_ucf101: Path, tmp_path: Path
+) -> None:
+    (place / "a.pth").write_bytes(b"")
+    told = {"watch": "", "data": str(tiny_ucf101), "root": str(tmp_path / "root"), "settings": {}} | change
+    root = str(place / told["root"]) if told["root"] == "." else told["root"]
+    with pytest.raises((ValueError, OSError), match=message):
+        request = request_for(data=told["data"], root=root, settings=told["settings"])  # type: ignore[arg-type]
+        bounds = {name: told[name] for name in ("tries", "at_once") if name in told}
+        go_through(str(place / str(told["watch"])), request, explain=lambda due: iter([due]), **bounds)  # type: ignore[arg-type]
+
+
+def test_a_prefix_on_s3(tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with s3_server(tmp_path / "s3") as server, s3_client(server):
+        place = f"s3://{BUCKET}/checkpoints"
+        request = request_for(data=str(tiny_ucf101), root=f"s3://{BUCKET}/results", settings=SETTINGS)
+        assert look_at(place, request) == []
+        source = Root(place)
+        source.write_bytes("run/a.pth.tar", tiny_checkpoint.read_bytes())
+        source.write_bytes("bad.pth", b"nothing")
+        source.write_bytes("bad.pth.sha256", f"{hashlib.sha256(b'nothing').hexdigest()}  bad.pth".encode())
+        assert [one.url for one in candidates(place)] == [f"{place}/run/a.pth.tar", f"{place}/bad.pth"]
+        assert sorted(look_at(place, request)) == ["refused bad.pth", "waiting a.pth.tar"]
+        assert look_at(place, request) == ["started a.pth.tar", "finished a.pth.tar"]
+        assert look_at(place, request) == []
+        made = plan(replace(request, checkpoint=f"{place}/run/a.pth.tar"))
+        assert made.finished
+        assert made.description["checkpoint"] == f"{place}/run/a.pth.tar"
+        source.write_bytes("b.pth", tiny_checkpoint.read_bytes())
+        source.delete("run/a.pth.tar")
+        assert look_at(place, request) == ["waiting b.pth"]
+        assert look_at(place, request) == ["finished b.pth"]
