@@ -19,10 +19,13 @@ from flows.commands.export import export
 from flows.commands.plan import plan
 from flows.commands.report import report
 from flows.commands.runs import runs
+from flows.commands.serve import serve
 from flows.commands.train import train
 from flows.commands.validate import validate
 from flows.commands.verify import verify
+from flows.commands.watch import watch
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
+from flows.local_server import cache_directory
 from flows.settings import sources
 
 app = App(
@@ -35,7 +38,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (compare, demo, doctor, explain, export, plan, report, runs, train, validate, verify):
+for _command in (
+    compare, demo, doctor, explain, export, plan, report, runs, serve, train, validate, verify, watch,
+):  # fmt: skip
     app.command(_command)
 app.config = sources([name for name in app if not name.startswith("-")])
 
@@ -46,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Prefect would make itself at home in ~/.prefect, which belongs to the user's other work.
+    os.environ.setdefault("PREFECT_HOME", str(cache_directory() / "prefect"))
     log = logging.getLogger("selrel")
     log.handlers = [logging.StreamHandler()]
     log.setLevel(logging.INFO)

@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 _READY = b"ready\n"
@@ -195,11 +196,21 @@ def _create_database(path: Path) -> None:
     if _copy_sound_database(template, path):
         return
     path.unlink(missing_ok=True)
-
     asyncio.run(_migrate())
     # Without a cache directory, the next start takes longer: no reason to fail.
     with contextlib.suppress(OSError, sqlite3.Error):
         _publish_copy(path, template)
+
+
+def copy_empty_database(path: Path) -> None:
+    """Spare a server its first migrations, 10 s, where an empty database was made before; it checks them."""
+    if not path.exists() and not _copy_sound_database(_template_path(), path):
+        path.unlink(missing_ok=True)
+
+
+def cache_directory() -> Path:
+    """The user's cache of this project; what is in it can be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selrel"
 
 
 async def _migrate() -> None:
@@ -212,10 +223,7 @@ async def _migrate() -> None:
 
 
 def _template_path() -> Path:
-    import prefect
-
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "selrel" / f"prefect-{prefect.__version__}.db"
+    return cache_directory() / f"prefect-{metadata.version('prefect')}.db"
 
 
 def _copy_sound_database(template: Path, path: Path) -> bool:

@@ -489,9 +489,7 @@ class Root:
         FileNotFoundError
             If the root is no directory; a prefix without objects is an empty one.
         """
-        found = (
-            _local_files(Path(self.url)) if self.is_local else self.ask(lambda: _s3_files(self.url))
-        )
+        found = _local_files(Path(self.url)) if self.is_local else self.ask(lambda: _s3_files(self.url))
         return {path: found[path] for path in sorted(found)}
 
     def delete(self, path: str) -> None:

@@ -178,7 +178,7 @@ class _Judge:
                 self.active.append(starts[-1])
                 yield starts[-1]
                 return
-            reason = before[-1].reason or _why(state)
+            reason = before[-1].reason if before[-1].outcome == "failed" else _why(state)
             if before[-1].outcome == "started":
                 yield replace(starts[-1], at=entry.at, outcome="failed", reason=reason)
         blocks = _blocks_done(self._root, self._root.run(entry.run))
