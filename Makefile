@@ -10,12 +10,13 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_HOME ?= $(CURDIR)/build/prefect
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test test-browser lint bench clean
 
 help:
 	@echo "make setup   install everything into $(VENV), at the versions in constraints.txt"
 	@echo "make demo    make a small data set, train on it, explain it, print the tables"
-	@echo "make test    every test that needs neither a GPU nor minutes"
+	@echo "make test    every test that needs neither a GPU, nor a browser, nor minutes"
+	@echo "make test-browser   the report and the exported clips in headless Chromium"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure times and sizes"
 	@echo "make clean   remove what these commands made"
@@ -37,7 +38,13 @@ demo: setup
 
 test: setup
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not browser'
+
+test-browser: setup
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { test "$$(id -u)" = 0 && command -v apt-get && apt-get update -q && apt-get install -y -q chromium; } \
+		|| { echo "There is no Chromium, and it can't be installed here: as root, apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 lint: setup
 	$(BIN)/python -m ruff check

@@ -1,0 +1,287 @@
+"""A run's page, and exported clips, in a real browser: the system's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from storage.exports import mp4, webm
+from tests.made_run import Made, make_run
+
+pytestmark = pytest.mark.browser
+
+WIDE, NARROW = 1280, 400
+HOSTILE = (
+    "<img src=x onerror=\"window.hit='attribute'\">'\"&amp;</script><script>window.hit='script'</script>"
+)
+CLASSES = ("Archery", HOSTILE, "Hammer Throw")
+
+
+@dataclass
+class Opened:
+    """A page, and what it did while it was open."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium: `make test-browser` installs it")
+    # Chromium refuses to run as root in its sandbox.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Opened]]:
+    """`visit(file, width=1280)` opens a file from the disk."""
+    contexts = []
+
+    def open_file(file: Path, *, width: int = WIDE) -> Opened:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        opened = Opened(context.new_page())
+        page = opened.page
+        page.on("console", lambda said: opened.complaints.append(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: opened.requests.append(request.url))
+        page.goto(file.as_uri())
+        return opened
+
+    yield open_file
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_run(tmp_path_factory.mktemp("made"), n_clips=12, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def report(made: Made) -> Path:
+    return Path(made.url) / "report" / "index.html"
+
+
+def player_of(page: Page) -> Locator:
+    """The first player, drawn."""
+    player = page.locator("#pictures .player")
+    player.scroll_into_view_if_needed()
+    expect(player).to_have_attribute("data-ready", re.compile(r"\d+"))
+    return player
+
+
+def full_figures(page: Page) -> None:
+    page.locator(".switch button[data-level=full]").click()
+    expect(page.locator("body")).to_have_attribute("data-level", "full")
+
+
+def everything_open(page: Page) -> None:
+    """Both reading levels' figures, every fold, a class's clips, all players and charts."""
+    full_figures(page)
+    page.locator(".opener").first.click()
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    for place in page.locator(".player, .chart").all():
+        place.scroll_into_view_if_needed()
+    for player in page.locator(".player").all():
+        expect(player).to_have_attribute("data-ready", re.compile(r"\d+"))
+    for chart in page.locator("#threshold .chart").all():
+        expect(chart.locator("svg")).to_have_count(1)
+
+
+def pixels(canvas: Locator) -> np.ndarray:
+    """What a canvas shows, (y, x, 3)."""
+    found = canvas.evaluate(
+        "(c) => ({ size: [c.height, c.width],"
+        " values: Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data) })"
+    )
+    return np.array(found["values"], np.uint8).reshape(*found["size"], 4)[..., :3]
+
+
+def test_the_page_loads_without_complaint_and_without_a_network(report, visit):
+    opened = visit(report)
+    everything_open(opened.page)
+    assert opened.complaints == []
+    places = {url for url in opened.requests if not url.startswith("data:")}
+    assert len(places) > 1, "the clips of a class are files beside the page"
+    assert all(url.startswith(report.parent.as_uri() + "/") for url in places), places
+
+
+def test_the_slider_shows_the_numbers_of_the_sweep(made, report, visit):
+    page = visit(report).page
+    sweep = pd.read_parquet(Path(made.url) / "tables" / "sweep.parquet")
+    of_all = sweep[sweep["class"].isna()].set_index(["method", "sigma"])
+    slider, shown = page.locator("#sigma"), page.locator("#threshold [data-figure]")
+    seen = set()
+    for at, sigma in enumerate(sorted(sweep.sigma.unique())):
+        slider.fill(str(at))
+        for place in shown.all():
+            name, method = place.get_attribute("data-figure"), place.get_attribute("data-method")
+            value = of_all.loc[(method, sigma), name]
+            number = place.get_attribute("data-kind") == "number"
+            expected = "-" if pd.isna(value) else f"{value:.2f}" if number else f"{100 * value:.1f} %"
+            assert place.text_content() == expected, (name, method, sigma)
+            seen.add((name, method, expected))
+    methods = {method for _, method, _ in seen}
+    assert methods == set(made.cubes)
+    assert len(seen) > 3 * len(methods), "the numbers should differ from threshold to threshold"
+
+
+def test_the_slider_moves_the_pictures_too(report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    picture = player.locator("> .views canvas").nth(3)
+    coloured = []
+    for at in range(4):
+        page.locator("#sigma").fill(str(at))
+        shown = pixels(picture).astype(int)
+        coloured.append(int((np.ptp(shown, axis=2) > 12).sum()))
+    assert coloured == sorted(coloured, reverse=True)
+    assert coloured[0] > coloured[-1] >= 0
+
+
+def test_a_player_shows_the_frames_of_its_clip(made, report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    clip = int(player.get_attribute("data-ready"))
+    n = int(made.clips.n_valid_frames[clip])
+    frame, picture = player.locator(".frame"), player.locator("> .views canvas").first
+    assert frame.get_attribute("max") == str(n - 1)
+    for t in (0, n // 2, n - 1):
+        frame.fill(str(t))
+        shown = pixels(picture).astype(int)
+        differences = [np.abs(shown - made.frames[clip, other]).mean() for other in range(n)]
+        assert np.argmin(differences) == t
+
+
+def test_a_player_plays_and_pauses(report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    play, frame = player.locator(".play"), player.locator(".frame")
+    frame.fill("0")
+    play.click()
+    expect(play).to_have_attribute("aria-pressed", "true")
+    for _ in range(3):
+        expect(frame).not_to_have_value(frame.input_value())
+    play.click()
+    expect(play).to_have_attribute("aria-pressed", "false")
+    before = frame.input_value()
+    page.wait_for_timeout(600)
+    assert frame.input_value() == before
+
+
+def test_a_player_obeys_the_keyboard(report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    play, frame = player.locator(".play"), player.locator(".frame")
+    frame.fill("0")
+    player.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(frame).to_have_value("2")
+    page.keyboard.press("ArrowLeft")
+    expect(frame).to_have_value("1")
+    page.keyboard.press("Space")
+    expect(play).to_have_attribute("aria-pressed", "true")
+    expect(frame).not_to_have_value("1")
+    page.keyboard.press("Space")
+    expect(play).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_hostile_class_name_is_text_and_runs_nothing(report, visit):
+    opened = visit(report)
+    page = opened.page
+    everything_open(page)
+    hostile = page.locator(".opener", has_text="onerror")
+    assert hostile.text_content() == HOSTILE
+    hostile.click()
+    about = page.locator(".opened .player .about strong", has_text="onerror").first
+    assert about.text_content() == HOSTILE
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img[src=x]").count() == 0
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_nothing_is_wider_than_the_window(report, visit, width):
+    page = visit(report, width=width).page
+    for show in (lambda: None, lambda: everything_open(page)):
+        show()
+        wide, seen = page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide <= seen == width
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_axe_finds_nothing_serious(report, visit, width):
+    page = visit(report, width=width).page
+    for show in (lambda: player_of(page), lambda: everything_open(page)):
+        show()
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response
+        assert found["testEngine"]["name"] == "axe-core"
+        serious = [
+            (broken["id"], [node["target"] for node in broken["nodes"]][:3])
+            for broken in found["violations"]
+            if broken["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+
+
+def test_axe_would_find_a_picture_without_words(report, visit):
+    page = visit(report).page
+    page.evaluate("document.querySelector('main').append(new Image(9, 9))")
+    found = Axe().run(page).response["violations"]
+    assert "image-alt" in {broken["id"] for broken in found}
+
+
+@pytest.mark.slow
+def test_the_page_of_a_thousand_clips_is_light(tmp_path, visit, record_property):
+    classes = [f"Class {number:03d}" for number in range(101)]
+    methods = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
+    made = make_run(tmp_path, n_clips=1000, size=(16, 16), classes=classes, methods=methods)
+    file = Path(made.url) / "report" / "index.html"
+    assert file.stat().st_size < 30e6
+    began = time.perf_counter()
+    opened = visit(file)
+    player = player_of(opened.page)
+    player.focus()
+    opened.page.keyboard.press("ArrowRight")
+    opened.page.locator("#sigma").fill("2")
+    seconds = time.perf_counter() - began
+    record_property("seconds until a player and the slider answer", seconds)
+    print(f"{file.stat().st_size / 1e6:.1f} MB, {seconds:.2f} s until a player and the slider answer")
+    assert opened.page.locator(".opener").count() == len(classes)
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("encode", [webm, mp4])
+def test_an_exported_clip_plays(encode, tmp_path, visit):
+    frames = np.repeat(np.arange(0, 240, 15, dtype=np.uint8)[:, None, None, None], 64, axis=1)
+    frames = np.repeat(np.repeat(frames, 96, axis=2), 3, axis=3)
+    file = tmp_path / f"clip.{encode.__name__}"
+    file.write_bytes(encode(frames, fps=8))
+    page = visit(file).page
+    video = page.locator("video")
+    page.wait_for_function("document.querySelector('video').currentTime > 0.2")
+    assert video.evaluate("(v) => [v.videoWidth, v.videoHeight, v.error]") == [96, 64, None]
+    assert video.evaluate("(v) => v.duration") == pytest.approx(2, abs=0.1)
