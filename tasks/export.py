@@ -1,4 +1,4 @@
-"""Export: one clip of a finished run as a film, as a contact sheet, or as plain arrays."""
+"""Export: one clip of a finished run as a film, a sheet or arrays, and its tables as vector figures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import torch
 from selrel.films import explained, film
 from selrel.pictures import Palette, contact_sheet, png, relevance_scale
 from selrel.scores.aggregate import SIGMA
+from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask
-from storage import exports
+from storage import exports, vector_figures
 from storage.cubes import open_run, read_block
+from storage.report.columns import overall, shown_table
 from storage.runs import read_run
+from storage.tables import read_table
 from tasks.compare import check_finished
 from tasks.page import FLOW_SCALE
 
@@ -25,6 +28,19 @@ Kind = Literal["webm", "gif", "mp4", "png", "npz"]
 
 FPS = 8.0
 _MAX_FPS = 60.0
+# What of each table fits a page: the report has the rest.
+_PRINTED = {
+    "table1": (
+        "Method", "Map", "Precision, % (sd)", "95 % interval", "Paper, % (sd)", "Base rate, %", "Lift",
+        "Lift, 95 %",
+    ),
+    "table2": ("Methods", "Map", "Agreement, % (sd)", "95 % interval", "Paper, % (sd)"),
+    "table3": (
+        "Method", "Voxels kept, % (sd)", "Paper: voxels", "Relevance kept, % (sd)", "Relevance, 95 %",
+        "Paper: relevance",
+    ),
+    "table4": ("Step", "Median, ms", "Quartiles, ms", "Paper, ms (in all)"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,56 @@ def export_clip(clip: Clip, kind: Kind, *, fps: float = FPS, palette: Palette = 
         palette=palette,
     )
     return encode(pictures, fps=fps)
+
+
+def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
+    """Draw a finished run's tables and its sweep for a paper.
+
+    Parameters
+    ----------
+    url : str
+        ``<root>/runs/<name>``.
+    kind : "pdf" or "svg"
+        Format.
+
+    Returns
+    -------
+    dict of str to bytes
+        The files by their names.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished run.
+    """
+    root, paths = check_finished(url)
+    found = {}
+    for name, columns in _PRINTED.items():
+        # A single method agrees with none.
+        if root.exists(paths.table(name)):
+            rows = read_table(root, paths.table(name)).to_pylist()
+            shown = printed_table(name, rows, PAPER.get(name, ()), columns=columns)
+            found[f"{name}.{kind}"] = vector_figures.table_figure(**shown, kind=kind)
+    sweep = overall(read_table(root, paths.table("sweep")).to_pylist())
+    found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, kind=kind)
+    return found
+
+
+def printed_table(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    paper: Sequence[Mapping[str, Any]],
+    *,
+    columns: Sequence[str],
+) -> dict[str, Any]:
+    """Columns of one table as text, for `storage.vector_figures.table_figure`."""
+    shown = shown_table(name, rows, paper)
+    places = [shown["columns"].index(column) for column in columns]
+    return {
+        "columns": columns,
+        "rows": [[row[place] for place in places] for row in shown["rows"]],
+        "text_columns": shown["text_columns"],
+    }
 
 
 def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:

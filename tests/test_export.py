@@ -188,3 +188,31 @@ def test_an_unfinished_run_is_not_exported(tmp_path, capsys):
     url = str(tmp_path / "runs" / "nothing")
     assert cli.main(["export", url, "--clip", "0"]) == 2
     assert "is not a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "magic"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_vectors_and_always_the_same(made, kind, magic, tmp_path):
+    directories = [tmp_path / "a", tmp_path / "b"]
+    for directory in directories:
+        assert cli.main(["export", made.url, "--figures", str(directory), "--format", kind]) == 0
+    names = {f"{name}.{kind}" for name in ("table1", "table2", "table3", "table4", "sweep")}
+    for first in directories[0].iterdir():
+        names.remove(first.name)
+        assert first.read_bytes().startswith(magic)
+        assert b"<image" not in first.read_bytes()
+        assert first.read_bytes() == (directories[1] / first.name).read_bytes()
+    assert names == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--clip", "0", "--figures", "there"),
+        ("--clip", "0", "--format", "pdf"),
+        ("--figures", "there", "--format", "gif"),
+    ],
+)
+def test_a_clip_and_figures_have_formats_of_their_own(made, arguments, capsys):
+    assert cli.main(["export", made.url, *arguments]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

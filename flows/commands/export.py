@@ -10,24 +10,28 @@ from flows.commands.arguments import Several
 if TYPE_CHECKING:
     from storage.layout import Root
 
+Format = Literal["webm", "gif", "mp4", "png", "npz", "pdf", "svg"]
+
 
 def export(
     run: str,
     *,
-    clip: int,
-    format: Literal["webm", "gif", "mp4", "png", "npz"] = "webm",
+    clip: int | None = None,
+    figures: str | None = None,
+    format: Format | None = None,
     method: Annotated[list[str] | None, Several] = None,
     sigma: float = 2.0,
     fps: float = 8.0,
     palette: Literal["red-blue", "orange-purple"] = "red-blue",
     output: str | None = None,
 ) -> None:
-    """Write one clip of a finished run to a file.
+    """Write one clip of a finished run to a file, or its tables and its sweep as figures for a paper.
 
     A film (`webm`, `gif`, `mp4`) shows input, flow, baseline and selective relevance side by side; `png` is
     a contact sheet; `npz` holds the arrays in real units.
 
-    Example: `selrel export results/runs/c3d-1bf523994dd872e1 --clip 12 --format gif`
+    Examples: `selrel export results/runs/c3d-1bf523994dd872e1 --clip 12 --format gif`,
+    `selrel export results/runs/c3d-1bf523994dd872e1 --figures paper --format svg`
 
     Parameters
     ----------
@@ -35,8 +39,11 @@ def export(
         Where the run lies, as `selrel runs` lists it.
     clip
         The clip's number, as the report and `tables/clips.parquet` give it.
+    figures
+        Directory, also `s3://bucket/prefix`, for the tables and the sweep as vector figures.
     format
-        Kind of file; `mp4` needs the extra of that name.
+        Kind of file: `webm` (the default), `gif`, `mp4`, `png` or `npz` of a clip; `mp4` needs the extra of
+        that name. `pdf` (the default) or `svg` of figures.
     method
         Explanations; by default deep Taylor in a film, and all of the run in a sheet and an `npz`.
     sigma
@@ -48,15 +55,35 @@ def export(
     output
         File to write, also `s3://bucket/file`; `<run>-clip-<number>.<format>` here by default.
     """
+    if (clip is None) == (figures is None):
+        raise ValueError("give either --clip NUMBER or --figures DIRECTORY")
+    if figures is not None:
+        _export_figures(run, figures, format or "pdf")
+        return
     from storage.layout import run_at
     from tasks.export import export_clip, main_method, read_clip
 
-    place, name = _place(output or f"{run_at(run)[1].name}-clip-{clip}.{format}")
-    methods = method or (None if format in ("png", "npz") else [main_method(run)])
+    kind = format or "webm"
+    if clip is None or kind == "pdf" or kind == "svg":
+        raise ValueError(f"a clip can't be {kind}: give --format webm, gif, mp4, png or npz")
+    place, name = _place(output or f"{run_at(run)[1].name}-clip-{clip}.{kind}")
+    methods = method or (None if kind in ("png", "npz") else [main_method(run)])
     found = read_clip(run, clip, methods=methods, sigma=sigma)
-    data = export_clip(found, format, fps=fps, palette=palette)
+    data = export_clip(found, kind, fps=fps, palette=palette)
     place.write_bytes(name, data)
     print(f"{found.title}\n{place.join(name)}, {len(data):,} bytes")
+
+
+def _export_figures(run: str, directory: str, kind: Format) -> None:
+    from storage.layout import Root
+    from tasks.export import export_figures
+
+    if kind != "pdf" and kind != "svg":
+        raise ValueError(f"figures can't be {kind}: give --format pdf or svg")
+    place = Root(directory)
+    for name, data in export_figures(run, kind).items():
+        place.write_bytes(name, data)
+        print(f"{place.join(name)}, {len(data):,} bytes")
 
 
 def _place(path: str) -> tuple[Root, str]:
