@@ -126,6 +126,8 @@ def carry_out(
 ) -> None:
     """Do what is left of a plan: open a cluster and go through the stages."""
     log = get_run_logger()
+    # Prefect forwards this logger's lines, but leaves its level at that of the root, which is WARNING.
+    logging.getLogger("selrel").setLevel(logging.INFO)
     for note in made.notes:
         log.info(note)
     if made.finished:
