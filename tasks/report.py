@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
@@ -19,6 +18,7 @@ from storage.layout import Root, RunPaths, content_hash, report_at, run_at
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
 from storage.runs import mark_success, read_run, read_summary
 from storage.tables import read_table, read_tables, write_table
+from tasks.artifacts import show_result
 from tasks.clips import Clips, clips_of
 from tasks.effort import overhead
 from tasks.exclusions import exclusions_of_run, left_out_summary
@@ -69,7 +69,7 @@ def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
         with quietly("result"):
-            _show_in_prefect(place, run, tables, summary)
+            show_result(place, run, tables, summary)
 
 
 def report_elsewhere(run: str, directory: str) -> str:
@@ -210,18 +210,3 @@ def results_hash(place: Root, run: str) -> str:
     made = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
     receipts = [r for r in made if r.block in used] + receipts
     return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
-
-
-def _show_in_prefect(place: Root, run: str, tables: Tables, summary: Mapping[str, Any]) -> None:
-    paths = place.run(run)
-    share = summary["motion_share"]
-    headline = f"Motion share {share['mean']:.1%}" if share else "No deep Taylor explanation was asked for"
-    create_markdown_artifact(
-        f"# {run}\n\n{headline}, {summary['clips']:,} clips, accuracy {summary['accuracy']:.1%}.\n\n"
-        f"Report: `{place.join(paths.report.page)}`",
-        key="selrel-headline",
-        description=f"Result of {run}",
-    )
-    for name in ("table1", "table3"):
-        overall = [row for row in tables[name] if row["class"] is None]
-        create_table_artifact(overall, key=f"selrel-{name}", description=f"{name} of {run}")

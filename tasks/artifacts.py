@@ -1,0 +1,98 @@
+"""Artifacts: a finished run in Prefect, as a headline, its tables, and the history of the motion share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from selrel.scores.paper import PAPER
+from storage.layout import Root
+from storage.report.columns import shown_table
+from storage.runs import Run, list_runs, read_run
+
+Row = Mapping[str, Any]
+
+# Keys stay the same from run to run: an artifact's page in Prefect then shows them all.
+HEADLINE, REPORT, HISTORY = "selrel-headline", "selrel-report", "selrel-history"
+_TABLES = ("table1", "table2", "table3", "table4")
+_LONGEST_HISTORY = 50
+
+
+def show_result(place: Root, run: str, tables: Mapping[str, Sequence[Row]], summary: Row) -> None:
+    """Create the artifacts of a finished run.
+
+    Parameters
+    ----------
+    place : Root
+        Where the run lies.
+    run : str
+        Its name.
+    tables, summary
+        Its tables, and what its success marker says.
+    """
+    page = place.join(place.run(run).report.page)
+    link = Path(page).as_uri() if place.is_local else page
+    about = f"Result of {run}"
+    create_markdown_artifact(headline(run, summary, link), key=HEADLINE, description=about)
+    create_link_artifact(link, link_text=f"Report of {run}", key=REPORT, description=about)
+    for name in _TABLES:
+        if tables.get(name):
+            shown = shown_table(name, tables[name], PAPER.get(name, ()))
+            rows = [dict(zip(shown["columns"], row, strict=True)) for row in shown["rows"]]
+            create_table_artifact(rows, key=f"selrel-{name}", description=f"{shown['title']} ({run})")
+    create_table_artifact(
+        history(place, run), key=HISTORY, description="Motion share by checkpoint, the latest first"
+    )
+
+
+def headline(run: str, summary: Row, link: str) -> str:
+    """What a run found, as Markdown."""
+    share, verdict = summary["motion_share"], summary.get("comparison")
+    lines = [
+        f"# {run}",
+        f"**Motion share {_interval(share)}**"
+        if share
+        else "Deep Taylor was not asked for: no motion share.",
+        f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
+        f"{summary['accuracy']:.1%} of the clips. {summary['excluded_videos']:,} videos were left out, "
+        f"{summary['flagged_clips']:,} clips are flagged.",
+        f"[The report]({link}): `{link}`",
+    ]
+    if verdict and verdict["difference"] is not None:
+        word = "passed" if verdict["passed"] else "FAILED"
+        lines.insert(2, f"{word}: {100 * verdict['difference']:+.1f} points against `{verdict['previous']}`.")
+    return "\n\n".join(lines)
+
+
+def history(place: Root, run: str) -> list[dict[str, str]]:
+    """A row for every finished run on the same clips, the latest first: its checkpoint and motion share."""
+    dataset = read_run(place, place.run(run))["dataset_id"]
+    alike = [
+        found
+        for found in list_runs(place)
+        if found.summary is not None and found.description.get("dataset_id") == dataset
+    ]
+    alike.sort(key=lambda found: str((found.summary or {}).get("finished_at", "")), reverse=True)
+    return [_told(found) for found in alike[:_LONGEST_HISTORY]]
+
+
+def _told(run: Run) -> dict[str, str]:
+    summary = run.summary or {}
+    return {
+        "finished": str(summary.get("finished_at", "-")),
+        "checkpoint": Path(str(run.description.get("checkpoint", "-"))).name,
+        "sha256": str(run.description.get("checkpoint_sha256", "-"))[:12],
+        "motion share": _interval(summary.get("motion_share")),
+        "accuracy": f"{summary['accuracy']:.1%}" if "accuracy" in summary else "-",
+        "run": run.name,
+    }
+
+
+def _interval(share: Row | None) -> str:
+    if share is None or share["mean"] is None:
+        return "-"
+    known = share["low"] is not None
+    return f"{share['mean']:.1%}" + (f" ({share['low']:.1%} to {share['high']:.1%})" if known else "")

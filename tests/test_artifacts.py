@@ -1,0 +1,18 @@
+from storage.layout import run_at
+from storage.runs import read_summary
+from tasks.artifacts import headline, history
+from tests.made_run import make_run
+
+
+def test_headline_and_history_tell_the_motion_share(tmp_path):
+    place, paths = run_at(make_run(tmp_path, n_clips=3).url)
+    summary = read_summary(place, paths)
+    share = f"{summary['motion_share']['mean']:.1%}"
+    verdict = {"difference": -0.031, "passed": False, "previous": "before"}
+    said = headline(paths.name, summary | {"comparison": verdict}, "s3://bucket/page")
+    assert share in said and "[The report](s3://bucket/page)" in said
+    assert "FAILED: -3.1 points against `before`" in said
+    assert share not in headline(paths.name, summary | {"motion_share": None}, "x")
+    (row,) = history(place, paths.name)
+    assert row["run"] == paths.name and row["checkpoint"] == "c3d.pth.tar"
+    assert row["motion share"].startswith(share)
