@@ -260,11 +260,12 @@ class _OneGpuEach(LocalCluster):
         """Describe the next worker; called by Dask."""
         visible = visible_gpus(torch.cuda.device_count(), os.environ.get(_GPUS))
         specs: dict[int, dict[str, Any]] = super().new_worker_spec()  # type: ignore[no-untyped-call]
-        for worker, spec in specs.items():
-            gpu = gpu_of_worker(worker, visible)
-            if gpu is not None:
-                spec["options"] = {**spec["options"], "env": {_GPUS: gpu}}
-        return specs
+        # Dask gives all workers the same object.
+        return {worker: _with_gpu(spec, gpu_of_worker(worker, visible)) for worker, spec in specs.items()}
+
+
+def _with_gpu(spec: dict[str, Any], gpu: str | None) -> dict[str, Any]:
+    return spec if gpu is None else {**spec, "options": {**spec["options"], "env": {_GPUS: gpu}}}
 
 
 @contextmanager

@@ -136,6 +136,8 @@ def print_comparison(
 def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
     table = _table(None, heading, "before", "after", "change", "95 %", "clips")
     table.columns[0].justify = "left"
+    # Where the terminal is narrow, names are folded and no figure is cut.
+    table.columns[0].no_wrap = False
     for row in rows:
         unit, digits = (1, 2) if row["score"] == "lift" else (100, 1)
         values = [

@@ -34,9 +34,9 @@ def dask_setup(worker: object) -> None:
 
     sound = stages._do
 
-    def do(stage: str, *others: Any) -> None:
+    def do(stage: str, *others: Any, **sizes: int) -> float:
         _suffer(faults, stage, others[-1])
-        sound(stage, *others)
+        return sound(stage, *others, **sizes)
 
     stages._do = do
 

@@ -280,7 +280,7 @@ def test_the_command_prints_differences(make_run: MakeRun, capsys: pytest.Captur
     before, after = make_run("a", 0.0), make_run("b", -0.1)
     assert main(["compare", before, after, "--by-class"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"motion share +\d+\.\d +\d+\.\d +-\d+\.\d +-\d+\.\d\* +-\d+\.\d to -\d+\.\d +60", said)
+    assert re.search(r"motion share +\d+\.\d +\d+\.\d +-\d+\.\d\* +-\d+\.\d to -\d+\.\d +60", said)
     assert re.search(r"accuracy +66\.7 +66\.7 +\+0\.0", said)
     assert re.search(r"Archery .* 30 \n", said)
 

@@ -32,12 +32,12 @@ def settings() -> dict[str, object]:
     return loaded
 
 
-@pytest.mark.parametrize("name", ["explain-ucf101", "train-c3d"])
+@pytest.mark.parametrize("name", ["explain-ucf101", "train-c3d", "watch-checkpoints"])
 def test_a_deployment_has_the_name_of_its_flow(name: str) -> None:
     deployments = settings()["deployments"]
     assert isinstance(deployments, list)
     [deployment] = [entry for entry in deployments if entry["name"] == name]
-    assert deployment["work_pool"] == {"name": POOL}
+    assert deployment["work_pool"]["name"] == POOL
     path, function = deployment["entrypoint"].split(":")
     module = path.removesuffix(".py").replace("/", ".")
     assert getattr(importlib.import_module(module), function).name == name

@@ -64,7 +64,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Opened]]:
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         page.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: opened.requests.append(request.url))
-        page.goto(file.as_uri())
+        # Other work on the machine may make the first page slow.
+        page.goto(file.as_uri(), timeout=120_000)
         return opened
 
     yield open_file

@@ -79,8 +79,9 @@ def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict
         altair.Tooltip("value:Q", title=title, format=".1%" if form == "%" else ".2f"),
     ]
     base = altair.Chart().encode(x=x, color=colour)
-    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y)
+    # Screen readers hear the points; lines and bands would be pictures without words.
+    band = base.mark_area(opacity=0.15, aria=False).encode(y="low:Q", y2="high:Q")
+    line = base.mark_line(strokeWidth=2, aria=False).encode(y=y)
     points = base.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=shape, tooltip=tooltip)
     layers = [band, line, points, _marker("sigma", 2.0)]
     return _plain(altair.layer(*layers, data=data, title=title), height=210)
