@@ -276,7 +276,7 @@ def _precision(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["method"],
-            map_name(row["sigma"]),
+            _map(row["sigma"]),
             mean_and_deviation(row),
             percent_range(row),
             percent(row["base_rate"], ""),
@@ -293,7 +293,7 @@ def _object_motion(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["method"],
-            map_name(row["sigma"]),
+            _map(row["sigma"]),
             percent(row["recall"], ""),
             percent(row["object_precision"], ""),
             percent_range(row, "object_precision_low", "object_precision_high"),
@@ -311,7 +311,7 @@ def _agreement(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             f"{row['method_a']} / {row['method_b']}",
-            map_name(row["sigma"]),
+            _map(row["sigma"]),
             mean_and_deviation(row),
             percent_range(row),
             mean_and_deviation(same_row(row, PAPER["table2"])),
@@ -321,7 +321,7 @@ def _agreement(rows: list[Row]) -> Table:
 
 def _selectivity(rows: list[Row]) -> Table:
     title = "Table 3. Selectivity: what the selective map of 2 sigma keeps (%)"
-    columns = ("method", "voxels (sd)", "relevance (sd)", "95 %", "paper: voxels", "relevance")
+    columns = ("method", "voxels (sd)", "relevance (sd)", "95 %", "paper voxels", "relevance")
     table = _table(title, *columns)
     for row in rows:
         paper = same_row(row, PAPER["table3"])
@@ -362,7 +362,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     odd = []
     if summary["excluded_videos"]:
         odd.append(f"{summary['excluded_videos']:,} videos were excluded (exclusions.parquet says why).")
-    if summary["left_out_clips"]:
+    if summary.get("left_out_clips"):
         odd.append(
             f"Completed with exclusions: {summary['left_out_clips']:,} clips are left out, since they killed "
             "their worker processes\n(exclusions.parquet of the run says which)."
@@ -391,6 +391,11 @@ def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
     """The rows over all classes."""
     rows: list[Row] = read_table(root, paths.table(name)).to_pylist()
     return [row for row in rows if row.get("class") is None]
+
+
+def _map(sigma: float) -> str:
+    """A name short enough for 80 columns, as `storage.figures.map_name` is not."""
+    return "all" if sigma == 0 else f"{sigma:g} sigma"
 
 
 def _table(title: str | None, *columns: str) -> Table:
