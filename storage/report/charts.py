@@ -119,7 +119,9 @@ def curve_chart() -> dict[str, Any]:
 def _marker(name: str, value: float) -> Any:
     """A vertical rule at a parameter, which the page moves."""
     place = altair.param(name=name, value=value)
-    rule = altair.Chart(altair.InlineData(values=[{}])).mark_rule(color=_INK, strokeDash=[2, 2], size=1.5)
+    rule = altair.Chart(altair.InlineData(values=[{}])).mark_rule(
+        color=_INK, strokeDash=[2, 2], size=1.5, aria=False
+    )
     return rule.encode(x=altair.datum(altair.ExprRef(name), type="quantitative")).add_params(place)
 
 
