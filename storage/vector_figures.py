@@ -114,7 +114,7 @@ def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], name: str) -
     if name == "lift":
         panel.axhline(1, color="#555555", linewidth=0.8)
     else:
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
         panel.set_ylim(bottom=0)
 
 
