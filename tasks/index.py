@@ -36,8 +36,9 @@ def index(root: str, dataset_id: str, data: str) -> int:
     """
     place = Root(root)
     paths = place.dataset(dataset_id)
+    # Also where the index is there: a count that was lost since is made again.
+    _count(place, dataset_id, data)
     if discard_damaged(place, paths, "dataset", 0):
-        _count(place, dataset_id, data)
         write_receipt(place, paths, "dataset", 0, _assemble(place, dataset_id, data))
     return int(read_table(place, paths.index).num_rows)
 

@@ -201,6 +201,7 @@ def test_what_is_damaged_is_redone_and_nothing_else(clean: Path, job: Job) -> No
         next(job.place.glob("runs/*/relevance.zarr/deep_taylor/c/1/*/*/*")),
         next(job.place.glob("runs/*/relevance.zarr/zarr.json")),
         next(job.place.glob("runs/*/scores/000002.parquet")),
+        next(job.place.glob("datasets/*/counts/000000.parquet")),
     ]
     for path in damaged:
         path.write_bytes(flip(path.read_bytes()))
@@ -212,7 +213,7 @@ def test_what_is_damaged_is_redone_and_nothing_else(clean: Path, job: Job) -> No
     notes.mkdir()
     code, said = job.run(**faulty(note=str(notes)))
     assert code == 0, said
-    assert begun(notes) == {"decode-0": 1, "explain-1": 1, "score-2": 1}
+    assert begun(notes) == {"index-0": 1, "decode-0": 1, "explain-1": 1, "score-2": 1}
     check_same(job.result, clean)
 
 
