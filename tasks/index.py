@@ -13,14 +13,14 @@ from prefect.cache_policies import NO_CACHE
 from selrel.clips import windows
 from storage.blocks import blocks
 from storage.layout import Root
-from storage.receipts import Written, discard_damaged, file_hashes, recorded_files, write_receipt
+from storage.receipts import Written, file_hashes, recorded_files
 from storage.tables import read_table, read_tables, write_tables
 from storage.ucf101 import video_path
 from storage.videos import UndecodableVideo, count_frames
 from tasks.clips import videos_of
 from tasks.effort import arithmetic
 from tasks.retries import RETRY
-from tasks.stages import StageFailed, run_stage
+from tasks.stages import StageFailed, once, run_stage
 
 _VIDEOS_A_BLOCK = 16
 
@@ -38,8 +38,7 @@ def index(root: str, dataset_id: str, data: str) -> int:
     paths = place.dataset(dataset_id)
     # Also where the index is there: a count that was lost since is made again.
     _count(place, dataset_id, data)
-    if discard_damaged(place, paths, "dataset", 0):
-        write_receipt(place, paths, "dataset", 0, _assemble(place, dataset_id, data))
+    once(place, paths, "dataset", lambda: _assemble(place, dataset_id, data))
     return int(read_table(place, paths.index).num_rows)
 
 

@@ -64,7 +64,7 @@ def run_stage(
     Returns
     -------
     list of Quarantined
-        The blocks that killed their workers; a rerun tries them again.
+        The blocks that killed their workers; a rerun tries them again, unless the run ended without them.
 
     Raises
     ------

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -9,6 +9,8 @@ import torch
 
 from selrel.models.c3d import C3D
 from storage.checkpoints import write_checkpoint
+from storage.layout import Root
+from tests.servers import BUCKET, S3Server, s3_client, s3_server
 
 TINY_CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")
 TINY_SIZE = (64, 48)
@@ -108,6 +110,23 @@ def write_avi(path: Path, frames: np.ndarray, *, codec: str = "MJPG", fps: float
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, which serves the tests of one file."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
+        yield running
+
+
+@pytest.fixture(params=["directory", "s3"])
+def any_root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Root]:
+    """A root in a directory, and one on S3."""
+    if request.param == "directory":
+        yield Root(str(tmp_path))
+        return
+    with s3_client(request.getfixturevalue("server")):
+        yield Root(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 def moving_square(n_frames: int, *, seed: int = 0, size: tuple[int, int] = TINY_SIZE) -> np.ndarray:

@@ -16,27 +16,10 @@ from storage.blocks import DamagedBlock, MissingBlock, TemplateMismatch
 from storage.cubes import decode, encode, open_run, read_block, read_relevance, write_block
 from storage.layout import Root
 from storage.receipts import array_sha256, file_hashes
-from tests.servers import BUCKET, s3_client, s3_server
 
 N_CLIPS, BLOCK, LENGTH, HEIGHT, WIDTH = 10, 4, 4, 6, 8
 CUBE = (LENGTH, HEIGHT, WIDTH)
 OUTPUTS = ["Archery", "HandstandPushups", '<b>"Yo\nYo"</b> é']
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
-        yield running
-
-
-@pytest.fixture(params=["directory", "s3"])
-def any_root(request, tmp_path):
-    if request.param == "directory":
-        yield Root(str(tmp_path))
-        return
-    running = request.getfixturevalue("server")
-    with s3_client(running):
-        yield Root(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture

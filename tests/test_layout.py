@@ -6,23 +6,12 @@ from pathlib import Path
 import pytest
 
 from storage.layout import Root, UnusableRoot, content_hash, run_at, run_name
-from tests.servers import BUCKET, s3_client, s3_server
+from tests.servers import BUCKET, s3_client
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
-        yield running
-
-
-@pytest.fixture(params=["directory", "s3"])
-def root(request, tmp_path):
-    if request.param == "directory":
-        yield Root(str(tmp_path / "a root"))
-        return
-    running = request.getfixturevalue("server")
-    with s3_client(running):
-        yield Root(f"s3://{BUCKET}/{tmp_path.name}/a root")
+@pytest.fixture
+def root(any_root):
+    return Root(f"{any_root.url}/a root")
 
 
 def test_every_path_is_spelled_as_the_architecture_says():

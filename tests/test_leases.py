@@ -10,24 +10,12 @@ import time
 import pytest
 
 from storage import leases
-from storage.layout import Root
 from storage.leases import lease, read_holder
-from tests.servers import BUCKET, s3_client, s3_server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
-        yield running
-
-
-@pytest.fixture(params=["directory", "s3"])
-def root(request, tmp_path):
-    if request.param == "directory":
-        yield Root(str(tmp_path))
-        return
-    with s3_client(request.getfixturevalue("server")):
-        yield Root(f"s3://{BUCKET}/{tmp_path.name}")
+@pytest.fixture
+def root(any_root):
+    return any_root
 
 
 @pytest.fixture(autouse=True)

@@ -1,21 +1,14 @@
 """How many requests it takes to open one cube of a run on S3."""
 
 import numpy as np
-import pytest
 
 from storage import cubes
 from storage.cubes import encode, open_run, write_block
 from storage.layout import Root
 from tests.counting_proxy import counting_proxy
-from tests.servers import BUCKET, s3_client, s3_server
+from tests.servers import BUCKET, s3_client
 
 N_CLIPS, SHAPE = 16, (16, 28, 28)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running:
-        yield running
 
 
 def write_run(root):

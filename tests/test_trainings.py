@@ -18,7 +18,6 @@ from storage.trainings import (
     write_history,
     write_state,
 )
-from tests.servers import BUCKET, s3_client, s3_server
 
 WEIGHTS = {"conv1.weight": torch.arange(12.0).reshape(4, 3), "conv1.bias": torch.zeros(4)}
 PATHS = TrainingPaths("c3d.pth.tar")
@@ -28,18 +27,9 @@ RECORD = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3") / "served") as running, s3_client(running):
-        yield running
-
-
-@pytest.fixture(params=["directory", "s3"])
-def root(request, tmp_path):
-    if request.param == "directory":
-        return Root(str(tmp_path))
-    request.getfixturevalue("server")
-    return Root(f"s3://{BUCKET}/{tmp_path.name}")
+@pytest.fixture
+def root(any_root):
+    return any_root
 
 
 def test_published_checkpoint_has_its_hash_and_its_profile(root):

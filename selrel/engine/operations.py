@@ -6,6 +6,7 @@ these. Every operation keeps the batch as the first axis.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ def negative(weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(ABC):
     """What convolutions and linear layers share: a weight of which rules use parts, each made once."""
 
     weight: Tensor
@@ -88,13 +89,13 @@ class Layer:
         """Apply the layer, with the bias."""
         return self.apply(inputs[0], whole, self.bias), None
 
+    @abstractmethod
     def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
         """Apply a part of the weight in place of the whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def transpose(self, gradient: Tensor, part: Part, x: Tensor) -> Tensor:
         """Apply the transpose of a part; `x` gives only the shape of the layer's input."""
-        raise NotImplementedError
 
     def transposes(self, gradient: Tensor, parts: tuple[Part, ...], x: Tensor) -> Sequence[Tensor]:
         """Apply the transposes of several parts to the same gradient."""
