@@ -75,22 +75,6 @@ def farneback(grey_frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return flow
 
 
-def append_unknown(flow: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Append the flow of a video's last frame, which has no next frame: NaN.
-
-    Parameters
-    ----------
-    flow : float32 array, (time - 1, y, x, 2)
-        Flow of the frame pairs of one whole video.
-
-    Returns
-    -------
-    float32 array, (time, y, x, 2)
-        One flow per frame; the last is NaN, so that `known` leaves it out of every count.
-    """
-    return np.concatenate([flow, np.full((1, *flow.shape[1:]), np.nan, flow.dtype)])
-
-
 def known(flow: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Tell where the flow is known, i.e. not NaN: bool (..., y, x) of a flow (..., y, x, 2)."""
     unknown: npt.NDArray[np.bool_] = np.isnan(flow).any(axis=-1)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from selrel.camera import camera_flow, camera_motion, moved_origin, object_flow
-from selrel.motion import append_unknown, farneback, moving
+from selrel.motion import farneback, moving
 
 Array = npt.NDArray[Any]
 HEIGHT, WIDTH = 128, 171
@@ -98,7 +98,11 @@ def test_cropped_camera_says_the_same_of_the_same_pixels() -> None:
 
 
 def test_unknown_flow_has_no_camera_and_no_object() -> None:
-    flow = append_unknown(farneback(filmed(np.array(CAMERAS["pan"], float), side=20)[0]))
+    flow = np.pad(
+        farneback(filmed(np.array(CAMERAS["pan"], float), side=20)[0]),
+        ((0, 1), (0, 0), (0, 0), (0, 0)),
+        constant_values=np.nan,
+    )
     camera = camera_motion(flow)
     assert camera.shape == (2, 2, 3)
     assert np.isfinite(camera[0]).all() and np.isnan(camera[1]).all()
