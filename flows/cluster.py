@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import dask
 import torch
-from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Nanny, Security, Status, Worker, WorkerPlugin
+from tornado.ioloop import PeriodicCallback
 
 from flows.scratch import scratch_directory
 from tasks.versions import differences, versions
@@ -28,6 +29,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_MAX_THREADS",
 )
 _GPUS = "CUDA_VISIBLE_DEVICES"
+_LOOK_S = 5.0
 
 
 class ThreadLimit(WorkerPlugin):
@@ -272,7 +274,28 @@ def _with_gpu(spec: dict[str, Any], gpu: str | None) -> dict[str, Any]:
 def _start_local(workers: int, directory: Path) -> Iterator[LocalCluster]:
     with _empty_cluster(directory) as local:
         local.scale(workers)
-        yield local
+        with _replacing(local, workers):
+            yield local
+
+
+@contextmanager
+def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
+    """Start a worker anew that was given up, as Dask does with one that dies again while it starts."""
+
+    def replace() -> None:
+        for name, nanny in list(local.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del local.workers[name]
+        local.scale(workers)
+
+    loop = local.loop
+    assert loop is not None
+    look = PeriodicCallback(replace, 1000 * _LOOK_S)
+    loop.add_callback(look.start)
+    try:
+        yield
+    finally:
+        loop.add_callback(look.stop)
 
 
 def _empty_cluster(directory: Path) -> LocalCluster:
@@ -302,6 +325,8 @@ def _local_settings(variables: dict[str, str]) -> dict[str, object]:
         # A zarr array on S3 that was opened before a fork hangs in the child.
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.nanny.pre-spawn-environ": variables,
+        # A worker that is started again on a busy machine takes long; after this Dask closes it for good.
+        "distributed.deploy.lost-worker-timeout": "300s",
         # The pages that remain without a dashboard; nobody reads them.
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,18 @@ def test_threads_reach_a_worker_that_was_restarted() -> None:
         again = client.submit(by_value(describe_worker), pure=False).result(timeout=60)
         assert again["pid"] != first["pid"]
         assert (again["torch"], again["cv2"], again["variables"]) == (2, 2, {"2"})
+
+
+def test_a_worker_that_was_given_up_is_replaced() -> None:
+    with cluster(2, threads_per_worker=1) as client:
+        before = set(client.nthreads())
+        nanny = next(iter(client.cluster.workers.values()))
+        client.sync(nanny.close)
+        deadline = time.monotonic() + 120
+        while len(client.nthreads()) < 2 or set(client.nthreads()) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert len(before & set(client.nthreads())) == 1
 
 
 def test_another_process_without_the_certificate_is_refused() -> None:

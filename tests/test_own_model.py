@@ -14,6 +14,10 @@ import torch
 from storage.cubes import open_run
 
 FACTORY = """
+    import os
+    import uuid
+    from pathlib import Path
+
     import torch
     from torch import nn
 
@@ -36,6 +40,7 @@ FACTORY = """
             return self.head(self.relu(x).mean((2, 3, 4)))
 
     def make():
+        Path(__file__).with_name(f"{os.getpid()}-{uuid.uuid4().hex}.made").touch()
         view = View(resize=(32, 24), crop=(24, 24), clip_length=8)
         return Small(), Profile("small", view, "RGB", 1 / 255, (0.5,) * 3, (0.25,) * 3, "classInd")
 """
@@ -49,8 +54,10 @@ def test_a_model_of_the_users_own_is_explained(tiny_ucf101: Path, tmp_path: Path
     environment = os.environ | {"PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=120)
     command = [sys.executable, "-m", "flows.cli", "explain", "--data", str(tiny_ucf101), "--subset", "all"]
-    command += ["--checkpoint", str(checkpoint), "--root", str(tmp_path / "root"), "--workers", "1"]
-    command += ["--model", "own_model:make", "--methods", "deep_taylor", "sensitivity"]
+    command += ["--checkpoint", str(checkpoint), "--root", str(tmp_path / "root"), "--workers", "2"]
+    command += ["--model", "own_model:make", "--methods", "deep_taylor", "sensitivity", "--block-clips", "2"]
+    for made in tmp_path.glob("*.made"):
+        made.unlink()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "root/runs").iterdir()
@@ -58,5 +65,7 @@ def test_a_model_of_the_users_own_is_explained(tiny_ucf101: Path, tmp_path: Path
     assert cubes.sizes["time"] == 8 and cubes.sizes["y"] == 24
     assert np.isfinite(cubes.deep_taylor).all() and (cubes.sensitivity >= 0).all()
     assert cubes.deep_taylor.attrs["units"] == "1"
+    makers = [path.name.split("-")[0] for path in tmp_path.glob("*.made")]
+    assert len(makers) == len(set(makers)) == 3, "the planner and each of two workers, once, for six blocks"
     weights = torch.load(checkpoint, weights_only=True)
     assert weights["head.weight"].shape[0] == len(cubes.output)
