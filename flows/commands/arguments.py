@@ -1,7 +1,8 @@
-"""What several commands say about their arguments."""
+"""Arguments that several commands take."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from cyclopts import Parameter
@@ -12,3 +13,23 @@ Several = Parameter(consume_multiple=True, negative_iterable=())
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """The values that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def settings_of(words: list[str]) -> dict[str, Any]:
+    """Settings given as name=value, with the value in JSON, or plain text where it is none.
+
+    Raises
+    ------
+    ValueError
+        If a word has no equals sign.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"setting {word!r}: give name=value, such as videos=1010")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from flows.commands.arguments import Several
-from flows.commands.watch import settings_of
+from flows.commands.arguments import Several, settings_of
 
 if TYPE_CHECKING:
     from flows.standing_server import Standing

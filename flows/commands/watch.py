@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import Several
+from flows.commands.arguments import Several, settings_of
 
 if TYPE_CHECKING:
     from storage.ledger import Entry
@@ -69,26 +68,6 @@ def watch(
         if every is None:
             return 0
         time.sleep(every)
-
-
-def settings_of(words: list[str]) -> dict[str, Any]:
-    """Settings given as name=value, with the value in JSON, or plain text where it is none.
-
-    Raises
-    ------
-    ValueError
-        If a word has no equals sign.
-    """
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ValueError(f"setting {word!r}: give name=value, such as videos=1010")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def look_once(place: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> None:
