@@ -364,7 +364,8 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     if summary.get("left_out_clips"):
         odd.append(
             f"Completed with exclusions: {summary['left_out_clips']:,} clips are left out, since they killed "
-            "their worker processes\n(exclusions.parquet of the run says which)."
+            "their worker processes\n(exclusions.parquet of the run says which; after `selrel verify RUN "
+            "--repair` the same command tries again)."
         )
     if summary["flagged_clips"]:
         odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")

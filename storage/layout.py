@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,13 +22,15 @@ import fsspec  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from zarr.storage import FsspecStore, LocalStore
 
-from storage.patience import patiently
+from storage.patience import may_pass, patiently
 
 Result = TypeVar("Result")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
+# What this process or machine lacks: no word about the file.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ class FileFacts:
 
 class UnusableRoot(ValueError):
     """A root that names no place, or a place that can't be written."""
+
+
+class UnreadableFile(OSError):
+    """A file on a disk that is there but can't be read; an S3 server that does not answer is none."""
+
+    def __str__(self) -> str:
+        """Name the file and the reason."""
+        return f"{self.filename} can't be read: {self.strerror}"
 
 
 @dataclass(frozen=True)
@@ -380,10 +391,12 @@ class Root:
         ------
         FileNotFoundError
             If there is no such file.
+        UnreadableFile
+            If it lies on a disk and can't be read.
         """
         full = self.join(path)
         try:
-            data = Path(full).read_bytes() if self.is_local else self.ask(lambda: _s3().cat_file(full))
+            data = _read_file(Path(full)) if self.is_local else self.ask(lambda: _s3().cat_file(full))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"no file {full}") from None
         return bytes(data)
@@ -662,6 +675,17 @@ def _block_name(block: int) -> str:
 
 def _receipt(directory: str, stage: str, block: int) -> str:
     return f"{directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno in _EXHAUSTED or may_pass(error):
+            raise
+        raise UnreadableFile(error.errno, error.strerror, str(path)) from error
 
 
 def _create_file(path: Path, data: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.layout import Root, content_hash
+from storage.layout import Root, UnreadableFile, content_hash
 
 REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
 
@@ -159,6 +159,8 @@ def damages(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str,
         receipt = read_receipt(root, path)
     except DamagedReceipt:
         return {path: "is no receipt, or was changed"}
+    except UnreadableFile as error:
+        return {path: f"can't be read: {error.strerror}"}
     if receipt is None:
         return {path: "is missing"}
     if (receipt.stage, receipt.block) != (stage, block):
@@ -176,9 +178,24 @@ def discard_damaged(root: Root, paths: HasReceipts, stage: str, block: int) -> d
         As `damages`.
     """
     found = damages(root, paths, stage, block)
-    for path in [*found, paths.receipts(stage, block)] if found else []:
-        root.delete(path)
+    if found:
+        discard(root, paths, stage, block, found)
     return found
+
+
+def discard(root: Root, paths: HasReceipts, stage: str, block: int, files: Iterable[str]) -> None:
+    """Delete files of a block, and last its receipt."""
+    for path in [*files, paths.receipts(stage, block)]:
+        root.delete(path)
+
+
+def withdraw(root: Root, paths: HasReceipts, stage: str, block: int) -> None:
+    """Delete a block that was done: all files of its receipt, and last the receipt."""
+    try:
+        receipt = read_receipt(root, paths.receipts(stage, block))
+    except (DamagedReceipt, UnreadableFile):
+        receipt = None
+    discard(root, paths, stage, block, receipt.files if receipt else ())
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +233,8 @@ def _damage(root: Root, path: str, sha256: str) -> str:
         data = root.read_bytes(path)
     except FileNotFoundError:
         return "is missing"
+    except UnreadableFile as error:
+        return f"can't be read: {error.strerror}"
     return (
         "" if hashlib.sha256(data).hexdigest() == sha256 else f"is not what was written ({len(data):,} bytes)"
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.layout import Root, RunPaths
-from storage.receipts import HasReceipts, damages, discard_damaged, is_sealed
+from storage.layout import Root, RunPaths, UnreadableFile
+from storage.receipts import HasReceipts, damages, discard, is_sealed
 from storage.runs import is_finished, read_run, read_summary
 from tasks.clips import clips_of, videos_of
 from tasks.index import video_blocks
@@ -27,12 +28,15 @@ class Verification:
     ----------
     clips, receipts : int
         How much was compared.
+    left_out : int
+        Blocks that the run ended without, since they killed their workers or need one that did.
     damaged : list of str
         A line for everything that is not as it was written.
     """
 
     clips: int = 0
     receipts: int = 0
+    left_out: int = 0
     damaged: list[str] = field(default_factory=list)
 
 
@@ -44,8 +48,8 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     root, paths
         Where the run lies.
     repair : bool
-        Take the receipts of what is damaged away, and the run's success marker, so that the run is unfinished
-        and the command that made it redoes just that.
+        Take the run's success marker away, and what is damaged with its receipts, so that the run is
+        unfinished and the command that made it redoes just that, and tries blocks that were left out again.
 
     Raises
     ------
@@ -59,16 +63,23 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     found = Verification()
     summary = _summary(root, paths, found)
     pieces = [piece for piece in _pieces(root, paths, found) if _belongs(root, piece, summary)]
-    look = discard_damaged if repair else damages
     with ThreadPoolExecutor(_READERS) as readers:
-        for damage in readers.map(lambda piece: look(root, *piece), pieces):
-            found.damaged += [f"{root.join(path)} {what}" for path, what in damage.items()]
-    found.receipts = len(pieces)
+        damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
+    found.damaged += [f"{root.join(path)} {what}" for damage in damage_of for path, what in damage.items()]
+    found.receipts, found.left_out = len(pieces), len(summary.get("left_out_blocks", []))
     if not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
         found.damaged.append(f"{root.join(paths.success)} belongs to other results than the receipts")
-    if found.damaged and repair:
+    if repair and (found.damaged or found.left_out):
+        # First: a run half repaired must not look finished.
         root.delete(paths.success)
+        _discard(root, zip(pieces, damage_of, strict=True))
     return found
+
+
+def _discard(root: Root, looked_at: Iterable[tuple[_Piece, dict[str, str]]]) -> None:
+    for piece, damage in looked_at:
+        if damage:
+            discard(root, *piece, damage)
 
 
 def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:
@@ -79,7 +90,7 @@ def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]
         if not is_sealed(root.read_json(paths.success)):
             raise ValueError(f"{root.join(paths.success)} was changed, or is of selrel's first version")
         return read_summary(root, paths)
-    except ValueError as error:
+    except (ValueError, UnreadableFile) as error:
         found.damaged.append(str(error))
         return {}
 
@@ -93,7 +104,7 @@ def _pieces(root: Root, paths: RunPaths, found: Verification) -> list[_Piece]:
         pieces += [(dataset, stage, 0) for stage in ("dataset", "frames", "flow")]
         pieces += [(dataset, "index", b) for b in range(len(video_blocks(videos_of(root, dataset_id))))]
         clips = clips_of(root, dataset_id)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (FileNotFoundError, UnreadableFile, ValueError, KeyError) as error:
         found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
         return pieces
     found.clips = len(clips.table)

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
-from storage.layout import Root, RunPaths, UnusableRoot, content_hash, file_at
+from storage.layout import Root, RunPaths, UnreadableFile, UnusableRoot, content_hash, file_at
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
 from storage.runs import is_finished, read_run, read_summary
@@ -136,7 +136,7 @@ class _Judge:
                 yield from self._of_content(replace(entry, sha256=sha256, circumstances=self._here))
         except FileNotFoundError:
             return
-        except PermissionError as error:
+        except (PermissionError, UnreadableFile) as error:
             yield replace(entry, reason=f"can't be read: {error.strerror or error}")
 
     def _of_content(self, entry: Entry) -> Iterator[Entry]:

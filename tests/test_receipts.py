@@ -1,10 +1,12 @@
 import hashlib
+import resource
 import struct
 
 import numpy as np
 import pytest
 
 from storage.layout import Root
+from storage.patience import may_pass
 from storage.receipts import (
     DamagedReceipt,
     Receipt,
@@ -16,8 +18,10 @@ from storage.receipts import (
     pending,
     read_receipt,
     read_receipts,
+    withdraw,
     write_receipt,
 )
+from tests.servers import BUCKET, s3_client, s3_server
 
 
 def written(root, paths, block, stage="explain"):
@@ -74,6 +78,56 @@ def test_any_damage_is_named_and_its_block_pending_again(tmp_path, path, damage,
     assert discard_damaged(root, run, "explain", 2) == complaint
     assert pending(root, run, "explain", [1, 2]) == [2]
     assert not root.exists(path)
+
+
+@pytest.mark.parametrize("path", [FILE, RECEIPT])
+def test_a_file_that_cannot_be_read_is_damage(tmp_path, path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 2)
+    root.delete(path)
+    # Its first byte is mapped nowhere, so that reading it fails as on a bad disk.
+    (tmp_path / path).symlink_to("/proc/self/mem")
+    assert discard_damaged(root, run, "explain", 2) == {path: "can't be read: Input/output error"}
+    assert pending(root, run, "explain", [2]) == [2]
+    written(root, run, 2)
+    assert damages(root, run, "explain", 2) == {}
+
+
+def test_what_this_process_lacks_is_no_damage(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            discard_damaged(root, run, "explain", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert damages(root, run, "explain", 2) == {}
+
+
+def test_a_store_that_does_not_answer_is_no_damage(tmp_path):
+    with s3_server(tmp_path / "served") as server, s3_client(server):
+        root = Root(f"s3://{BUCKET}/root", patient=False)
+        run = root.run("c3d-01")
+        written(root, run, 2)
+        server.process.kill()
+        server.process.wait()
+        with pytest.raises(Exception) as failed:
+            damages(root, run, "explain", 2)
+    assert may_pass(failed.value)
+
+
+def test_a_withdrawn_block_leaves_nothing_behind(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    for block in (1, 2):
+        written(root, run, block)
+    for _ in range(2):
+        withdraw(root, run, "explain", 2)
+        assert root.find(run.directory) == [RECEIPT.replace("2.json", "1.json"), FILE.replace("x2", "x1")]
 
 
 def test_the_receipt_of_another_block_is_not_taken_for_it(tmp_path):

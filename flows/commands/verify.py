@@ -11,6 +11,7 @@ def verify(run: str, *, repair: bool = False) -> int:
     """Read a finished run and its data set again, and compare every byte with the receipts.
 
     Prints a line for everything that is missing or changed, and exits with 1; with 0 if the run is sound.
+    That it left blocks out is said in a line, and no damage.
 
     Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
 
@@ -20,15 +21,20 @@ def verify(run: str, *, repair: bool = False) -> int:
         Where the run lies, as `selrel runs` lists it.
     repair
         Drop what is damaged and mark the run as unfinished, so that the `selrel explain` command that made it
-        redoes just that.
+        redoes just that, and tries again the blocks that were left out.
     """
     from storage.layout import run_at
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(run), repair=repair)
-    lines = [*found.damaged, _last_line(len(found.damaged), repair)] if found.damaged else []
+    if found.damaged:
+        lines = [*found.damaged, _last_line(len(found.damaged), repair)]
+    else:
+        lines = [f"Sound: {found.clips:,} clips, {found.receipts:,} receipts and all their files."]
+    if found.left_out:
+        lines.append(_left_out_line(found.left_out, repair))
     console = Console()
-    for line in lines or [f"Sound: {found.clips:,} clips, {found.receipts:,} receipts and all their files."]:
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return FAILED if found.damaged else 0
 
@@ -38,3 +44,10 @@ def _last_line(n_damaged: int, repair: bool) -> str:
     if repair:
         return f"{what} and dropped: the `selrel explain` command of this run now redoes just that."
     return f"{what}; `selrel verify RUN --repair` drops it, so that `selrel explain` redoes just that."
+
+
+def _left_out_line(n_blocks: int, repair: bool) -> str:
+    what = "1 block was left out" if n_blocks == 1 else f"{n_blocks:,} blocks were left out"
+    if repair:
+        return f"{what}: the run is unfinished now, and its `selrel explain` command tries again."
+    return f"{what}; after `selrel verify RUN --repair` the `selrel explain` command of this run tries again."

@@ -1,0 +1,123 @@
+"""Verify, on a small run that left a block out: what it says, and what it drops for the next start."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from storage.layout import Root, RunPaths
+from storage.receipts import Written, file_hashes, read_receipt, withdraw, write_receipt
+from storage.runs import is_finished
+from tasks.report import report
+from tasks.verify import verify_run
+from tests.made_run import DATASET, RUN, make_run
+
+LEFT_OUT = 1
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two blocks, of which the second was explained but not scored; to be copied."""
+    place = Root(str(tmp_path_factory.mktemp("made")))
+    make_run(place.url, n_clips=20)
+    paths, dataset = place.run(RUN), place.dataset(DATASET)
+    place.delete(paths.success)
+    withdraw(place, paths, "score", LEFT_OUT)
+    write_receipt(place, paths, "relevance", 0, Written())
+    write_receipt(place, dataset, "dataset", 0, file_hashes(place, [dataset.index, dataset.exclusions]))
+    for stage in ("frames", "flow"):
+        write_receipt(place, dataset, stage, 0, Written())
+    for stage in ("decode", "motion"):
+        for block in range(2):
+            write_receipt(place, dataset, stage, block, Written())
+    report.fn(
+        place.url,
+        RUN,
+        [{"stage": "score", "block": LEFT_OUT, "start": 16, "stop": 20, "reason": "score: killed"}],
+    )
+    return Path(place.url)
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Root:
+    shutil.copytree(made, tmp_path / "root")
+    return Root(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def paths(place: Root) -> RunPaths:
+    return place.run(RUN)
+
+
+@pytest.fixture
+def damaged(place: Root, paths: RunPaths) -> Iterator[list[str]]:
+    """Two files that can't be read: a link to itself, and one whose bytes the disk does not give."""
+    files = [paths.score(0), paths.table("table1")]
+    for file, target in zip(files, (place.join(files[0]), "/proc/self/mem"), strict=True):
+        place.delete(file)
+        Path(place.join(file)).symlink_to(target)
+    yield files
+    for file in files:
+        place.delete(file)
+
+
+def verify(place: Root, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[str]]:
+    code = cli.main(["verify", place.join(f"runs/{RUN}"), *options])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_a_run_that_left_blocks_out_is_sound_and_can_try_them_again(
+    place: Root, paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = verify(place, capsys)
+    assert code == 0, lines
+    assert lines[0].startswith("Sound: ")
+    assert lines[1:] == [
+        "1 block was left out; after `selrel verify RUN --repair` the `selrel explain` command of this run "
+        "tries again."
+    ]
+    assert is_finished(place, paths)
+    code, lines = verify(place, capsys, "--repair")
+    assert (code, len(lines)) == (0, 2)
+    assert lines[1] == (
+        "1 block was left out: the run is unfinished now, and its `selrel explain` command tries again."
+    )
+    assert not is_finished(place, paths)
+    assert read_receipt(place, paths.receipts("score", 0)) is not None
+
+
+def test_files_that_cannot_be_read_are_damage_in_a_line_each_and_are_dropped(
+    place: Root, paths: RunPaths, damaged: list[str]
+) -> None:
+    reasons = ("Too many levels of symbolic links", "Input/output error")
+    lines = [f"{place.join(file)} can't be read: {why}" for file, why in zip(damaged, reasons, strict=True)]
+    assert sorted(verify_run(place, paths).damaged) == sorted(lines)
+    assert sorted(verify_run(place, paths, repair=True).damaged) == sorted(lines)
+    assert not is_finished(place, paths)
+    assert read_receipt(place, paths.receipts("score", 0)) is None
+    assert not any(Path(place.join(file)).is_symlink() for file in damaged)
+
+
+@pytest.mark.parametrize("name", ["success", "run_json"])
+def test_a_description_that_cannot_be_read_is_damage(place: Root, paths: RunPaths, name: str) -> None:
+    path = getattr(paths, name)
+    place.delete(path)
+    Path(place.join(path)).symlink_to("/proc/self/mem")
+    lines = verify_run(place, paths, repair=True).damaged
+    assert f"{place.join(path)} can't be read: Input/output error" in lines
+    assert not any("\n" in line for line in lines)
+    assert not Path(place.join(path)).is_symlink()
+
+
+def test_a_run_half_repaired_is_not_finished(place: Root, paths: RunPaths) -> None:
+    """Repairing stops at what can't be deleted like a file: a directory in the place of one."""
+    place.write_bytes(paths.table("table1"), b"other")
+    place.delete(paths.score(0))
+    Path(place.join(paths.score(0))).mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        verify_run(place, paths, repair=True)
+    assert not is_finished(place, paths)
