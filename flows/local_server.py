@@ -128,6 +128,8 @@ def _server_environment(home: Path, password: str) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_AUTH_STRING": password,
+        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",

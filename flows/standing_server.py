@@ -14,10 +14,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,23 @@ _LONGEST_PAUSE_S = 60.0
 _log = logging.getLogger("selrel")
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass
 class Kept:
-    """A `prefect` command that is to run all the time; its output goes to ``<state>/<name>.log``."""
+    """A `prefect` command that is to run all the time; its output goes to ``<state>/<name>.log``.
+
+    What is left of one that ended is cleared away by `clear` before it is started again; where that fails
+    for want of the server, it is tried again with the start.
+    """
 
     name: str
     arguments: Sequence[str]
     state: Path
     environment: Mapping[str, str]
+    clear: Callable[[], object] = _nothing
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _pause: float = field(default=1.0, init=False)
     _not_before: float = field(default=0.0, init=False)
@@ -87,6 +97,11 @@ class Kept:
             )
             self._not_before = now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
+            try:
+                self.clear()
+            except (httpx.HTTPError, RuntimeError) as error:
+                _log.warning("the %s waits for the server: %s", self.name, error)
+                return
             self.start()
 
 
@@ -152,7 +167,8 @@ def standing_server(
         mark = stack.enter_context(keeper())
         of_server, of_worker = ({**environment, MARK: f"{mark}.{name}"} for name in ("server", "worker"))
         server = Kept("server", _server_command(standing), state, of_server)
-        worker = Kept("worker", ("worker", "start", "--pool", POOL), state, of_worker)
+        unbegun = partial(_end_unbegun_runs, standing)
+        worker = Kept("worker", ("worker", "start", "--pool", POOL), state, of_worker, unbegun)
         stack.callback(end, f"{mark}.server")
         copy_empty_database(state / "prefect.db")
         server.start()
@@ -228,6 +244,8 @@ def _environment(standing: Standing) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": password,
         "PREFECT_SERVER_API_AUTH_STRING": password,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "5",
@@ -297,7 +315,7 @@ def _client_settings(standing: Standing) -> Iterator[None]:
 
 
 def _set_up(parameters: Mapping[str, Any], every: timedelta) -> None:
-    """Give the watcher its parameters and switch its schedule on; add the automation; end lost runs."""
+    """Give the watcher its parameters and switch its schedule on; add the automations; end lost runs."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.client.schemas.schedules import IntervalSchedule
@@ -309,33 +327,41 @@ def _set_up(parameters: Mapping[str, Any], every: timedelta) -> None:
         client.update_deployment_schedule(
             deployment.id, schedule.id, active=True, schedule=IntervalSchedule(interval=every)
         )
-    add_heartbeat_automation()
-    _end_lost_runs()
+    add_heartbeat_automations()
+    # An earlier life of this server left them: their processes are gone.
+    _end_runs("PENDING", "RUNNING", "CANCELLING", reason="selrel serve was stopped during this run.")
 
 
-def add_heartbeat_automation() -> None:
-    """Have the server mark runs as crashed that send no heartbeat any more, in place of an older rule."""
+def add_heartbeat_automations() -> None:
+    """Have the server mark runs as crashed whose process is gone, in place of older rules."""
     import yaml  # type: ignore[import-untyped]
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
 
-    rule = AutomationCore.model_validate(yaml.safe_load(HEARTBEAT.read_text()))
     with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(rule.name):
-            client.delete_automation(old.id)
-        client.create_automation(rule)
+        for rule in map(AutomationCore.model_validate, yaml.safe_load(HEARTBEAT.read_text())["automations"]):
+            for old in client.read_automations_by_name(rule.name):
+                client.delete_automation(old.id)
+            client.create_automation(rule)
 
 
-def _end_lost_runs() -> None:
-    """Mark as crashed what an earlier life of this server left running: its processes are gone."""
+def _end_unbegun_runs(standing: Standing) -> None:
+    """Mark as crashed what the worker had taken when it ended, and nobody will begin.
+
+    A run that had begun may still go on; its heartbeat tells.
+    """
+    with _client_settings(standing):
+        _end_runs("PENDING", reason="The worker was lost before this run began.")
+
+
+def _end_runs(*states: str, reason: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
     from prefect.states import Crashed
 
-    lost = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(lost),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),
             work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
         ):
-            client.set_flow_run_state(run.id, Crashed(message="selrel serve was stopped during this run."))
+            client.set_flow_run_state(run.id, Crashed(message=reason))

@@ -116,6 +116,7 @@ def publish(source: Path, target: Path, factor: float = 1.0) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     sockets: list[str] = []
     with serve(tmp_path, tiny_ucf101, "--every", "5") as serving:
@@ -125,8 +126,8 @@ def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path,
             wait_for(lambda: True, serving)
             sockets += listening_addresses(serving.processes())
             time.sleep(1)
-        # The worker and the run that it started are killed together: the run stays RUNNING until its
-        # heartbeat is missed, and is then tried again.
+        # The worker and all that it started are killed together. A run that had begun stays RUNNING until its
+        # heartbeat is missed, and is then tried again; one that had not must not keep the watcher's only slot.
         publish(tiny_checkpoint, serving.watch / "second.pth.tar", 2.0)
         wait_for(lambda: len(list_runs(serving.root)) == 2, serving)
         for process in [*serving.named("worker", "start"), *serving.named("prefect.engine")]:
