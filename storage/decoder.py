@@ -2,13 +2,16 @@
 
 `storage.videos` starts this file as a program and keeps it. A request comes over a socket with the write
 ends of two pipes: the fork that decodes the video answers into the first, and how that fork ended goes into
-the second. FFmpeg is told to open nothing but local files in `CONTAINERS`; should it be talked into more, the
-fork may hold one more open file than it has, which is the video, and write none.
+the second. The fork reads the file for FFmpeg, which takes a failed read for the video's end. FFmpeg is told
+to open nothing but local files in `CONTAINERS`; should it be talked into more, the fork may hold one more
+open file than it has, which is the video, and write none.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import itertools
 import json
 import math
@@ -23,7 +26,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import cv2
 import numpy as np
@@ -55,13 +58,22 @@ ENVIRONMENT = {
 # What stands before every part of an answer: its kind and two numbers, height and width of a frame, or
 # the length of a JSON text.
 HEAD = struct.Struct("<c2I")
-FRAME, PROGRESS, FACTS, REFUSAL = b"F", b"P", b"D", b"E"
+FRAME, PROGRESS, FACTS, REFUSAL, UNREAD = b"F", b"P", b"D", b"E", b"U"
 STARTED = struct.Struct("<i")
 REQUEST_BYTES = 65_536
+READ_BYTES = 2**20
 
 
 class Refusal(Exception):
     """Why a video is not decoded, in one line."""
+
+
+class Unread(Exception):
+    """The system did not give the video's bytes; `number` is its errno."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.number = error.errno or errno.EIO
 
 
 def serve(control: socket.socket) -> None:
@@ -145,15 +157,9 @@ def _confine() -> None:
 
 def _answer(request: dict[str, Any], pipe: BinaryIO) -> None:
     try:
-        known_rate = not _lacks_rate(request["path"])
-        with _opened(request["path"]) as capture:
-            if request["task"] == "header":
-                _tell(pipe, FACTS, {"header_frames": _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))})
-            elif request["task"] == "count":
-                counted = _counted(capture, pipe)
-                _tell(pipe, FACTS, counted if known_rate else {**counted, "header_fps": 0.0})
-            else:
-                _tell(pipe, FACTS, {"decoded": _sent(capture, pipe, request["start"], request["stop"])})
+        _tell(pipe, FACTS, _found(request, pipe))
+    except Unread as unread:
+        _tell(pipe, UNREAD, {"errno": unread.number})
     except Refusal as refusal:
         _tell(pipe, REFUSAL, {"reason": str(refusal)})
     except MemoryError:
@@ -162,10 +168,65 @@ def _answer(request: dict[str, Any], pipe: BinaryIO) -> None:
         _tell(pipe, REFUSAL, {"reason": f"fails in OpenCV: {' '.join(str(error.err).split())[:120]}"})
 
 
-def _lacks_rate(path: str) -> bool:
+def _found(request: dict[str, Any], pipe: BinaryIO) -> dict[str, Any]:
+    with _file(request["path"]) as file:
+        known_rate = not _lacks_rate(file)
+        with _opened(file) as capture:
+            if request["task"] == "header":
+                return {"header_frames": _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))}
+            if request["task"] == "count":
+                counted = _counted(capture, pipe)
+                return counted if known_rate else {**counted, "header_fps": 0.0}
+            return {"decoded": _sent(capture, pipe, request["start"], request["stop"])}
+
+
+class _File(io.BufferedIOBase):
+    """A video as FFmpeg reads it. Errors are kept: raised, they would go through C, which can't clean up."""
+
+    def __init__(self, path: str) -> None:
+        self.content = io.FileIO(path)
+        self.error: OSError | MemoryError | None = None
+
+    def read(self, size: int | None = READ_BYTES, /) -> bytes:
+        """Read up to so many bytes; none at the end, and where reading fails."""
+        try:
+            return self.content.read(min(size or 0, READ_BYTES))
+        except (OSError, MemoryError) as error:
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place; -1 where that fails."""
+        try:
+            return self.content.seek(offset, whence)
+        except OSError as error:
+            # A place before the start is one that a damaged video names.
+            if error.errno != errno.EINVAL:
+                self.error = error
+            return -1
+
+
+@contextmanager
+def _file(path: str) -> Iterator[_File]:
+    """Open a file, and raise what went wrong with reading it instead of what was made of that."""
+    try:
+        file = _File(path)
+    except OSError as error:
+        raise Unread(error) from error
+    with file.content:
+        try:
+            yield file
+        finally:
+            if isinstance(file.error, OSError):
+                raise Unread(file.error)
+            if file.error:
+                raise file.error
+
+
+def _lacks_rate(file: _File) -> bool:
     """Whether an AVI states no frame rate: FFmpeg takes 25 then, and does not say so."""
-    with open(path, "rb") as file:
-        start = file.read(4096)
+    start = file.read(4096)
+    file.seek(0)
     main, video = start.find(b"avih"), start.find(b"vids", start.find(b"strh"))
     if start[:4] != b"RIFF" or start[8:12] != b"AVI " or min(main, video) < 0:
         return False
@@ -181,8 +242,8 @@ def _tell(pipe: BinaryIO, kind: bytes, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[cv2.VideoCapture]:
-    capture = _capture(path)
+def _opened(file: _File) -> Iterator[cv2.VideoCapture]:
+    capture = _capture(file)
     try:
         if not capture.isOpened():
             raise Refusal(f"is not a readable video; allowed are {', '.join(CONTAINERS)}")
@@ -197,7 +258,7 @@ def _opened(path: str) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def _capture(path: str) -> cv2.VideoCapture:
+def _capture(file: _File) -> cv2.VideoCapture:
     settings = {
         # No time limits of OpenCV's: after one, a video would seem to end where a slow disk stood still.
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 0,
@@ -206,7 +267,7 @@ def _capture(path: str) -> cv2.VideoCapture:
         # Several threads conceal damage differently from run to run, and workers bring their own.
         cv2.CAP_PROP_N_THREADS: 1,
     }
-    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [n for s in settings.items() for n in s])
+    return cv2.VideoCapture(cast(Any, file), cv2.CAP_FFMPEG, [n for s in settings.items() for n in s])
 
 
 def _frames(
@@ -313,7 +374,8 @@ def _number(value: float) -> float:
 
 def _warm_up() -> None:
     """Let FFmpeg set up here what every fork would set up again."""
-    _capture(__file__).release()
+    with _file(__file__) as file:
+        _capture(file).release()
     gc.freeze()
 
 

@@ -3,7 +3,8 @@
 Header frame counts lie in both directions and seeking lands on the wrong frame in damaged files, so
 frames are counted by decoding, and a range is read by decoding up to it. All of it happens in a process
 of its own for every video (`storage.decoder`): one that crashes or hangs the decoder, or eats the memory,
-is undecodable and does no other harm.
+is undecodable and does no other harm. What the machine is to blame for, a disk that fails or a decoder that
+is killed or stopped from outside, is an OSError and says nothing of the video: it may be tried again.
 """
 
 import atexit
@@ -26,17 +27,29 @@ import numpy as np
 import numpy.typing as npt
 
 from storage import decoder
-from storage.decoder import CONTAINERS, CPU_SECONDS_A_FRAME, FACTS, FRAME, HEAD, MAX_PIXELS, REFUSAL, STARTED
+from storage.decoder import (
+    CONTAINERS,
+    CPU_SECONDS_A_FRAME,
+    FACTS,
+    FRAME,
+    HEAD,
+    MAX_PIXELS,
+    REFUSAL,
+    STARTED,
+    UNREAD,
+)
 
 __all__ = ["CONTAINERS", "UndecodableVideo", "VideoFacts", "count_frames", "header_frames", "read_frames"]
 
 ASSUMED_FPS = 25.0
 FPS_RANGE = (0.1, 1000.0)
-# A decoder that waits this long for bytes waits for a disk or a network, which is not the video's fault.
+# A decoder that gives no bytes for so long waits for a disk or a network, or was stopped; on the CPU, a video
+# that hangs it meets CPU_SECONDS_A_FRAME before. So it is not the video's fault.
 SILENCE_SECONDS = 300
 _PIPE_BYTES = 2**20
 _TEXT_BYTES = 65_536
-# Sent from outside, by a person or by a kernel that runs out of memory.
+# Sent from outside, by a person or by a kernel that runs out of memory. No video takes more of it than
+# MEMORY_BYTES: there an allocation fails, which is told or aborts; and for CPU time the signal is SIGXCPU.
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -105,7 +118,8 @@ def count_frames(path: str | os.PathLike[str]) -> VideoFacts:
     UndecodableVideo
         If the file is no video in one of `CONTAINERS`, yields no frame, or brings the decoder down.
     OSError
-        If the file can't be read now: it is missing, or its disk does not answer (TimeoutError).
+        If the file can't be read now: it is missing, or its disk fails; if its disk or its decoder stands
+        still (TimeoutError); if its decoder was killed from outside, twice (ChildProcessError).
     """
     name = os.fspath(path)
     *_, found = _decoded(name, task="count")
@@ -191,6 +205,18 @@ class _Ended(Exception):
         self.code = code
 
 
+class _Silence(Exception):
+    """A process of the decoder's that says nothing for too long."""
+
+
+def _await(descriptor: int) -> None:
+    """Wait until there is something to read, or the end."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    if not waiting.poll(SILENCE_SECONDS * 1000):
+        raise _Silence
+
+
 def _decoded(name: str, *, task: str, start: int = 0, stop: int | None = None) -> Iterator[Part]:
     """Yield the frames asked for, if any, then what is known of the video."""
     _check_file(name)
@@ -203,15 +229,19 @@ def _decoded(name: str, *, task: str, start: int = 0, stop: int | None = None) -
                 start += 1
             return
         except _Ended as ended:
-            if last_try or ended.code not in (None, *_FROM_OUTSIDE):
+            if ended.code not in (None, *_FROM_OUTSIDE):
                 raise UndecodableVideo(name, _how_it_ended(ended.code)) from None
+            if last_try:
+                needed = f"{decoder.MEMORY_BYTES // 2**20:,} MiB at most"
+                raise ChildProcessError(
+                    f"{name}: its decoder was killed from outside, twice; for want of memory ({needed})?"
+                    " Use fewer workers then"
+                ) from None
 
 
-def _how_it_ended(code: int | None) -> str:
+def _how_it_ended(code: int) -> str:
     if code == -signal.SIGXCPU:
         return f"hangs the decoder: one frame took more than {CPU_SECONDS_A_FRAME} s of a CPU"
-    if code is None or code in _FROM_OUTSIDE:
-        return "the decoder was killed on it, twice: out of memory?"
     return f"crashes the decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
@@ -229,22 +259,28 @@ def _check_file(name: str) -> None:
 
 
 def _answers(name: str, request: dict[str, Any]) -> Iterator[Part]:
-    job = _start(json.dumps(request, ensure_ascii=False).encode())
     try:
-        while True:
-            kind, *numbers = HEAD.unpack(job.read(np.empty(HEAD.size, np.uint8)).data)
-            if kind == FRAME:
-                yield _frame(job, *numbers)
-            elif kind in (FACTS, REFUSAL):
-                break
-        content = json.loads(bytes(job.read(np.empty(min(numbers[0], _TEXT_BYTES), np.uint8))))
-        if kind == REFUSAL:
-            raise UndecodableVideo(name, content["reason"])
-        yield content
-    except TimeoutError as error:
-        raise TimeoutError(f"{name}: no bytes of it for {SILENCE_SECONDS} s; is its disk there?") from error
-    finally:
-        job.close()
+        with contextlib.closing(_start(json.dumps(request, ensure_ascii=False).encode())) as job:
+            while True:
+                kind, *numbers = HEAD.unpack(job.read(np.empty(HEAD.size, np.uint8)).data)
+                if kind == FRAME:
+                    yield _frame(job, *numbers)
+                elif kind in (FACTS, REFUSAL, UNREAD):
+                    break
+            text = bytes(job.read(np.empty(min(numbers[0], _TEXT_BYTES), np.uint8)))
+            yield _facts(name, kind, json.loads(text))
+    except _Silence:
+        raise TimeoutError(
+            f"{name}: no bytes of it for {SILENCE_SECONDS} s; is its disk there, is its decoder stopped?"
+        ) from None
+
+
+def _facts(name: str, kind: bytes, content: dict[str, Any]) -> dict[str, Any]:
+    if kind == REFUSAL:
+        raise UndecodableVideo(name, content["reason"])
+    if kind == UNREAD:
+        raise OSError(content["errno"], os.strerror(content["errno"]), name)
+    return content
 
 
 def _frame(job: "_Job", height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -259,18 +295,19 @@ class _Job:
 
     def __init__(self, pid: int, answer: int, end: int) -> None:
         self.pid, self.answer, self.end = pid, answer, end
-        self.waiting = select.poll()
-        self.waiting.register(answer, select.POLLIN)
 
     def read(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Fill an array with the next bytes of the answer, or say how the decoder ended."""
         rest = data.reshape(-1).data
         while rest:
-            if not self.waiting.poll(SILENCE_SECONDS * 1000):
+            try:
+                _await(self.answer)
+            except _Silence:
                 self.kill()
-                raise TimeoutError
+                raise
             n_read = os.readv(self.answer, [rest])
             if n_read == 0:
+                _await(self.end)
                 code = os.read(self.end, STARTED.size)
                 raise _Ended(STARTED.unpack(code)[0] if code else None)
             rest = rest[n_read:]
@@ -305,29 +342,37 @@ class _Server:
             )
 
     def start(self, request: bytes) -> _Job:
-        """Start a decoder; raises OSError if this process is gone."""
+        """Start a decoder; raises ConnectionError if this process is gone."""
         answer, answered = os.pipe()
         end, ended = os.pipe()
         try:
             with contextlib.suppress(OSError, AttributeError):
                 fcntl.fcntl(answered, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             socket.send_fds(self.control, [request], [answered, ended])
+            _await(self.control.fileno())
             started = self.control.recv(STARTED.size)
             if len(started) < STARTED.size:
                 raise ConnectionResetError("the decoding process is gone")
         except BaseException:
             os.close(answer)
             os.close(end)
+            # What it says later would be taken for the answer to the next request.
+            self.close()
             raise
         finally:
             os.close(answered)
             os.close(ended)
         return _Job(STARTED.unpack(started)[0], answer, end)
 
+    def usable(self) -> bool:
+        """Whether there is a process to ask, and one of this process's own."""
+        return self.owner == os.getpid() and self.process.returncode is None
+
     def close(self) -> None:
-        """Let the process end, which it does when nobody can ask it any more."""
+        """End the process, also one that is stopped; decoders at work go on."""
         self.control.close()
         if self.owner == os.getpid():
+            self.process.kill()
             self.process.wait()
 
 
@@ -337,8 +382,8 @@ _servers: list[_Server] = []
 
 def _start(request: bytes) -> _Job:
     with _lock:
-        if _servers and _servers[0].owner == os.getpid():
-            with contextlib.suppress(OSError):
+        if _servers and _servers[0].usable():
+            with contextlib.suppress(ConnectionError):
                 return _servers[0].start(request)
         _close_server()
         _servers.append(_Server())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,10 @@ import psutil
 import pytest
 
 from storage import decoder, videos
+from storage.layout import Root
+from storage.tables import read_table
 from storage.videos import UndecodableVideo, count_frames, header_frames, read_frames
+from tasks import index
 from tests.processes import wait_until_gone
 
 # What FFmpeg would do on a video that breaks it, by the name of the file. Python loads this module first, and
@@ -23,10 +29,13 @@ import sys
 if any(word.endswith("decoder.py") for word in sys.orig_argv):
     import ctypes, math, os, resource, signal, time, cv2, numpy
     Real = cv2.VideoCapture
+    # The kernel answers reads with EIO: nothing lies at the first addresses of a process.
+    broken, spare = (os.open("/proc/self/mem", os.O_RDONLY) for _ in range(2))
     class Capture:
-        def __init__(self, path, *rest):
-            self.real = Real(path, *rest)
-            self.fault = getattr(self, "_" + os.path.basename(path).partition(".")[0], None)
+        def __init__(self, file, *rest):
+            self.real = Real(file, *rest)
+            self.file = file.content
+            self.fault = getattr(self, "_" + os.path.basename(self.file.name).partition(".")[0], None)
             self.left = 5
         def __getattr__(self, name):
             return getattr(self.__dict__.get("real"), name)
@@ -50,17 +59,41 @@ if any(word.endswith("decoder.py") for word in sys.orig_argv):
             self.eaten = [numpy.empty(2**27, numpy.uint8) for _ in range(10**6)]
         def _killed(self):
             os.kill(os.getpid(), signal.SIGKILL)
-        def _killedonce(self):
-            marker = os.environ["KILLED_ONCE"]
-            if os.path.exists(marker):
-                os.unlink(marker)
+        def _armed(self):
+            for number in range(9):
+                try:
+                    os.unlink(f"{self.file.name}.{number}")
+                    return True
+                except FileNotFoundError:
+                    pass
+        def _killedagain(self):
+            if self._armed():
                 self._killed()
+        def _unread(self):
+            os.dup2(broken, self.file.fileno())
+        def _unreadonce(self):
+            if self._armed():
+                os.dup2(self.file.fileno(), spare)
+                self._unread()
+                self.real.grab()
+                os.dup2(spare, self.file.fileno())
+        _v_Archery_g01_c01, _v_Archery_g01_c02 = _killedagain, _unreadonce
         def _exception(self):
             raise RuntimeError("a line\\nand another")
         def _files(self):
             for _ in range(2):
                 os.open(os.devnull, os.O_RDONLY)
     cv2.VideoCapture = Capture
+"""
+
+
+STOPPED_AT_THE_END = """
+import os, signal, sys
+from storage import videos
+assert videos.count_frames(sys.argv[1]).n_frames == 5
+pid = videos._servers[0].process.pid
+os.kill(pid, signal.SIGSTOP)
+print(pid)
 """
 
 
@@ -71,7 +104,6 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "faults"), before])))
-    monkeypatch.setenv("KILLED_ONCE", str(tmp_path / "killed-once"))
     videos._close_server()
     yield
     videos._close_server()
@@ -83,7 +115,6 @@ FAULTY = {
     "exception": r"crashes the decoder \(exit code 1\)",
     "hangbriefly": r"hangs the decoder: one frame took more than 30 s",
     "eat": r"needs more than 2,048 MiB",
-    "killed": r"was killed on it, twice",
     "files": r"crashes the decoder",
 }
 
@@ -111,14 +142,74 @@ def test_the_kernel_ends_a_hanging_decoder(tmp_path, make_avi, make_frames, faul
         count_frames(make_avi(tmp_path / "hang.avi", make_frames(20)))
 
 
+def arm(video: Path, times: int) -> None:
+    """Let the fault of a video happen so many times."""
+    for number in range(times):
+        Path(f"{video}.{number}").touch()
+
+
 def test_a_decoder_killed_from_outside_is_replaced_in_the_middle(tmp_path, make_avi, make_frames, faulty):
-    video = make_avi(tmp_path / "killedonce.avi", make_frames(20))
+    video = make_avi(tmp_path / "killedagain.avi", make_frames(20))
     expected = np.stack(list(read_frames(video)))
     for attempt in (lambda: np.stack(list(read_frames(video))), lambda: count_frames(video)):
-        (tmp_path / "killed-once").touch()
+        arm(video, 1)
         found = attempt()
-        assert not (tmp_path / "killed-once").exists()
+        assert not list(tmp_path.glob("*.0"))
         assert found.n_frames == 20 if hasattr(found, "n_frames") else np.array_equal(found, expected)
+
+
+MACHINE = {
+    # Killed on the first try and on the second.
+    "killedagain": (
+        2,
+        ChildProcessError,
+        r"killedagain.avi: its decoder was killed from outside, twice",
+    ),
+    "unreadonce": (1, OSError, rf"Errno {errno.EIO}\] .*unreadonce.avi"),
+}
+
+
+@pytest.mark.parametrize(("fault", "expected"), MACHINE.items(), ids=MACHINE)
+def test_trouble_of_the_machine_is_no_fault_of_the_video(
+    tmp_path, make_avi, make_frames, faulty, fault, expected
+):
+    times, kind, words = expected
+    video = make_avi(tmp_path / f"{fault}.avi", make_frames(20, size=(320, 240)))
+    sound = np.stack(list(read_frames(video)))
+    for attempt in (
+        lambda: list(read_frames(video)),
+        lambda: list(read_frames(video, stop=6)),
+        lambda: count_frames(video),
+    ):
+        arm(video, times)
+        with pytest.raises(kind, match=words) as error:
+            attempt()
+        assert not isinstance(error.value, UndecodableVideo) and "\n" not in str(error.value)
+    assert np.array_equal(np.stack(list(read_frames(video))), sound), "on the next try"
+    assert count_frames(video).n_frames == 20
+
+
+def test_a_disk_that_fails_for_good_ends_no_video_early(tmp_path, make_avi, make_frames, faulty):
+    video = make_avi(tmp_path / "unread.avi", make_frames(20, size=(320, 240)))
+    for attempt in (count_frames, lambda path: list(read_frames(path, stop=20))):
+        with pytest.raises(OSError, match=rf"Errno {errno.EIO}\]"):
+            attempt(video)
+
+
+def test_a_block_of_the_index_waits_for_the_machine(tmp_path, make_avi, make_frames, faulty):
+    data, root = tmp_path / "data", Root(str(tmp_path / "root"))
+    names = ["Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g01_c02.avi"]
+    described = [[name, "Archery", 0, 1, "test", 1] for name in names]
+    root.write_json(root.dataset("d").description, {"videos": described, "view": {"clip_length": 16}})
+    (data / "ucfTrainTestlist").mkdir(parents=True)
+    for name, (times, _, _) in zip(names, MACHINE.values(), strict=True):
+        arm(make_avi(data / "UCF-101" / name, make_frames(20, size=(320, 240))), times)
+    for _, kind, _ in MACHINE.values():
+        with pytest.raises(kind):
+            index.count_block(root, "d", str(data), 0)
+    index.count_block(root, "d", str(data), 0)
+    counts = read_table(root, root.dataset("d").counts(0)).to_pandas()
+    assert list(counts.n_frames) == [20, 20] and list(counts.note) == ["", ""]
 
 
 def test_a_server_of_decoders_that_is_killed_is_replaced(tmp_path, make_avi, make_frames):
@@ -139,15 +230,56 @@ def test_a_server_of_decoders_that_is_killed_is_replaced(tmp_path, make_avi, mak
 
 
 def test_a_silent_disk_is_not_the_videos_fault(tmp_path, make_avi, make_frames, monkeypatch):
-    monkeypatch.setattr(videos, "SILENCE_SECONDS", 0.2)
     reading = read_frames(make_avi(tmp_path / "video.avi", make_frames(200, size=(320, 240))))
     next(reading)
     stopped = [process for process in _servers() if process.ppid() != os.getpid()]
     for process in stopped:
         process.suspend()
-    with pytest.raises(TimeoutError, match=r"video.avi: no bytes of it for 0.2 s"):
-        list(reading)
+    _check_silence(lambda: list(reading), monkeypatch)
     assert wait_until_gone(stopped, timeout=60) == []
+
+
+def test_a_server_of_decoders_that_is_stopped_is_not_waited_for(tmp_path, make_avi, make_frames, monkeypatch):
+    video = make_avi(tmp_path / "video.avi", make_frames(200, size=(320, 240)))
+    expected = np.stack(list(read_frames(video)))
+    # Stopped before it is asked, and while a decoder of its own is at work, whose end it can't tell then.
+    (server,) = _servers()
+    server.suspend()
+    _check_silence(lambda: count_frames(video), monkeypatch)
+    assert wait_until_gone([server], timeout=60) == []
+    reading = read_frames(video)
+    next(reading)
+    family = _servers()
+    (server,) = (process for process in family if process.ppid() == os.getpid())
+    server.suspend()
+    for process in family:
+        if process != server:
+            process.kill()
+    _check_silence(lambda: list(reading), monkeypatch)
+    _check_silence(lambda: count_frames(video), monkeypatch)
+    assert wait_until_gone(family, timeout=60) == []
+    assert np.array_equal(np.stack(list(read_frames(video))), expected)
+
+
+def test_a_stopped_server_does_not_hold_the_program_that_ends(tmp_path, make_avi, make_frames):
+    video = make_avi(tmp_path / "video.avi", make_frames(5))
+    program = subprocess.run(
+        [sys.executable, "-c", STOPPED_AT_THE_END, video],
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not psutil.pid_exists(int(program.stdout))
+
+
+def _check_silence(attempt, monkeypatch):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(TimeoutError, match="video.avi: no bytes of it for 0.2 s"),
+    ):
+        patch.setattr(videos, "SILENCE_SECONDS", 0.2)
+        attempt()
 
 
 def test_a_decoder_is_confined(tmp_path, make_avi, make_frames):
