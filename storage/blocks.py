@@ -21,6 +21,7 @@ from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
+from storage.bounded_zstd import bounded
 from storage.layout import Root, content_hash
 from storage.receipts import REPAIR, Written, array_sha256
 from storage.zarr_metadata import UnsafeGroup, check_arrays
@@ -299,7 +300,8 @@ def _check_template(root: Root, path: str, template: str) -> None:
 def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
     try:
         store = root.zarr_store(path, read_only=mode == "r")
-        group = root.ask(lambda: zarr.open_group(store, mode=mode, zarr_format=3))  # type: ignore[arg-type]
+        with bounded():
+            group = root.ask(lambda: zarr.open_group(store, mode=mode, zarr_format=3))  # type: ignore[arg-type]
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no zarr group at {root.join(path)}: has the stage that makes it run?"

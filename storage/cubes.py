@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from storage.blocks import Attributes, Coordinate, Variable, blocks, create_group, read_block, write_block
+from storage.bounded_zstd import bounded
 from storage.layout import Root, run_at
 from storage.receipts import Written
 from storage.zarr_metadata import check_arrays
@@ -237,7 +238,8 @@ def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
     root, run = run_at(url)
     _check_run(root, run.relevance, run.success, unfinished)
     store = root.zarr_store(run.relevance, read_only=True)
-    dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
+    with bounded():
+        dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
     dataset = dataset.assign_coords({name: coordinate.load() for name, coordinate in dataset.coords.items()})
     return _in_real_units(dataset)
 

@@ -13,16 +13,20 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from numcodecs.zstd import Zstd
 
 from flows.cli import main
 from storage import decoder, videos
@@ -461,6 +465,57 @@ def test_a_zarr_store_with_foreign_arrays_is_not_opened(run: tuple[Root, str], k
     ):
         with pytest.raises(UnsafeGroup) as error:
             opened()
+        assert "\n" not in str(error.value)
+
+
+def text(n_bytes: int) -> bytes:
+    """Two names, as vlen-utf8 has them; the second is long."""
+    return struct.pack("<II", 2, 1) + b"a" + struct.pack("<I", n_bytes) + bytes(n_bytes)
+
+
+def shard(content: bytes) -> bytes:
+    """A shard whose two chunks are the same bytes."""
+    places = struct.pack("<4Q", *(0, len(content)) * 2)
+    return content + places + struct.pack("<I", google_crc32c.value(places))
+
+
+def streamed(content: bytes) -> bytes:
+    """A zstd frame that does not say how large its content is."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+EXPANDED = 2**26
+ZSTD = Zstd(1, True)
+BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "numbers": ("fps/c/0", lambda: ZSTD.encode(bytes(EXPANDED))),
+    "text": ("video/c/0", lambda: ZSTD.encode(text(EXPANDED))),
+    "a second frame": ("fps/c/0", lambda: ZSTD.encode(np.full(2, 25.0)) + ZSTD.encode(bytes(EXPANDED))),
+    "no size": ("fps/c/0", lambda: streamed(bytes(EXPANDED))),
+    "a cube": ("", lambda: shard(ZSTD.encode(bytes(EXPANDED)))),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_zarr_chunk_is_not_expanded_beyond_its_size(run: tuple[Root, str], kind: str) -> None:
+    root, relevance = run
+    frames = root.dataset("d").frames
+    place, bomb = BOMBS[kind]
+    assert len(bomb()) < 2**16
+    for group in (relevance, frames):
+        root.write_bytes(f"{group}/{place or 'frames/c/0/0/0/0/0'}", bomb())
+    opened: list[Callable[[], object]] = [
+        lambda: read_block(root, frames, 0, 2, [place.partition("/")[0] or "frames"])
+    ]
+    opened += [lambda: open_run(root.join("runs/c3d-0"))] if place else []
+    for attempt in opened:
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="zstd chunk|too small|buffer") as error:
+            attempt()
+        assert tracemalloc.get_traced_memory()[1] < EXPANDED / 2, "it was expanded"
+        tracemalloc.stop()
         assert "\n" not in str(error.value)
 
 
