@@ -119,7 +119,7 @@ def publish(source: Path, target: Path, factor: float = 1.0) -> None:
 @pytest.mark.timeout(1500)
 def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     sockets: list[str] = []
-    with serve(tmp_path, tiny_ucf101, "--every", "5") as serving:
+    with serve(tmp_path, tiny_ucf101, "--every", "15") as serving:
         assert httpx.post(f"{serving.url}/api/flow_runs/filter", json={}).status_code == 401
         publish(tiny_checkpoint, serving.watch / "first.pth.tar")
         while not serving.finished():
@@ -147,7 +147,7 @@ def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path,
         assert serving.processes() == []
 
     # Started again on the same state, it goes on, and stops in order when it is asked to.
-    with serve(tmp_path, tiny_ucf101, "--every", "5") as serving:
+    with serve(tmp_path, tiny_ucf101, "--every", "15") as serving:
         wait_for(lambda: len(serving.finished()) == 3, serving)
         started = serving.processes()
         serving.process.send_signal(signal.SIGTERM)
