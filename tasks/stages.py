@@ -14,7 +14,15 @@ from functools import partial
 from typing import TypedDict
 
 from storage.layout import Root
-from storage.receipts import HasReceipts, Written, discard_damaged, pending, write_receipt
+from storage.receipts import (
+    HasReceipts,
+    Written,
+    discard,
+    discard_damaged,
+    pending,
+    withdraw,
+    write_receipt,
+)
 from tasks.effort import record_effort, with_seconds
 from tasks.fanout import FanoutReport, current_client, run_blocks
 from tasks.progress import progress
@@ -59,12 +67,14 @@ def run_stage(
     ranges : sequence of (start, stop)
         What each block holds, in `unit`: as many each, but for the last.
     blocks : iterable of int, optional
-        The blocks whose inputs are there; all of them by default.
+        The blocks whose inputs are there; all of them by default. What an earlier start made of inputs that
+        have gone since is deleted.
 
     Returns
     -------
     list of Quarantined
-        The blocks that killed their workers; a rerun tries them again, unless the run ended without them.
+        The blocks that killed their workers. The next start of an unfinished run tries them again; one that
+        has ended without them is done, until `selrel verify RUN --repair` says otherwise.
 
     Raises
     ------
@@ -73,7 +83,9 @@ def run_stage(
         done, and a rerun tries only the rest.
     """
     chosen = list(range(len(ranges)) if blocks is None else blocks)
-    _discard_damaged(stage, root, paths, chosen)
+    done_before = done_blocks(root, paths, stage, len(ranges))
+    _withdraw(stage, root, paths, sorted(done_before - set(chosen)))
+    _discard_damaged(stage, root, paths, sorted(done_before & set(chosen)))
     waiting = pending(root, paths, stage, chosen)
     sizes = [stop - start for start, stop in ranges]
     total = sum(sizes[block] for block in chosen)
@@ -83,7 +95,7 @@ def run_stage(
             return []
         work = partial(_do, stage, root, paths, function, size=sizes[0], n_units=ranges[-1][1])
         report = _run(stage, root, paths, work, waiting, lambda block: advance(sizes[block]))
-    _raise_failures(stage, report, len(chosen))
+    _raise_failures(stage, report, len(chosen), too_many_killers=len(chosen))
     return [_quarantined(stage, block, ranges[block], reason) for block, reason in report.killers.items()]
 
 
@@ -139,14 +151,25 @@ def _do(
     return seconds
 
 
-def _discard_damaged(stage: str, root: Root, paths: HasReceipts, blocks: Sequence[int]) -> None:
-    found = sorted(set(blocks) - set(pending(root, paths, stage, blocks)))
+def _withdraw(stage: str, root: Root, paths: HasReceipts, blocks: Sequence[int]) -> None:
+    for block in blocks:
+        withdraw(root, paths, stage, block)
+    if blocks:
+        numbers = ", ".join(map(str, blocks))
+        _log.warning("%s: dropped, since what they were made from is gone: block %s", stage, numbers)
+
+
+def _discard_damaged(stage: str, root: Root, paths: HasReceipts, found: Sequence[int]) -> None:
     if not found:
         return
     damaged: dict[int, dict[str, str]] = {}
     check = partial(discard_damaged, root, paths, stage)
     report = run_blocks(current_client(), check, found, on_done=damaged.__setitem__)
-    _raise_failures(stage, report, len(found))
+    # Where all of several kill their workers, the machine is to blame, and nothing is thrown away.
+    _raise_failures(stage, report, len(found), too_many_killers=max(2, len(found)))
+    for block, reason in sorted(report.killers.items()):
+        discard(root, paths, stage, block, ())
+        _log.warning("%s: when block %d was read again %s: it is done again", stage, block, reason)
     for block, damages in sorted(damaged.items()):
         for path, damage in damages.items():
             _log.warning("%s: %s %s: block %d is done again", stage, root.join(path), damage, block)
@@ -158,9 +181,9 @@ def _quarantined(stage: str, block: int, clips: tuple[int, int], reason: str) ->
     return {"stage": stage, "block": block, "start": start, "stop": stop, "reason": f"{stage}: {reason}"}
 
 
-def _raise_failures(stage: str, report: FanoutReport[int], n_blocks: int) -> None:
+def _raise_failures(stage: str, report: FanoutReport[int], n_blocks: int, *, too_many_killers: int) -> None:
     failed = {block: reason for block, reason in report.failed.items() if block not in report.killers}
-    if not failed and len(report.killers) == n_blocks:
+    if not failed and len(report.killers) >= too_many_killers:
         failed = report.killers
     if failed:
         reasons = "; ".join(f"block {block}: {reason}" for block, reason in sorted(failed.items())[:5])

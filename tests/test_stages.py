@@ -14,7 +14,7 @@ from distributed import Client
 
 from flows.cluster import cluster
 from storage.layout import DatasetPaths, Root
-from storage.receipts import Written, file_hashes, pending
+from storage.receipts import Written, file_hashes, pending, write_receipt
 from tasks.stages import Quarantined, StageFailed, once, run_stage
 
 RANGES = [(0, 4), (4, 8), (8, 10)]
@@ -45,8 +45,26 @@ def write(root: Root, block: int) -> Written:
     return file_hashes(root, [content(block)])
 
 
+def deadly(root: Root, path: str) -> Root:
+    """The same root, but reading one of its files kills the worker. Nested, to travel by value."""
+
+    class Deadly(Root):
+        def read_bytes(self, asked: str) -> bytes:
+            if asked == path:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read_bytes(asked)
+
+    return Deadly(root.url)
+
+
 def stage(
-    root: Root, paths: DatasetPaths, *, killer: int = -1, bad: int = -1, blocks: list[int] | None = None
+    root: Root,
+    paths: DatasetPaths,
+    *,
+    killer: int = -1,
+    bad: int = -1,
+    blocks: list[int] | None = None,
+    reread: Root | None = None,
 ) -> list[Quarantined]:
     """Run a stage whose blocks write a file each; give what is left out. Nested, to travel by value."""
 
@@ -61,7 +79,7 @@ def stage(
         root.write_bytes(path, bytes([block]))
         return file_hashes(root, [path])
 
-    return run_stage("decode", root, paths, partial(work, root), RANGES, blocks=blocks)
+    return run_stage("decode", reread or root, paths, partial(work, root), RANGES, blocks=blocks)
 
 
 def written(root: Root) -> dict[int, int]:
@@ -108,6 +126,60 @@ def test_a_block_that_kills_its_workers_is_left_out_and_the_others_are_done(
     assert pending(root, paths, "decode", range(3)) == [1]
     # It is tried again by the next run.
     assert stage(root, paths) == []
+
+
+def test_a_block_that_kills_workers_when_it_is_read_again_is_redone(
+    root: Root, paths: DatasetPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage(root, paths)
+    before = written(root)
+    assert stage(root, paths, reread=deadly(root, content(1))) == []
+    after = written(root)
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert after[1] > before[1]
+    assert [message for message in caplog.messages if "block 1" in message] == [
+        "decode: when block 1 was read again its worker process died (killed, out of memory, or crashed), "
+        "3 times: it is done again"
+    ]
+
+
+@pytest.mark.slow
+def test_a_block_that_kills_workers_whatever_is_done_to_it_is_left_out(
+    root: Root, paths: DatasetPaths
+) -> None:
+    stage(root, paths)
+    (lost,) = stage(root, paths, reread=deadly(root, content(1)), killer=1)
+    assert lost["block"] == 1
+    assert pending(root, paths, "decode", range(3)) == [1]
+
+
+@pytest.mark.slow
+def test_where_all_blocks_kill_workers_when_read_again_nothing_is_thrown_away(
+    root: Root, paths: DatasetPaths
+) -> None:
+    stage(root, paths, blocks=[0, 1])
+    # Both vouch for one file.
+    for block in (0, 1):
+        write_receipt(root, paths, "decode", block, file_hashes(root, [content(0)]))
+    with pytest.raises(StageFailed, match="2 of 2 blocks failed .*worker process died"):
+        stage(root, paths, reread=deadly(root, content(0)))
+    assert pending(root, paths, "decode", range(3)) == [2]
+
+
+def test_what_was_made_of_inputs_that_have_gone_is_withdrawn(
+    root: Root, paths: DatasetPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage(root, paths)
+    before = written(root)
+    assert stage(root, paths, blocks=[1]) == []
+    assert pending(root, paths, "decode", range(3)) == [0, 2]
+    assert written(root) == {1: before[1]}
+    assert [message for message in caplog.messages if message.startswith("decode: ")] == [
+        "decode: dropped, since what they were made from is gone: block 0, 2"
+    ]
+    # Once the inputs are there again.
+    assert stage(root, paths) == []
+    assert pending(root, paths, "decode", range(3)) == []
 
 
 def test_a_block_that_raises_stops_the_run_after_the_others(root: Root, paths: DatasetPaths) -> None:
