@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 from flows.cluster import check_cluster, cluster
 from selrel.selective import PRESETS, SIGMAS
 from storage.layout import Root
-from storage.leases import lease
+from storage.leases import Lease, lease
 from tasks.decode import decode
 from tasks.explain import explain
 from tasks.gate import check_gate
@@ -139,28 +139,49 @@ def carry_out(
 
 
 def _make(made: Plan, *, workers: int | None, scheduler: str | None, insecure: bool) -> None:
-    root = Root(made.root)
-    with _alone(root, root.run(made.run).lease, f"run {made.run}"):
+    with hold_run(made) as held:
         # Whom this one waited for may have finished it.
         if not made.finished:
             publish(made, work={"workers": workers, "scheduler": scheduler, "insecure": insecure})
             with cluster(workers, scheduler=scheduler, insecure=insecure):
-                run_stages(made)
+                run_stages(made, held)
 
 
-def run_stages(made: Plan) -> None:
-    """Go through the stages; each does only what has no sound receipt."""
+def hold_run(made: Plan) -> AbstractContextManager[Lease]:
+    """Be the only process that works on a run."""
     root = Root(made.root)
-    with _alone(root, root.dataset(made.dataset_id).lease, f"data set {made.dataset_id}"):
+    return _alone(root, root.run(made.run).lease, f"run {made.run}")
+
+
+def run_stages(made: Plan, held: Lease) -> None:
+    """Go through the stages; each does only what has no sound receipt, and none begins on a lost lease.
+
+    Raises
+    ------
+    LostLease
+        If another process took the run or its data set over.
+    """
+    root = Root(made.root)
+    with _alone(root, root.dataset(made.dataset_id).lease, f"data set {made.dataset_id}") as shared:
+        _check(held, shared)
         index(made.root, made.dataset_id, made.data)
+        _check(held, shared)
         left_out = decode(made.root, made.dataset_id, made.data)
+        _check(held, shared)
         left_out += motion(made.root, made.dataset_id, made.data)
+    held.check()
     left_out += explain(made.root, made.run)
+    held.check()
     left_out += score(made.root, made.run)
-    report(made.root, made.run, left_out)
+    report(made.root, made.run, left_out, check=held.check)
 
 
-def _alone(root: Root, path: str, what: str) -> AbstractContextManager[None]:
+def _check(*leases: Lease) -> None:
+    for held in leases:
+        held.check()
+
+
+def _alone(root: Root, path: str, what: str) -> AbstractContextManager[Lease]:
     """Hold a lease, and say so if there is somebody to wait for."""
     tell = logging.getLogger("selrel").warning
     return lease(root, path, on_wait=lambda holder: tell("waiting for %s, which works on %s", holder, what))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.cluster import cluster
-from flows.explain_ucf101 import run_stages
+from flows.explain_ucf101 import hold_run, run_stages
 from storage.receipts import pending
 from tasks.benchmark import Bench
 from tasks.plan import publish
@@ -33,7 +33,8 @@ def explain_cases(bench: Bench, workers: int | None) -> None:
     """Run the main job, on the cluster that is open, for every case that has no receipt."""
     for number in pending(bench.place, bench.paths, "explain", range(len(bench.settings.cases))):
         made = plan_case(bench, number)
-        if not made.finished:
-            publish(made, work={"workers": workers})
-            run_stages(made)
+        with hold_run(made) as held:
+            if not made.finished:
+                publish(made, work={"workers": workers})
+                run_stages(made, held)
         note_run(bench, number, made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, 
 from storage.cubes import read_block
 from storage.layout import Root, RunPaths, content_hash, report_at, run_at
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
-from storage.runs import mark_success, read_run, read_summary
+from storage.runs import is_finished, mark_success, read_run, read_summary
 from storage.tables import read_table, read_tables, write_table
 from tasks.artifacts import show_result
 from tasks.clips import Clips, clips_of
@@ -38,8 +38,14 @@ _STAGES_OF_DATASET = ("decode", "motion")
 
 
 @task(name="report", cache_policy=NO_CACHE, **RETRY)
-def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None:
-    """Reduce the scores to tables, write the report, and mark the run as complete.
+def report(
+    root: str,
+    run: str,
+    quarantined: Sequence[Quarantined] = (),
+    *,
+    check: Callable[[], object] = lambda: None,
+) -> None:
+    """Reduce the scores to tables, write the report, and mark the run as complete; a complete one stays.
 
     Parameters
     ----------
@@ -47,9 +53,15 @@ def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None
         Where, and which.
     quarantined : sequence of Quarantined
         What the stages before had to leave out.
+    check : callable
+        Called before the report is written and before the run is complete; raises if another process has
+        taken the run over.
     """
     place = Root(root)
     paths = place.run(run)
+    check()
+    if is_finished(place, paths):
+        return
     clips, left_out = explained_clips(place, run)
     scores = _columns(_recorded(place, paths, "score", paths.scores))
     tables = _tables(place, run, scores)
@@ -65,6 +77,7 @@ def report(root: str, run: str, quarantined: Sequence[Quarantined] = ()) -> None
     write_page(place, run, clips=clips, tables=tables, summary=summary)
     written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
+    check()
     write_receipt(place, paths, "report", 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:

@@ -5,6 +5,7 @@ Every run here is the real command, with real workers; its result must be that o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -280,6 +281,29 @@ def test_a_block_that_kills_its_workers_is_left_out_with_its_reason(
     assert job.run()[0] == 3, "a finished run is never changed"
 
 
+@pytest.mark.slow
+def test_a_block_that_is_lost_later_takes_what_was_made_of_it_along_until_it_is_repaired(
+    clean: Path, job: Job
+) -> None:
+    """An earlier start has scored it; now its frames are damaged, and it kills whoever decodes it again."""
+    shutil.copytree(clean.parent.parent, job.place)
+    (job.result / "_SUCCESS.json").unlink()
+    shard = next(job.place.glob("datasets/*/frames.zarr/frames/c/1/*/*/*/*"))
+    shard.write_bytes(flip(shard.read_bytes()))
+    code, said = job.run(**faulty(poison=["decode", 1]))
+    assert code == 3, said
+    for stage in ("explain", "score"):
+        assert f"{stage}: dropped, since what they were made from is gone: block 1" in said
+    assert summary(job.result)["left_out_blocks"] == [1]
+    assert not (pd.read_parquet(job.result / "scores")["clip"] // 3 == 1).any()
+    assert not (pd.read_parquet(job.result / "tables" / "clips.parquet")["clip"] // 3 == 1).any()
+    assert verify(job.result)[0] == 0
+    assert verify(job.result, "--repair")[0] == 0
+    code, said = job.run()
+    assert code == 0, said
+    check_same(job.result, clean)
+
+
 # --- disks and servers that fail ----------------------------------------------------------------
 
 
@@ -371,6 +395,22 @@ def test_of_two_runs_of_the_same_checkpoint_one_works_and_the_other_waits(clean:
     assert sum("waiting for process" in text for text in said) == 1
     assert set(begun(notes).values()) == {1}
     check_same(job.result, clean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["runs", "datasets"])
+def test_a_run_that_another_process_has_taken_over_stops_and_says_so(job: Job, what: str) -> None:
+    with ended(job.start(**faulty(slow=0.3))) as process:
+        job.wait_for(SIGNS["decode"], process)
+        (lease,) = job.place.glob(f"{what}/*/lease.json")
+        other = {"token": "x", "host": "elsewhere", "machine": "another", "pid": 1, "beat": time.time()}
+        lease.write_text(json.dumps(other))
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"{lease} is held by process 1 on elsewhere" in said.splitlines()[-1]
+    assert json.loads(lease.read_text()) == other
+    assert not list(job.place.glob("datasets/*/receipts/motion/*"))
+    assert not list(job.place.glob("runs/*/_SUCCESS.json"))
 
 
 @pytest.mark.slow

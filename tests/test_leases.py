@@ -4,13 +4,17 @@ import json
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 import time
+import uuid
 
 import pytest
 
 from storage import leases
-from storage.leases import lease, read_holder
+from storage.layout import Root
+from storage.leases import LostLease, lease, read_holder
+from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 
 @pytest.fixture
@@ -25,8 +29,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(leases, "_SETTLE_S", 0.5)
 
 
-def write_holder(root, *, host="elsewhere", pid=1, age=0.0):
-    holder = {"token": "x", "host": host, "pid": pid, "beat": time.time() - age}
+def write_holder(root, *, host="elsewhere", machine="another", pid=1, age=0.0):
+    holder = {"token": "x", "host": host, "machine": machine, "pid": pid, "beat": time.time() - age}
     root.write_bytes("lease.json", json.dumps(holder).encode())
 
 
@@ -73,9 +77,31 @@ def dead_pid():
 
 
 def test_a_dead_process_of_this_machine_holds_nothing_back(root):
-    write_holder(root, host=socket.gethostname(), pid=dead_pid())
+    with lease(root, "lease.json"):
+        here = read_holder(root, "lease.json").machine
+    write_holder(root, machine=here, pid=dead_pid())
     with lease(root, "lease.json", on_wait=pytest.fail):
         assert read_holder(root, "lease.json").pid == os.getpid()
+
+
+def test_a_container_with_the_same_host_name_is_not_taken_for_this_one(root):
+    write_holder(root, host=socket.gethostname(), machine="the same boot/4026532841", pid=dead_pid())
+    waited = []
+
+    def leave(holder):
+        waited.append(holder.host)
+        root.delete("lease.json")
+
+    with lease(root, "lease.json", on_wait=leave):
+        assert waited == [socket.gethostname()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the host name must do")
+def test_a_machine_is_a_boot_and_a_namespace_of_processes(root):
+    with lease(root, "lease.json"):
+        boot, _, namespace = read_holder(root, "lease.json").machine.partition("/")
+    assert uuid.UUID(boot)
+    assert os.readlink("/proc/self/ns/pid") == f"pid:[{namespace}]"
 
 
 def test_a_process_that_is_silent_for_long_holds_nothing_back(root):
@@ -108,3 +134,39 @@ def test_who_loses_its_lease_does_not_delete_that_of_another(root):
         write_holder(root)
         time.sleep(0.3)
     assert read_holder(root, "lease.json").host == "elsewhere"
+
+
+def test_who_holds_its_lease_is_let_go_on(root):
+    with lease(root, "lease.json") as held:
+        held.check()
+        time.sleep(0.3)
+        held.check()
+
+
+def test_who_loses_its_lease_is_told_who_has_it_and_what_to_do(root):
+    with lease(root, "lease.json") as held:
+        write_holder(root)
+        told = "held by process 1 on elsewhere: .* start the same command"
+        with pytest.raises(LostLease, match=told) as lost:
+            held.check()
+        assert "\n" not in str(lost.value)
+        root.delete("lease.json")
+        with pytest.raises(LostLease, match="lease.json is gone: another process took over"):
+            held.check()
+
+
+def test_a_store_that_is_away_for_a_while_costs_nobody_its_lease(tmp_path):
+    port, served = free_port(), tmp_path / "served"
+    outcome = []
+    with s3_server(served, port=port) as server, s3_client(server):
+        root = Root(f"s3://{BUCKET}/root")
+        with lease(root, "lease.json") as held:
+            server.process.kill()
+            server.process.wait()
+            asking = threading.Thread(target=lambda: outcome.append(held.check()), daemon=True)
+            asking.start()
+            time.sleep(2)
+            assert not outcome
+            with s3_server(served, port=port):
+                asking.join(timeout=120)
+    assert outcome == [None]
