@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from storage.layout import Root
@@ -58,7 +59,9 @@ def write_tables(root: Root, tables: Mapping[str, tuple[str, pd.DataFrame]]) -> 
     return Written(sha256, {tables[name][0]: found for name, found in sha256.items()})
 
 
-def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
+def read_table(
+    root: Root, path: str, *, sha256: str | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Read a parquet file, with its page checksums.
 
     Parameters
@@ -68,6 +71,8 @@ def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
     sha256 : str, optional
         The file's hash from its receipt. The page checksums cover the rows but not the footer
         with the columns' names and types; this covers all.
+    columns : sequence of str, optional
+        Those to read; by default all.
 
     Raises
     ------
@@ -79,14 +84,23 @@ def read_table(root: Root, path: str, *, sha256: str | None = None) -> pa.Table:
     data = root.read_bytes(path)
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DamagedTable(f"{root.join(path)} is not the file of its receipt: {REPAIR}")
+    # pyarrow takes no other sequence.
+    chosen = None if columns is None else list(columns)
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        return pq.read_table(pa.BufferReader(data), columns=chosen, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
 
 
-def read_tables(root: Root, directory: str, *, files: Mapping[str, str] | None = None) -> pa.Table:
+def read_tables(
+    root: Root,
+    directory: str,
+    *,
+    files: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
+    where: pc.Expression | None = None,
+) -> pa.Table:
     """Concatenate all parquet files of a directory, in the order of their names, which is block order.
 
     Parameters
@@ -95,6 +109,10 @@ def read_tables(root: Root, directory: str, *, files: Mapping[str, str] | None =
         Where the files lie.
     files : mapping of str to str, optional
         What the receipts vouch for, sha256 by path: just those files are read, and checked.
+    columns : sequence of str, optional
+        As `read_table` takes them.
+    where : pyarrow.compute.Expression, optional
+        Which rows to keep, by the columns that are read; the others of a file go before the next is read.
 
     Raises
     ------
@@ -112,6 +130,7 @@ def read_tables(root: Root, directory: str, *, files: Mapping[str, str] | None =
         raise FileNotFoundError(
             f"no parquet file in {root.join(directory)}: has the stage that writes it run?"
         )
-    tables = [read_table(root, path, sha256=sha256) for path, sha256 in chosen.items()]
+    found = (read_table(root, path, sha256=sha256, columns=columns) for path, sha256 in chosen.items())
+    tables = [table if where is None else table.filter(where) for table in found]
     # A column that is null in a whole block has the type null there.
     return pa.concat_tables(tables, promote_options="default")

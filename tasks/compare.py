@@ -159,9 +159,8 @@ def check_alike(url: str, description: Mapping[str, Any]) -> None:
 def read_side(place: Root, paths: RunPaths) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
     clips = read_table(place, paths.table("clips")).to_pandas()
-    table = read_tables(place, paths.scores)
-    wanted = pc.is_in(table["sigma"], value_set=pc.cast([0.0, SIGMA], table["sigma"].type))
-    scores = table.filter(wanted).select(["clip", *_SCORES]).to_pandas()
+    wanted = pc.field("sigma").isin([0.0, SIGMA])
+    scores = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted).to_pandas()
     return Side(
         url=place.join(paths.directory),
         description=read_run(place, paths),

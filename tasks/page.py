@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
 from selrel.pictures import PALETTES, flow_wheel, png, relevance_scale, steps, webp
@@ -62,9 +63,9 @@ def write_page(
     """
     description = read_run(place, place.run(run))
     root, paths = at or (place, place.run(run).report)
-    scores = read_tables(place, place.run(run).scores).to_pandas()
-    main = MAIN_METHOD if MAIN_METHOD in description["settings"]["methods"] else min(scores.method)
-    ranked = _ranked(clips, scores, main)
+    methods = description["settings"]["methods"]
+    main = MAIN_METHOD if MAIN_METHOD in methods else min(methods)
+    ranked = _ranked(place, run, clips, main)
     featured = [row["clip"] for row in _examples(ranked)]
     shown = _shown(ranked, featured)
 
@@ -79,7 +80,7 @@ def write_page(
     scripts = {row["clip"]: script for row, (script, _) in zip(shown, written, strict=True)}
     context = {
         **_context(place, run, description, clips=clips, tables=tables, summary=summary),
-        "clips": _with_figures(shown, scores),
+        "clips": _with_figures(place, run, shown),
         "featured": {clip: scripts[clip] for clip in featured},
         "legends": {
             "palettes": {name: list(ends) for name, ends in PALETTES.items()},
@@ -116,10 +117,12 @@ def _context(
     }
 
 
-def _ranked(clips: pd.DataFrame, scores: pd.DataFrame, method: str) -> pd.DataFrame:
+def _ranked(place: Root, run: str, clips: pd.DataFrame, method: str) -> pd.DataFrame:
     """All clips with a motion share, the lowest first."""
-    chosen = (scores.method == method) & (scores.sigma == SIGMA) & scores.kept_relevance.notna()
-    rows = clips.merge(scores.loc[chosen, ["clip", "kept_relevance"]], on="clip")
+    columns = ["clip", "method", "sigma", "kept_relevance"]
+    chosen = (pc.field("method") == method) & (pc.field("sigma") == SIGMA)
+    scores = read_tables(place, place.run(run).scores, columns=columns, where=chosen).to_pandas()
+    rows = clips.merge(scores.loc[scores.kept_relevance.notna(), ["clip", "kept_relevance"]], on="clip")
     return rows.sort_values(["kept_relevance", "clip"])
 
 
@@ -177,11 +180,16 @@ def _read(
     return frames, flow, cubes
 
 
-def _with_figures(shown: Sequence[Row], scores: pd.DataFrame) -> list[dict[str, Any]]:
+def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str, Any]]:
     """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
-    wanted = scores[scores["clip"].isin([row["clip"] for row in shown])].sort_values("sigma")
+    wanted = read_tables(
+        place,
+        place.run(run).scores,
+        columns=["clip", "method", "sigma", *_FIGURES],
+        where=pc.field("clip").isin([row["clip"] for row in shown]),
+    ).to_pandas()
     figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
-    for key, rows in wanted.groupby(["clip", "method"]):
+    for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):
         clip, method = cast(tuple[int, str], key)
         figures[clip][method] = {
             name: [None if pd.isna(value) else round(float(value), 5) for value in rows[name]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
+from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
 from storage.cubes import read_block
 from storage.layout import Root, RunPaths, content_hash, report_at, run_at
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
@@ -33,6 +34,8 @@ Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
 TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
+# Of scores, held at a time.
+_FILES = 32
 _STAGES_OF_RUN = ("explain", "score")
 _STAGES_OF_DATASET = ("decode", "motion")
 
@@ -63,15 +66,14 @@ def report(
     if is_finished(place, paths):
         return
     clips, left_out = explained_clips(place, run)
-    scores = _columns(_recorded(place, paths, "score", paths.scores))
-    tables = _tables(place, run, scores)
+    tables, share = reduced(place, run)
     write_table(place, paths.table("clips"), clips)
     compared, verdict = with_previous(place, run)
     if compared:
         tables["comparison"] = compared
     for name, rows in tables.items():
         write_table(place, paths.table(name), pd.DataFrame(rows))
-    summary = _summary(place, run, clips, scores) | {"comparison": verdict}
+    summary = _summary(place, run, clips, share) | {"comparison": verdict}
     summary |= left_out_summary(place, run, left_out, quarantined)
     write_table(place, paths.exclusions, exclusions_of_run(place, run, left_out, quarantined))
     write_page(place, run, clips=clips, tables=tables, summary=summary)
@@ -158,41 +160,55 @@ def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> di
     return {name: np.concatenate([part[name] for part in found]) for name in names}
 
 
-def _recorded(place: Root, paths: RunPaths, stage: str, directory: str) -> pd.DataFrame:
-    """Read the tables of a stage, as its receipts say they are."""
-    files = recorded_files(place, paths, stage)
-    table: pd.DataFrame = read_tables(place, directory, files=files).to_pandas()
-    return table
+def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
+    """Reduce the scores of a run to its tables and its motion share (None without deep Taylor).
 
-
-def _tables(place: Root, run: str, scores: Columns) -> Tables:
-    paths = place.run(run)
-    times = _recorded(place, paths, "explain", paths.overheads)
-    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
-    warm = times[times.warm] if times.warm.any() else times
+    Only some dozens of blocks are held at a time, however many there are.
+    """
+    paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
+    files = recorded_files(place, paths, "score")
+    scores = score_cells(_batches(place, paths.scores, files, SCORE_COLUMNS))
     tables = {
         "table1": table1(scores),
         "table3": table3(scores),
         "sweep": sweep(scores),
         "object_motion": object_motion(scores),
-        "table4": table4(_columns(warm)),
+        "table4": table4(_times(place, paths)),
     }
-    if len(read_run(place, paths)["settings"]["methods"]) > 1:
-        tables["table2"] = table2(_columns(_recorded(place, paths, "score", paths.agreements)))
-    return tables
+    if len(methods) > 1:
+        agreements = agreement_cells(_batches(place, paths.agreements, files, AGREEMENT_COLUMNS))
+        tables["table2"] = table2(agreements)
+    return tables, motion_share(scores) if "deep_taylor" in methods else None
+
+
+def _batches(
+    place: Root, directory: str, files: Mapping[str, str], columns: Sequence[str]
+) -> Iterator[Columns]:
+    """The rows of a directory's tables, as the receipts say they are, some files at a time."""
+    chosen = sorted(path for path in files if path.startswith(f"{directory}/"))
+    for start in range(0, len(chosen), _FILES):
+        batch = {path: files[path] for path in chosen[start : start + _FILES]}
+        yield _columns(read_tables(place, directory, files=batch, columns=columns).to_pandas())
+
+
+def _times(place: Root, paths: RunPaths) -> Columns:
+    """The measured times of the explanations."""
+    files = recorded_files(place, paths, "explain")
+    times = read_tables(place, paths.overheads, files=files).to_pandas()
+    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
+    return _columns(times[times.warm] if times.warm.any() else times)
 
 
 def _columns(frame: pd.DataFrame) -> Columns:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
-def _summary(place: Root, run: str, clips: pd.DataFrame, scores: Columns) -> dict[str, Any]:
+def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> dict[str, Any]:
     description = read_run(place, place.run(run))
     exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
-    explained = "deep_taylor" in description["settings"]["methods"]
     errors = clips.conservation_error.dropna()
     return {
-        "motion_share": motion_share(scores) if explained else None,
+        "motion_share": share,
         "videos": int(clips.video.nunique()),
         "clips": len(clips),
         "accuracy": float(clips.correct.mean()),

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from selrel.scores import score_clip
 from selrel.scores.aggregate import (
-    AREA_PRECISIONS,
     motion_share,
     object_motion,
     sweep,
@@ -23,6 +22,7 @@ from selrel.scores.aggregate import (
     table3,
     table4,
 )
+from selrel.scores.cells import AREA_PRECISIONS, Cells, agreement_cells, score_cells
 from selrel.scores.intervals import group_bootstrap
 from selrel.scores.paper import PAPER
 from selrel.scores.sums import GroupSums, group_sums, merge
@@ -79,6 +79,10 @@ def columns(rows: Rows) -> Columns:
         )
         for name in rows[0]
     }
+
+
+def cells(rows: Rows) -> Cells:
+    return (score_cells if "method" in rows[0] else agreement_cells)([columns(rows)])
 
 
 def scores() -> Rows:
@@ -150,7 +154,7 @@ def test_table_1_restated(class_name: str | None, method: str) -> None:
     for sigma in (0.0, 2.0):
         rows = [
             row
-            for row in table1(columns(scores()), n=N)
+            for row in table1(cells(scores()), n=N)
             if (row["class"], row["method"], row["sigma"]) == (class_name, method, sigma)
         ]
         assert len(rows) == 1
@@ -180,20 +184,20 @@ def test_table_1_restated(class_name: str | None, method: str) -> None:
 
 
 def test_the_trial_clips_have_empty_and_uncounted_ones() -> None:
-    overall = {(row["method"], row["sigma"]): row for row in table1(columns(scores()), n=N)[:4]}
+    overall = {(row["method"], row["sigma"]): row for row in table1(cells(scores()), n=N)[:4]}
     assert overall["grad_cam", 0.0]["n_empty"] == 8
     assert {row["n_uncounted"] for row in overall.values()} == {1}
 
 
 def test_a_dense_baseline_has_lift_one_and_an_interval_of_no_width() -> None:
-    row = table1(columns(scores()), n=N)[0]
+    row = table1(cells(scores()), n=N)[0]
     assert (row["method"], row["sigma"]) == ("deep_taylor", 0.0)
     assert [row["lift"], row["lift_low"], row["lift_high"]] == pytest.approx([1, 1, 1])
     assert row["low"] < row["high"]
 
 
 def test_rows_come_overall_first_then_by_class_in_order() -> None:
-    rows = table1(columns(scores()), n=N)
+    rows = table1(cells(scores()), n=N)
     labels = [(row["class"], row["method"], row["sigma"]) for row in rows]
     expected = [
         (class_name, method, sigma)
@@ -207,7 +211,7 @@ def test_rows_come_overall_first_then_by_class_in_order() -> None:
 
 @pytest.mark.parametrize("class_name", [None, "Punch"])
 def test_table_2_restated(class_name: str | None) -> None:
-    rows = [row for row in table2(columns(agreements()), n=N) if row["class"] == class_name]
+    rows = [row for row in table2(cells(agreements()), n=N) if row["class"] == class_name]
     assert [(r["method_a"], r["method_b"], r["sigma"]) for r in rows] == [(*METHODS, 0.0), (*METHODS, 2.0)]
     for row in rows:
         clips = [c for c in chosen(agreements(), **{"class": class_name}) if c["sigma"] == row["sigma"]]
@@ -222,7 +226,7 @@ def test_table_2_restated(class_name: str | None) -> None:
 @pytest.mark.parametrize("class_name", [None, "YoYo"])
 @pytest.mark.parametrize("method", METHODS)
 def test_table_3_restated(class_name: str | None, method: str) -> None:
-    rows = table3(columns(scores()), sigma=1.0, n=N)
+    rows = table3(cells(scores()), sigma=1.0, n=N)
     assert {row["sigma"] for row in rows} == {1.0}
     (row,) = (r for r in rows if (r["class"], r["method"]) == (class_name, method))
     clips = chosen(scores(), method=method, sigma=1.0, **{"class": class_name})
@@ -235,7 +239,7 @@ def test_table_3_restated(class_name: str | None, method: str) -> None:
 
 
 def test_object_motion_restated() -> None:
-    rows = object_motion(columns(scores()), n=N)
+    rows = object_motion(cells(scores()), n=N)
     assert len(rows) == (1 + 3) * 2 * 2
     for row in rows:
         clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
@@ -255,7 +259,7 @@ def test_object_motion_restated() -> None:
 
 
 def test_the_sweep_restated() -> None:
-    rows = sweep(columns(scores()), n=N)
+    rows = sweep(cells(scores()), n=N)
     assert len(rows) == (1 + 3) * 2 * 3
     for row in rows:
         clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
@@ -273,8 +277,8 @@ def test_the_sweep_restated() -> None:
 
 
 def test_the_sweep_agrees_with_the_tables() -> None:
-    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(columns(scores()), n=N)}
-    for row in table1(columns(scores()), n=N):
+    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(cells(scores()), n=N)}
+    for row in table1(cells(scores()), n=N):
         other = by_label[row["class"], row["method"], row["sigma"]]
         assert (row["mean"], row["low"], row["lift"], row["n_empty"]) == (
             other["precision"],
@@ -285,8 +289,8 @@ def test_the_sweep_agrees_with_the_tables() -> None:
 
 
 def test_the_motion_share_is_table_3s_relevance_of_deep_taylor() -> None:
-    share = motion_share(columns(scores()), n=N)
-    (row,) = (r for r in table3(columns(scores()), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
+    share = motion_share(cells(scores()), n=N)
+    (row,) = (r for r in table3(cells(scores()), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
     assert {n: share[n] for n in ("mean", "std", "low", "high")} == {
         n: row[f"relevance_{n}"] for n in ("mean", "std", "low", "high")
     }
@@ -299,23 +303,56 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(len(scores()))
     shuffled = [scores()[i] for i in order]
     for build in (table1, table3, sweep):
-        for row, other in zip(build(columns(scores()), n=N), build(columns(shuffled), n=N), strict=True):
+        for row, other in zip(build(cells(scores()), n=N), build(cells(shuffled), n=N), strict=True):
             assert list(row) == list(other)
             for name, value in row.items():
                 expected = pytest.approx(other[name], rel=1e-12) if isinstance(value, float) else other[name]
                 assert value == expected, name
 
 
+@pytest.mark.parametrize("n_batches", [2, 7, 36])
+@pytest.mark.parametrize("build", [table1, table2, table3, sweep, object_motion])
+def test_any_split_into_batches_gives_the_same_rows(build: Callable[..., Rows], n_batches: int) -> None:
+    # A group that is in several classes, too; and batches in which a score is null throughout.
+    rows = [row | {"group": row["group"].partition("/")[2]} for row in scored()[build is table2]]
+    batch_of = np.random.default_rng(n_batches).integers(0, n_batches, 36)
+    parts = [[row for row in rows if batch_of[row["clip"]] == batch] for batch in range(n_batches)]
+    reduce = agreement_cells if build is table2 else score_cells
+    whole, split = build(reduce([columns(rows)]), n=N), build(reduce(columns(p) for p in parts if p), n=N)
+    assert len(whole) == len(split) > 0
+    for row, other in zip(split, whole, strict=True):
+        assert list(row) == list(other)
+        assert row == {name: near(value) for name, value in other.items()}
+
+
+def near(value: object) -> object:
+    return pytest.approx(value, rel=1e-12, abs=1e-14) if isinstance(value, float) else value
+
+
+def test_a_group_in_several_classes_is_one_group_over_all_of_them() -> None:
+    rows = [row | {"group": "g00"} for row in scores()]
+    overall = table1(cells(rows), n=N)[0]
+    assert overall["n_clips"] == 35
+    assert [overall["low"], overall["high"]] == [None, None]
+
+
+def test_what_is_held_does_not_grow_with_the_clips() -> None:
+    batches = [columns(scores())] * 5
+    few, many = score_cells(batches[:1]), score_cells(iter(batches))
+    assert len(few.labels["cell"]) == len(many.labels["cell"]) == 12 * len(METHODS) * 3
+    assert [row["n_clips"] for row in table1(many, n=N)] == [5 * row["n_clips"] for row in table1(few, n=N)]
+
+
 def test_one_group_has_a_mean_and_no_interval() -> None:
     rows = [row for row in scores() if row["group"] == "YoYo/g01"]
-    row = table1(columns(rows), n=N)[0]
+    row = table1(cells(rows), n=N)[0]
     assert row["n_clips"] > 1
     assert row["mean"] is not None
     assert [row[name] for name in ("low", "high", "lift_low", "lift_high")] == [None] * 4
 
 
 def test_one_clip_has_a_mean_and_no_deviation() -> None:
-    row = table1(columns(chosen(scores(), clip=1)), n=N)[0]
+    row = table1(cells(chosen(scores(), clip=1)), n=N)[0]
     assert row["mean"] is not None
     assert row["std"] is None
 
@@ -324,15 +361,16 @@ def test_a_method_that_is_always_empty_has_null_and_not_nan() -> None:
     rows = [
         row | {"precision": None, "relevant_voxels": 0} for row in scores() if row["method"] == "grad_cam"
     ]
-    row = table1(columns(rows), n=N)[0]
+    row = table1(cells(rows), n=N)[0]
     assert [row[n] for n in ("mean", "std", "low", "high", "base_rate", "lift", "lift_low")] == [None] * 7
     assert (row["n_clips"], row["n_empty"], row["n_uncounted"]) == (0, 35, 1)
-    assert sweep(columns(rows), n=N)[0]["empty_share"] == 1.0
+    assert sweep(cells(rows), n=N)[0]["empty_share"] == 1.0
 
 
 def test_no_rows_make_no_table() -> None:
-    empty = {name: column[:0] for name, column in columns(scores()).items()}
-    assert table1(empty) == table3(empty) == sweep(empty) == []
+    rows = columns(scores())
+    for empty in (score_cells([]), score_cells([{name: column[:0] for name, column in rows.items()}])):
+        assert table1(empty) == table3(empty) == sweep(empty) == []
     assert table4({"method": np.array([], object), "seconds_per_clip": np.array([])}) == []
 
 
@@ -352,8 +390,8 @@ def test_table_4_is_the_median_and_the_quartiles() -> None:
 
 
 def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
-    ours = {"table1": table1(columns(scores()), n=N), "table3": table3(columns(scores()), n=N)}
-    ours["table2"] = table2(columns(agreements()), n=N)
+    ours = {"table1": table1(cells(scores()), n=N), "table3": table3(cells(scores()), n=N)}
+    ours["table2"] = table2(cells(agreements()), n=N)
     ours["table4"] = [{"method": "", "low": 0.0, "high": 0.0}]
     for table, rows in PAPER.items():
         assert rows
@@ -367,10 +405,16 @@ def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda c: table1(c, sigma=2.5), "nothing was scored at sigma 2.5; scored: 0.0, 1.0, 2.0"),
-        (lambda c: table1({n: v for n, v in c.items() if n != "group"}), "columns group are missing"),
-        (lambda c: table2(c), "columns method_a, method_b, agreement, iou are missing"),
-        (lambda c: motion_share(c, method="guided"), "no score of 'guided' at sigma 2.0; scored methods"),
+        (
+            lambda c: table1(score_cells([c]), sigma=2.5),
+            "nothing was scored at sigma 2.5; scored: 0.0, 1.0, 2.0",
+        ),
+        (lambda c: score_cells([{n: v for n, v in c.items() if n != "group"}]), "columns group are missing"),
+        (lambda c: table2(score_cells([c])), "columns method_a, method_b, agreement, iou are missing"),
+        (
+            lambda c: motion_share(score_cells([c]), method="guided"),
+            "no score of 'guided' at sigma 2.0; scored methods",
+        ),
         (lambda c: table4(c), "columns seconds_per_clip are missing"),
     ],
 )

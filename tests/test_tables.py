@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from storage.layout import Root
@@ -106,3 +107,14 @@ def test_a_truncated_file_is_damaged(root, share):
     root.write_bytes("a.parquet", data[: int(len(data) * share)])
     with pytest.raises(DamagedTable, match=r"a\.parquet is damaged"):
         read_table(root, "a.parquet")
+
+
+def test_only_what_is_asked_for_is_kept(root):
+    for block in (0, 1):
+        write_table(root, f"scores/{block:06d}.parquet", scores(seed=block))
+    whole = read_tables(root, "scores")
+    found = read_tables(root, "scores", columns=("clip", "precision"), where=pc.field("clip").isin([3, 7]))
+    assert found.column_names == ["clip", "precision"]
+    assert found["clip"].to_pylist() == [3, 7, 3, 7]
+    assert found["precision"].to_pylist() == whole["precision"].take([3, 7, 53, 57]).to_pylist()
+    assert read_tables(root, "scores", where=pc.field("clip").isin([])).num_rows == 0

@@ -1,8 +1,7 @@
 """Tables over clips: Tables 1 to 4 of Hiley et al. 2020 (section 5) and the sweep over sigma.
 
-Every builder takes columns (one entry a clip, method and sigma, as `selrel.scores.score_clip` makes
-them, with ``class`` and ``group`` beside) and returns rows, first over all classes (``class`` None),
-then class by class. Means and deviations are over clips; intervals resample UCF groups.
+Every builder but `table4` takes sums (`selrel.scores.cells`) and returns rows, first over all classes
+(``class`` None), then class by class. Means and deviations are over clips; intervals resample UCF groups.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,26 +10,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selrel.scores.cells import AREA_PRECISIONS, KINDS, Cells, check_columns
 from selrel.scores.intervals import DRAWS, ratio_interval
-from selrel.scores.precision import SHARES, share
-from selrel.scores.sums import group_sums
+from selrel.scores.precision import share
+from selrel.scores.sums import GroupSums
 
 Columns = Mapping[str, npt.NDArray[Any]]
+# The sums by group of each score.
+Part = Mapping[str, GroupSums]
 Row = dict[str, Any]
 
 SIGMA = 2.0
-# All motion, and what is left of it without the camera's.
-KINDS = ("", "object_")
-AREA_PRECISIONS = tuple(f"area_precision_{100 * area:g}" for area in SHARES)
 
 
-def table1(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table1(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
     """Build Table 1, precision: the baseline of every method and its selective map.
 
     Parameters
     ----------
-    columns : mapping of name to array
-        Score columns of `selrel.scores.score_clip`, with ``class`` and ``group``; null is NaN or None.
+    cells : Cells
+        Those of `selrel.scores.cells.score_cells`.
     sigma : float
         Threshold of the selective map; it must have been scored.
     n, seed
@@ -48,21 +47,21 @@ def table1(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int 
     Raises
     ------
     ValueError
-        If a column is missing or nothing was scored at sigma.
+        If a score is missing or nothing was scored at sigma.
     """
     needed = ("precision", "base_rate", "weighted_precision", *AREA_PRECISIONS)
     return _table(
-        columns, _precision_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
+        cells, _precision_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
     )
 
 
-def table2(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table2(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
     """Build Table 2, agreement of each two methods: of their baselines and of their selective maps.
 
     Parameters
     ----------
-    columns : mapping of name to array
-        Agreement columns of `selrel.scores.score_clip`, with ``class`` and ``group``.
+    cells : Cells
+        Those of `selrel.scores.cells.agreement_cells`.
     sigma, n, seed
         As `table1` takes them.
 
@@ -77,19 +76,19 @@ def table2(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int 
     Raises
     ------
     ValueError
-        If a column is missing or nothing was scored at sigma.
+        If a score is missing or nothing was scored at sigma.
     """
     by = ("method_a", "method_b", "sigma")
     needed = ("agreement", "iou")
-    return _table(columns, _agreement_row, by=by, needed=needed, sigmas=(0.0, sigma), n=n, seed=seed)
+    return _table(cells, _agreement_row, by=by, needed=needed, sigmas=(0.0, sigma), n=n, seed=seed)
 
 
-def table3(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table3(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
     """Build Table 3, selectivity: what the selective map keeps of its baseline.
 
     Parameters
     ----------
-    columns, sigma, n, seed
+    cells, sigma, n, seed
         As `table1` takes them.
 
     Returns
@@ -102,20 +101,20 @@ def table3(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int 
     Raises
     ------
     ValueError
-        If a column is missing or nothing was scored at sigma.
+        If a score is missing or nothing was scored at sigma.
     """
     needed = ("kept_voxels", "kept_relevance")
     return _table(
-        columns, _selectivity_row, by=("method", "sigma"), needed=needed, sigmas=(sigma,), n=n, seed=seed
+        cells, _selectivity_row, by=("method", "sigma"), needed=needed, sigmas=(sigma,), n=n, seed=seed
     )
 
 
-def object_motion(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def object_motion(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
     """Build the table of precision and recall, of all motion and of object motion side by side.
 
     Parameters
     ----------
-    columns, sigma, n, seed
+    cells, sigma, n, seed
         As `table1` takes them.
 
     Returns
@@ -129,20 +128,20 @@ def object_motion(columns: Columns, *, sigma: float = SIGMA, n: int = DRAWS, see
     Raises
     ------
     ValueError
-        If a column is missing or nothing was scored at sigma.
+        If a score is missing or nothing was scored at sigma.
     """
     needed = [f"{kind}{name}" for kind in KINDS for name in ("precision", "recall", "base_rate")]
     return _table(
-        columns, _object_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
+        cells, _object_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
     )
 
 
-def sweep(columns: Columns, *, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def sweep(cells: Cells, *, n: int = DRAWS, seed: int = 0) -> list[Row]:
     """Build the sweep: precision, lift and selectivity against every sigma scored, 0 for the baseline.
 
     Parameters
     ----------
-    columns, n, seed
+    cells, n, seed
         As `table1` takes them.
 
     Returns
@@ -158,18 +157,18 @@ def sweep(columns: Columns, *, n: int = DRAWS, seed: int = 0) -> list[Row]:
     ValueError
         If a column is missing.
     """
-    needed = ("relevant_voxels", "precision", "base_rate", "kept_voxels", "kept_relevance")
-    return _table(columns, _sweep_row, by=("method", "sigma"), needed=needed, sigmas=None, n=n, seed=seed)
+    needed = ("precision", "base_rate", "kept_voxels", "kept_relevance")
+    return _table(cells, _sweep_row, by=("method", "sigma"), needed=needed, sigmas=None, n=n, seed=seed)
 
 
 def motion_share(
-    columns: Columns, *, method: str = "deep_taylor", sigma: float = SIGMA, n: int = DRAWS, seed: int = 0
+    cells: Cells, *, method: str = "deep_taylor", sigma: float = SIGMA, n: int = DRAWS, seed: int = 0
 ) -> Row:
     """Compute a checkpoint's motion share: the part of the positive relevance that changes over time.
 
     Parameters
     ----------
-    columns, sigma, n, seed
+    cells, sigma, n, seed
         As `table1` takes them.
     method : str
         The explanation.
@@ -183,15 +182,17 @@ def motion_share(
     Raises
     ------
     ValueError
-        If a column is missing or the method was not scored at sigma.
+        If a score is missing or the method was not scored at sigma.
     """
-    _check_columns(columns, ("method", "sigma", "class", "group", "counted_voxels", "kept_relevance"))
-    chosen = (columns["method"] == method) & (columns["sigma"] == sigma)
-    if not chosen.any():
-        scored = ", ".join(sorted({str(name) for name in columns["method"]}))
+    needed = ("kept_relevance", "uncounted")
+    check_columns(cells.names, ("method", "sigma", *needed))
+    labels = cells.labels
+    chosen = np.flatnonzero((labels["method"] == method) & (labels["sigma"] == sigma))
+    if not len(chosen):
+        scored = ", ".join(sorted(set(labels["method"].tolist())))
         raise ValueError(f"no score of {method!r} at sigma {sigma}; scored methods are: {scored}")
-    picked = {name: column[chosen] for name, column in columns.items()}
-    return {"method": method, "sigma": sigma, **_summary(picked, "kept_relevance", n, seed)}
+    part = {name: cells.of_groups(name, chosen, labels["group"][chosen]) for name in needed}
+    return {"method": method, "sigma": sigma, **_summary(part, "kept_relevance", n, seed)}
 
 
 def table4(columns: Columns) -> list[Row]:
@@ -213,7 +214,7 @@ def table4(columns: Columns) -> list[Row]:
     ValueError
         If a column is missing.
     """
-    _check_columns(columns, ("method", "seconds_per_clip"))
+    check_columns(columns, ("method", "seconds_per_clip"))
     rows: list[Row] = []
     for (method,), part in _partition(columns, ("method",)):
         seconds = part["seconds_per_clip"].astype(np.float64)
@@ -223,23 +224,22 @@ def table4(columns: Columns) -> list[Row]:
     return rows
 
 
-def _precision_row(part: Columns, n: int, seed: int) -> Row:
+def _precision_row(part: Part, n: int, seed: int) -> Row:
     areas: Row = {}
     for name in AREA_PRECISIONS:
-        sums = group_sums(part[name], part["group"])
-        areas |= {name: sums.mean, name.replace("precision", "clips"): int(sums.n.sum())}
-    weighted = group_sums(part["weighted_precision"], part["group"]).mean
+        areas |= {name: part[name].mean, name.replace("precision", "clips"): int(part[name].n.sum())}
     precision = _summary(part, "precision", n, seed)
+    weighted = part["weighted_precision"].mean
     return {**precision, **_lift(part, n, seed), "weighted_precision": weighted, **areas}
 
 
-def _agreement_row(part: Columns, n: int, seed: int) -> Row:
+def _agreement_row(part: Part, n: int, seed: int) -> Row:
     iou = _summary(part, "iou", n, seed)
     row = _summary(part, "agreement", n, seed) | {"n_empty": iou["n_empty"]}
     return row | {f"iou_{name}": iou[name] for name in ("mean", "std", "low", "high")}
 
 
-def _selectivity_row(part: Columns, n: int, seed: int) -> Row:
+def _selectivity_row(part: Part, n: int, seed: int) -> Row:
     row: Row = {}
     for name in ("voxels", "relevance"):
         summary = _summary(part, f"kept_{name}", n, seed)
@@ -247,7 +247,7 @@ def _selectivity_row(part: Columns, n: int, seed: int) -> Row:
     return row | {name: summary[name] for name in ("n_clips", "n_empty", "n_uncounted")}
 
 
-def _object_row(part: Columns, n: int, seed: int) -> Row:
+def _object_row(part: Part, n: int, seed: int) -> Row:
     row: Row = {}
     for kind in KINDS:
         for name in (f"{kind}precision", f"{kind}recall"):
@@ -258,23 +258,22 @@ def _object_row(part: Columns, n: int, seed: int) -> Row:
     return row | {name: precision[name] for name in ("n_clips", "n_empty", "n_uncounted")}
 
 
-def _sweep_row(part: Columns, n: int, seed: int) -> Row:
+def _sweep_row(part: Part, n: int, seed: int) -> Row:
     row: Row = {}
     for name in ("precision", "kept_voxels", "kept_relevance"):
         summary = _summary(part, name, n, seed)
         row |= {name: summary["mean"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
-    counted = part["counted_voxels"] > 0
-    n_empty = int(np.count_nonzero(part["relevant_voxels"][counted] == 0))
-    n_counted = int(np.count_nonzero(counted))
-    counts = {"n_clips": n_counted - n_empty, "n_empty": n_empty, "n_uncounted": len(counted) - n_counted}
-    return {**row, **_lift(part, n, seed), "empty_share": share(n_empty, n_counted), **counts}
+    precision = _summary(part, "precision", n, seed)
+    counts = {name: precision[name] for name in ("n_clips", "n_empty", "n_uncounted")}
+    empty_share = share(counts["n_empty"], counts["n_clips"] + counts["n_empty"])
+    return {**row, **_lift(part, n, seed), "empty_share": empty_share, **counts}
 
 
-def _summary(part: Columns, name: str, n: int, seed: int) -> Row:
+def _summary(part: Part, name: str, n: int, seed: int) -> Row:
     """Mean, deviation and interval of one score, and how many clips have it."""
-    sums = group_sums(part[name], part["group"])
+    sums = part[name]
     low, high = ratio_interval(sums.total, sums.n, n=n, seed=seed) or (None, None)
-    n_uncounted = int(np.count_nonzero(part["counted_voxels"] == 0))
+    n_uncounted = int(part["uncounted"].total.sum())
     return {
         "mean": sums.mean,
         "std": sums.std,
@@ -286,14 +285,12 @@ def _summary(part: Columns, name: str, n: int, seed: int) -> Row:
     }
 
 
-def _lift(part: Columns, n: int, seed: int, kind: str = "") -> Row:
-    """Mean precision over mean base rate, both of the clips that have a precision.
+def _lift(part: Part, n: int, seed: int, kind: str = "") -> Row:
+    """Mean precision over mean base rate, which is of the clips that have a precision.
 
     A mean of the clips' own lifts would be ruled by clips in which next to nothing moves.
     """
-    precision = np.asarray(part[f"{kind}precision"], np.float64)
-    base_rate = np.where(np.isnan(precision), np.nan, np.asarray(part[f"{kind}base_rate"], np.float64))
-    ours, base = group_sums(precision, part["group"]), group_sums(base_rate, part["group"])
+    ours, base = part[f"{kind}precision"], part[f"{kind}base_rate"]
     low, high = ratio_interval(ours.total, base.total, n=n, seed=seed) or (None, None)
     lift = share(float(ours.total.sum()), float(base.total.sum()))
     row = {"base_rate": base.mean, "lift": lift, "lift_low": low, "lift_high": high}
@@ -301,8 +298,8 @@ def _lift(part: Columns, n: int, seed: int, kind: str = "") -> Row:
 
 
 def _table(
-    columns: Columns,
-    build: Callable[[Columns, int, int], Row],
+    cells: Cells,
+    build: Callable[[Part, int, int], Row],
     *,
     by: Sequence[str],
     needed: Sequence[str],
@@ -311,14 +308,17 @@ def _table(
     seed: int,
 ) -> list[Row]:
     """One row for each part, over all classes and then class by class."""
-    _check_columns(columns, ("class", "group", "counted_voxels", *by, *needed))
+    scores = (*needed, "uncounted")
+    check_columns(cells.names, (*by, *scores))
+    labels = cells.labels
     if sigmas is not None:
-        columns = _at_sigmas(columns, sigmas)
+        labels = _at_sigmas(labels, sigmas)
     # Groups as numbers: they are compared a thousand times.
-    columns = {**columns, "group": np.unique(columns["group"], return_inverse=True)[1]}
+    labels = {**labels, "group": np.unique(labels["group"], return_inverse=True)[1]}
     rows: list[Row] = []
     for keys in (by, ("class", *by)):
-        for key, part in _partition(columns, keys):
+        for key, found in _partition(labels, keys):
+            part = {name: cells.of_groups(name, found["cell"], found["group"]) for name in scores}
             rows.append({"class": None, **dict(zip(keys, key, strict=True)), **build(part, n, seed)})
     return rows
 
@@ -345,11 +345,3 @@ def _at_sigmas(columns: Columns, sigmas: Sequence[float]) -> Columns:
             raise ValueError(f"nothing was scored at sigma {sigma}; scored: {', '.join(map(str, scored))}")
     chosen = np.isin(columns["sigma"], sigmas)
     return {name: column[chosen] for name, column in columns.items()}
-
-
-def _check_columns(columns: Columns, needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(
-            f"columns {', '.join(missing)} are missing; give those of score_clip, with class and group"
-        )

@@ -1,20 +1,24 @@
 """What a data set of a million clips costs beside its arithmetic: time and memory of driver and scheduler.
 
 The explanations are stubs: each block looks up its rows of the index, as a real one does, and leaves its
-receipt. The driver holds Dask's scheduler, so its memory is that of both.
+receipt. The driver holds Dask's scheduler, so its memory is that of both. Then what the report's reduction of
+the scores takes, for several numbers of clips: its peak memory should be the same.
 
-    python -m tests.benchmarks.scale [CLIPS]
+    python -m tests.benchmarks.scale [CLIPS [SCORED_CLIPS ..]]
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,13 +26,20 @@ import psutil
 
 from flows.cluster import cluster
 from selrel.profiles import View
+from selrel.scores import score_clip
+from selrel.selective import PRESETS
 from storage.layout import Root
-from storage.receipts import Written
-from storage.tables import write_table
+from storage.receipts import Written, write_receipt
+from storage.runs import write_run
+from storage.tables import write_table, write_tables
 from tasks.clips import clips_of
+from tasks.report import reduced
 from tasks.stages import run_stage
 
 CLIPS = 1_000_000
+SCORED_CLIPS = (50_000, 200_000)
+METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
+SIGMAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 BLOCK_CLIPS = 64
 WORKERS = 2
 DATASET = "scale"
@@ -36,7 +47,14 @@ DATASET = "scale"
 
 def main() -> None:
     """Print a line a figure."""
-    clips = int(sys.argv[1]) if len(sys.argv) > 1 else CLIPS
+    counts = [int(argument) for argument in sys.argv[1:]]
+    measure_stage(counts[0] if counts else CLIPS)
+    for clips in counts[1:] or SCORED_CLIPS:
+        measure_reduction(clips)
+
+
+def measure_stage(clips: int) -> None:
+    """Print what a stage of stubs costs."""
     with tempfile.TemporaryDirectory(prefix="selrel-scale-") as directory:
         root = Root(directory)
         began = time.perf_counter()
@@ -64,6 +82,59 @@ def main() -> None:
         early, late = samples[len(samples) // 10], samples[-1]
         say("  growth", f"{(late - early) / 1e6 / (0.9 * thousands):+.2f} MB for 1,000 blocks")
         say("worker", f"{workers / 1e6:.0f} MB, the index of the data set included")
+
+
+def measure_reduction(clips: int) -> None:
+    """Print what it costs to reduce the scores of so many clips to the tables, in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="selrel-scale-") as directory:
+        root = Root(directory)
+        write_index(root, clips)
+        write_scores(root)
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            before, peak, seconds = process.submit(reduce_scores, root).result()
+    mega = f"peak {peak / 1e6:.0f} MB, {before / 1e6:.0f} MB of it before"
+    say("report's reduction", f"{clips:,} clips: {seconds:.0f} s, {mega}")
+
+
+def reduce_scores(root: Root) -> tuple[int, int, float]:
+    """Memory before, peak memory (bytes) and seconds of a report's reduction."""
+    began = time.perf_counter()
+    with sampled_memory(every=0.02) as samples:
+        tables, _ = reduced(root, "scored")
+    assert len(tables["sweep"]) == (1 + 101) * len(METHODS) * (1 + len(SIGMAS))
+    return samples[0], max(samples), time.perf_counter() - began
+
+
+def write_scores(root: Root) -> None:
+    """Write score rows as the stages do, the same values in every block under the labels of its own clips."""
+    paths, clips = root.run("scored"), clips_of(root, DATASET)
+    write_run(root, paths, {"settings": {"methods": {method: {} for method in METHODS}}})
+    times = pd.DataFrame({"method": METHODS, "seconds_per_clip": 0.1, "warm": True})
+    measured = write_tables(root, {"times": (paths.overhead("explain", 0), times)})
+    write_receipt(root, paths, "explain", 0, measured)
+    scores, agreements = map(pd.DataFrame, scored_clip())
+    for block in range(len(clips.ranges)):
+        rows = clips.of_block(block)
+        tables = {
+            "scores": (paths.score(block), labelled(rows, scores)),
+            "agreements": (paths.agreement(block), labelled(rows, agreements)),
+        }
+        write_receipt(root, paths, "score", block, write_tables(root, tables))
+
+
+def scored_clip() -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """The rows of one clip, with all true columns."""
+    random, shape = np.random.default_rng(0), (4, 16, 16)
+    cubes = {method: random.normal(size=shape).astype(np.float32) for method in METHODS}
+    flow = random.normal(size=(*shape, 2)).astype(np.float32)
+    return score_clip(cubes, flow, len(flow), sigmas=SIGMAS, parameters=PRESETS["default"])
+
+
+def labelled(clips: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one clip for each of these clips, under their labels."""
+    labels = clips[["clip", "video", "class", "group"]]
+    return labels.merge(rows, how="cross")
 
 
 def write_index(root: Root, clips: int) -> None:
