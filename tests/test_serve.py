@@ -127,7 +127,7 @@ def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path,
             sockets += listening_addresses(serving.processes())
             time.sleep(1)
         # The worker and all that it started are killed together. A run that had begun stays RUNNING until its
-        # heartbeat is missed, and is then tried again; one that had not must not keep the watcher's only slot.
+        # heartbeat is missed, and is then tried again; one that had not must not keep the only slot there is.
         publish(tiny_checkpoint, serving.watch / "second.pth.tar", 2.0)
         wait_for(lambda: len(list_runs(serving.root)) == 2, serving)
         for process in [*serving.named("worker", "start"), *serving.named("prefect.engine")]:
