@@ -69,7 +69,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     except CycloptsError:
         return BAD_INPUT
     except KeyboardInterrupt:
-        return stopped("interrupted; `selrel explain` goes on where it stopped, start it again", INTERRUPTED)
+        return stopped("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except (ValueError, OSError) as error:
         return stopped(str(error), BAD_INPUT)
     except RuntimeError as error:

@@ -7,7 +7,7 @@ import sys
 FAILED, BAD_INPUT, EXCLUDED, GATE, INTERRUPTED = 1, 2, 3, 4, 130
 
 EXPLAINED = (
-    "Exit codes: 0 done; 1 failed (`selrel explain` goes on where it stopped) or damage found; 2 bad input; "
+    "Exit codes: 0 done; 1 failed (the same command goes on where it stopped) or damage found; 2 bad input; "
     "3 done, but with blocks left out that failed; 4 the motion share fell by more than --max-drop; "
     "130 interrupted."
 )

@@ -191,7 +191,7 @@ def print_plan(console: Console, found: Row) -> None:
         *found["notes"],
         f"Run      {found['run']}",
         f"Data set {found['dataset']}: {found['videos']:,} videos, {about}{found['clips']:,} clips in "
-        f"{about}{found['blocks']:,} blocks",
+        f"{about}{_counted(found['blocks'], 'block')}",
         f"Disk     at most {_gigabytes(found['bytes'])}" + (f" of {_gigabytes(free)} free" if free else ""),
     ]
     if found["finished"]:
@@ -199,11 +199,15 @@ def print_plan(console: Console, found: Row) -> None:
     else:
         steps = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in found["seconds_per_clip"].items())
         lines += [
-            f"Time     about {_duration(found['seconds'])} with {found['workers']} workers of "
-            f"{found['threads_per_worker']} threads",
+            f"Time     about {_duration(found['seconds'])} with {_counted(found['workers'], 'worker')} of "
+            f"{_counted(found['threads_per_worker'], 'thread')}, once everything is started",
             f"         seconds a clip, measured on a few: {steps}",
         ]
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def _gigabytes(size: int) -> str:
@@ -354,7 +358,10 @@ def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
     if found.get("share") is None:
         return []
     stages = ", ".join(f"{stage} {percent(row['share'])}" for stage, row in found["stages"].items())
-    return [f"Overhead {percent(found['share'])} of the workers' time was not arithmetic ({stages})."]
+    return [
+        f"Overhead {percent(found['share'])} of the workers' time was not arithmetic ({stages}).\n"
+        "         Starting and waiting weigh most where there are few blocks."
+    ]
 
 
 def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:

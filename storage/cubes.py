@@ -250,6 +250,8 @@ def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
         real = dataset[name].astype("float32") * dataset[scale]
         real.attrs = {key: value for key, value in dataset[name].attrs.items() if key != "scale"}
         dataset[name] = real
+    # It says how to come to the real units.
+    dataset.attrs.pop("comment", None)
     return dataset.drop_vars(list(scales.values()))
 
 

@@ -73,9 +73,11 @@ def compare_runs(before: str, after: str) -> tuple[list[Row], list[str]]:
     Raises
     ------
     ValueError
-        If a run is not finished, or `NotComparable`: they share no clip.
+        If a run is not finished, both are the same, or `NotComparable`: they share no clip.
     """
     first, second = (read_side(*check_finished(url)) for url in (before, after))
+    if first.url == second.url:
+        raise ValueError(f"{before} is on both sides; give two runs (`selrel runs` lists them)")
     notes = _notes(first, second)
     return comparison(first, second), notes
 

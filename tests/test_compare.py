@@ -179,6 +179,12 @@ def test_runs_of_different_data_are_refused(make_run: MakeRun) -> None:
         compare_runs(before, after)
 
 
+def test_a_run_is_not_compared_with_itself(make_run: MakeRun) -> None:
+    run = make_run("a", 0.0)
+    with pytest.raises(ValueError, match="is on both sides; give two runs"):
+        compare_runs(run, f"{run}/")
+
+
 def test_the_run_before_is_the_last_of_its_series(make_run: MakeRun, tmp_path: Path) -> None:
     place = Root(str(tmp_path / "root"))
     make_run("oldest", 0.0, finished_at="2026-01-01T00:00:00+00:00")

@@ -278,7 +278,7 @@ def test_interrupted_command_says_how_to_go_on(
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("selrel: interrupted; `selrel explain` goes on")
+    assert said.splitlines()[-1].startswith("selrel: interrupted; the same command goes on")
     assert wait_until_gone(started, timeout=30) == []
 
 

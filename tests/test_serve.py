@@ -157,7 +157,9 @@ def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path,
         assert serving.processes() == []
     assert sockets
     assert all(map(is_loopback, sockets))
-    assert "decode: 14 of 14 clips done" in logged(serving.state / "prefect.db"), "our lines are in the flow runs' logs"
+    assert "decode: 14 of 14 clips done" in logged(serving.state / "prefect.db"), (
+        "our lines are in the flow runs' logs"
+    )
     assert_no_canary(tmp_path)
 
 

@@ -30,8 +30,9 @@ def export(
     A film (`webm`, `gif`, `mp4`) shows input, flow, baseline and selective relevance side by side; `png` is
     a contact sheet; `npz` holds the arrays in real units.
 
-    Example: `selrel export results/runs/c3d-1bf523994dd872e1 --clip 12 --format gif`,
-    `selrel export results/runs/c3d-1bf523994dd872e1 --figures paper --format svg`
+    Example: `selrel export results/runs/c3d-1bf523994dd872e1 --clip 12 --format gif`
+
+    Example: `selrel export results/runs/c3d-1bf523994dd872e1 --figures figures --format svg`
 
     Parameters
     ----------
