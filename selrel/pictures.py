@@ -227,7 +227,7 @@ def steps(
     pictures = {
         "1 input": frame,
         "2 relevance": overlay(frame, relevance, scale=scale, palette=palette),
-        "3 change in time": relevance_colours(edges, scale=relevance_scale(edges), palette=palette),
+        "3 rise and fall": relevance_colours(edges, scale=relevance_scale(edges), palette=palette),
         "4 mask": mask_picture(mask),
         "5 selective": overlay(frame, np.where(mask, relevance, 0), scale=scale, palette=palette),
     }

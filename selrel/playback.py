@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selrel.pictures import SCALE_SHARE, flow_colours, strip
+from selrel.pictures import flow_colours, relevance_scale, strip
 from selrel.selective import SelectiveParameters, levels, temporal_edges
 
 Image = npt.NDArray[np.uint8]
 Layer = dict[str, Any]
 
-# Steps of a colour in each direction: an eye hardly tells more, and the files stay small.
-STEPS = 31
+# Steps of the stored range in each direction: an eye hardly tells more, and the files stay small.
+STEPS = 63
 EDGE_STEPS = 15
 # Edges are shown up to so many standard deviations.
 EDGE_LIMIT = 6.0
@@ -28,7 +28,11 @@ _SIDE = 128
 
 
 def layer(
-    relevance: npt.NDArray[np.float32], sigmas: Sequence[float], parameters: SelectiveParameters
+    relevance: npt.NDArray[np.float32],
+    sigmas: Sequence[float],
+    parameters: SelectiveParameters,
+    *,
+    scale: float,
 ) -> Layer:
     """Reduce one explanation of a clip to what a page paints.
 
@@ -40,12 +44,15 @@ def layer(
         Thresholds, ascending; ``parameters.sigma`` is not read.
     parameters : SelectiveParameters
         All other choices of the selective step.
+    scale : float
+        The relevance that is painted in full colour in every clip, above 0.
 
     Returns
     -------
     dict
-        ``scale`` (the relevance of ``STEPS``; 99 % of the voxels with relevance do not exceed it);
-        ``relevance`` (int8, -STEPS..STEPS), ``levels`` (uint8; the mask of ``sigmas[i]`` is ``levels > i``)
+        ``own`` (this clip's own scale, `selrel.pictures.relevance_scale`); ``range`` (the relevance of
+        ``STEPS``: the larger one of both scales, so that neither is cut off); ``relevance`` (int8,
+        -STEPS..STEPS), ``levels`` (uint8; the mask of ``sigmas[i]`` is ``levels > i``)
         and ``edges`` (int8, ``EDGE_STEPS`` is ``EDGE_LIMIT`` standard deviations), all (time, y, x); and
         ``over_time``, a list for the baseline and each sigma: the positive relevance of each frame, as a
         share of the clip's.
@@ -55,10 +62,11 @@ def layer(
     edges = temporal_edges(cube, border=parameters.border).numpy()
     # The standard deviation that the thresholds count in is that of the map in force.
     deviation = float(np.std(np.abs(edges) if parameters.edge == "magnitude" else edges, dtype=np.float64))
-    scale = _scale(relevance)
+    own = relevance_scale(relevance)
     return {
-        "scale": scale,
-        "relevance": _quantised(thinned(relevance), scale, STEPS),
+        "own": own,
+        "range": max(own, scale),
+        "relevance": _quantised(thinned(relevance), max(own, scale), STEPS),
         "levels": thinned(reached),
         "edges": _quantised(thinned(edges), EDGE_LIMIT * deviation, EDGE_STEPS),
         "over_time": _over_time(relevance, reached, len(sigmas)),
@@ -86,11 +94,6 @@ def thinned(cube: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _thinning(cube: npt.NDArray[Any]) -> int:
     return -(-int(max(cube.shape[1:3])) // _SIDE)
-
-
-def _scale(relevance: npt.NDArray[np.float32]) -> float:
-    magnitudes = np.abs(relevance[relevance != 0])
-    return float(np.quantile(magnitudes, SCALE_SHARE)) if magnitudes.size else 0.0
 
 
 def _quantised(values: npt.NDArray[Any], full: float, n_steps: int) -> npt.NDArray[np.int8]:

@@ -15,6 +15,11 @@ def percent(share: float | None, unit: str = " %") -> str:
     return MISSING if share is None else f"{100 * share:.1f}{unit}"
 
 
+def signed(share: float) -> str:
+    """Write a difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}"
+
+
 def percent_range(row: Row, low: str = "low", high: str = "high") -> str:
     """Write the interval between two shares of a row."""
     return MISSING if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f}"

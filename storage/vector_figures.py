@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -11,20 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-Kind = Literal["pdf", "svg"]
-Row = Mapping[str, Any]
+from storage.figures import Row
+from storage.panels import COLOURS, PANELS
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers and dashes differ as well.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Kind = Literal["pdf", "svg"]
+
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", "-.", ":")
-_PANELS = {
-    "precision": "Precision",
-    "lift": "Lift over the base rate (1 is chance)",
-    "kept_voxels": "Marked voxels kept",
-    "kept_relevance": "Positive relevance kept",
-    "empty_share": "Clips left empty",
-}
 # A fixed salt, and no date below: the same rows give the same bytes. Type 42 keeps a PDF text as text.
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "selrel",
@@ -90,7 +83,7 @@ def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.1, 4.4), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True).flat
-        for panel, (name, title) in zip(panels, _PANELS.items(), strict=False):
+        for panel, (name, title) in zip(panels, PANELS.items(), strict=False):
             _draw(panel, rows, methods, name)
             panel.set_title(title, loc="left", fontsize=8)
             panel.set_xlabel("threshold (sigma)")
@@ -103,7 +96,7 @@ def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
 def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], name: str) -> None:
     for place, method in enumerate(methods):
         line = sorted((row for row in rows if row["method"] == method), key=lambda row: row["sigma"])
-        colour, sigmas = _COLOURS[place % len(_COLOURS)], [row["sigma"] for row in line]
+        colour, sigmas = COLOURS[place % len(COLOURS)], [row["sigma"] for row in line]
         panel.plot(
             sigmas, [_drawable(row, name) for row in line], label=method, color=colour, markersize=3,
             linewidth=1, marker=_MARKERS[place % len(_MARKERS)], linestyle=_DASHES[place % len(_DASHES)],

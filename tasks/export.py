@@ -18,7 +18,7 @@ from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask
 from storage import exports, vector_figures
 from storage.cubes import open_run, read_block
-from storage.report.columns import overall, shown_table
+from storage.report.columns import main_method, overall, shown_table
 from storage.runs import read_run
 from storage.tables import read_table
 from tasks.compare import check_finished
@@ -85,16 +85,15 @@ class Clip:
         }
 
 
-def main_method(url: str) -> str:
-    """The method that stands for a run where one has to do: deep Taylor, or the first it has.
+def method_of_film(url: str) -> str:
+    """The method of a film for which none was asked.
 
     Raises
     ------
     ValueError
         If there is no finished run.
     """
-    methods = list(read_run(*check_finished(url))["settings"]["methods"])
-    return "deep_taylor" if "deep_taylor" in methods else str(methods[0])
+    return main_method(read_run(*check_finished(url))["settings"]["methods"])
 
 
 def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigma: float = SIGMA) -> Clip:

@@ -34,7 +34,8 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
         As `tasks.compare.comparison` gives them; none where there is nothing to compare with.
     verdict : dict or None
         ``previous`` (that run's name), the motion share's ``before``, ``after``, ``difference``, ``low``,
-        ``high`` and ``n_clips`` (null without deep Taylor), ``max_drop`` (null: any fall passes), ``passed``.
+        ``high`` and ``n_clips`` (null without deep Taylor), ``max_drop`` (null: any fall passes), ``passed``;
+        and ``error`` (why the comparison failed), where it did.
     """
     paths = place.run(run)
     gate = read_run(place, paths).get("gate", {})
@@ -48,7 +49,7 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
         if gate.get("max_drop") is not None:
             raise
         _log.warning("not compared with the run before: %s", error)
-        return [], None
+        return [], {**_verdict(None, url, None), "error": str(error)}
     return rows, _verdict(headline(rows), url, gate.get("max_drop"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
+from selrel.explain import units
 from selrel.pictures import PALETTES, flow_wheel, png, relevance_scale, steps, webp
 from selrel.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
@@ -20,7 +21,7 @@ from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.cubes import read_block, read_relevance
 from storage.layout import ReportPaths, Root
 from storage.report import write_clip, write_report
-from storage.report.columns import MAIN_METHOD
+from storage.report.columns import main_method
 from storage.report.media import clip_script
 from storage.runs import read_run
 from storage.tables import read_table, read_tables
@@ -64,30 +65,32 @@ def write_page(
     description = read_run(place, place.run(run))
     root, paths = at or (place, place.run(run).report)
     methods = description["settings"]["methods"]
-    main = MAIN_METHOD if MAIN_METHOD in methods else min(methods)
+    main = main_method(methods)
     ranked = _ranked(place, run, clips, main)
-    featured = [row["clip"] for row in _examples(ranked)]
-    shown = _shown(ranked, featured)
+    featured = {row["clip"]: row["place"] for row in _examples(ranked)}
+    shown = _shown(ranked, list(featured))
 
-    def publish(row: Row) -> tuple[str | None, dict[str, float]]:
-        script, scales = _clip(place, run, description, row)
+    def publish(row: Row) -> str | None:
+        script = _clip(place, run, description, row, scales)
         write_clip(root, paths, row["clip"], script)
-        return (script if row["clip"] in featured else None), scales
+        return script if row["clip"] in featured else None
 
     # What takes the time, compressing, lets other threads run.
     with ThreadPoolExecutor(_THREADS) as pool:
-        written = list(pool.map(publish, shown))
-    scripts = {row["clip"]: script for row, (script, _) in zip(shown, written, strict=True)}
+        own = pool.map(lambda row: _own_scales(_cubes(place, run, description, row)), shown)
+        scales = _scales(list(own), methods)
+        scripts = dict(zip((row["clip"] for row in shown), pool.map(publish, shown), strict=True))
     context = {
         **_context(place, run, description, clips=clips, tables=tables, summary=summary),
         "clips": _with_figures(place, run, shown),
-        "featured": {clip: scripts[clip] for clip in featured},
+        "featured": [{"clip": c, "place": at, "script": scripts[c]} for c, at in featured.items()],
         "legends": {
             "palettes": {name: list(ends) for name, ends in PALETTES.items()},
             "flow": png(flow_wheel()),
             "flow_scale": FLOW_SCALE,
-            "scales": _scales([scales for _, scales in written]),
-            "steps": _first_steps(place, run, description, shown, featured, main),
+            "scales": scales,
+            "units": {name: units(name, chosen) for name, chosen in methods.items()},
+            "steps": _first_steps(place, run, description, shown, featured, main, scales[main]),
         },
     }
     write_report(root, paths, context)
@@ -144,40 +147,44 @@ def _examples(ranked: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _shown(ranked: pd.DataFrame, featured: Sequence[int]) -> list[dict[str, Any]]:
-    """The examples of every class, and the featured clips where they are not among them."""
+    """The examples of every class, and the featured clips where they are not among them, without a place."""
     shown = [row for _, rows in ranked.groupby("class") for row in _examples(rows)]
     missing = set(featured) - {row["clip"] for row in shown}
-    return shown + [row for row in _examples(ranked) if row["clip"] in missing]
+    return shown + [{**row, "place": None} for row in _examples(ranked) if row["clip"] in missing]
 
 
-def _clip(place: Root, run: str, description: Row, row: Row) -> tuple[str, dict[str, float]]:
-    """One clip's file, and the relevance of full colour by method."""
-    frames, flow, cubes = _read(place, run, description, row)
+def _clip(place: Root, run: str, description: Row, row: Row, scales: Mapping[str, float]) -> str:
+    """One clip's file."""
+    frames, flow = _seen(place, description, row)
     settings = description["settings"]
     parameters = SelectiveParameters(**settings["selective"])
-    layers = {name: layer(cube, settings["sigmas"], parameters) for name, cube in cubes.items()}
-    script = clip_script(
+    layers = {
+        name: layer(cube, settings["sigmas"], parameters, scale=scales[name])
+        for name, cube in _cubes(place, run, description, row).items()
+    }
+    return clip_script(
         row["clip"],
         frames=webp(frame_strip(frames), quality=_QUALITY),
         flow=webp(flow_strip(flow, scale=FLOW_SCALE), quality=_QUALITY),
         layers=layers,
     )
-    return script, {name: shown["scale"] for name, shown in layers.items()}
 
 
-def _read(
-    place: Root, run: str, description: Row, row: Row
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating], dict[str, npt.NDArray[np.float32]]]:
-    """The valid frames of a clip, their flow, and the cubes by method."""
-    paths, dataset = place.run(run), place.dataset(description["dataset_id"])
-    at, n_valid = int(row["clip"]), int(row["n_valid_frames"])
+def _seen(place: Root, description: Row, row: Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating]]:
+    """The valid frames of a clip, and their flow."""
+    dataset, at, n_valid = place.dataset(description["dataset_id"]), row["clip"], row["n_valid_frames"]
     frames = read_block(place, dataset.frames, at, at + 1, ["frames"])["frames"][0, :n_valid]
     flow = read_block(place, dataset.motion, at, at + 1, ["flow"])["flow"][0, :n_valid]
-    cubes = {
-        name: read_relevance(place, paths.relevance, name, at, at + 1)[0, :n_valid]
+    return frames, flow
+
+
+def _cubes(place: Root, run: str, description: Row, row: Row) -> dict[str, npt.NDArray[np.float32]]:
+    """The explanations of a clip's valid frames, by method."""
+    store, at, n_valid = place.run(run).relevance, row["clip"], row["n_valid_frames"]
+    return {
+        name: read_relevance(place, store, name, at, at + 1)[0, :n_valid]
         for name in description["settings"]["methods"]
     }
-    return frames, flow, cubes
 
 
 def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str, Any]]:
@@ -198,23 +205,29 @@ def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str,
     return [{**row, "figures": figures[row["clip"]]} for row in shown]
 
 
-def _scales(of_clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """One scale a method for all clips: the middle one of theirs."""
-    names = of_clips[0] if of_clips else ()
-    return {name: float(f"{np.median([scales[name] for scales in of_clips]):.2g}") for name in names}
+def _own_scales(cubes: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, float]:
+    """The scale of each explanation that has any relevance."""
+    return {name: relevance_scale(cube) for name, cube in cubes.items() if cube.any()}
+
+
+def _scales(of_clips: Sequence[Mapping[str, float]], methods: Iterable[str]) -> dict[str, float]:
+    """One scale a method for all clips: the middle one of theirs; 1 where no clip has any."""
+    own = {name: [scales[name] for scales in of_clips if name in scales] for name in methods}
+    return {name: float(f"{np.median(scales or [1.0]):.2g}") for name, scales in own.items()}
 
 
 def _first_steps(
-    place: Root, run: str, description: Row, shown: Sequence[Row], featured: Sequence[int], method: str
-) -> bytes | None:
-    """The method in one picture: of the highest clip, the frame that keeps the most."""
-    row = next((row for row in shown if featured and row["clip"] == featured[0]), None)
+    place: Root, run: str, description: Row, shown: Sequence[Row], featured: Mapping[int, str], method: str,
+    scale: float,
+) -> bytes | None:  # fmt: skip
+    """The method in one picture: of the first featured clip, the frame that keeps the most."""
+    row = next((row for row in shown if row["clip"] == next(iter(featured))), None)
     if row is None:
         return None
-    frames, _, cubes = _read(place, run, description, row)
-    cube = cubes[method]
+    frames, _ = _seen(place, description, row)
+    cube = _cubes(place, run, description, row)[method]
     parameters = SelectiveParameters(**description["settings"]["selective"], sigma=SIGMA)
     mask = selective_mask(torch.from_numpy(cube), len(cube), parameters).numpy()
     edges = temporal_edges(torch.from_numpy(cube), border=parameters.border).numpy()
     at = int(np.where(mask, np.maximum(cube, 0), 0).sum((1, 2)).argmax())
-    return png(steps(frames[at], cube[at], edges[at], mask[at], scale=relevance_scale(cube)))
+    return png(steps(frames[at], cube[at], edges[at], mask[at], scale=scale))

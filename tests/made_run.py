@@ -125,6 +125,8 @@ def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
     create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes)
     predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
     logits = np.eye(len(clips.classes), dtype=np.float32)[predicted]
+    # Every other clip is flagged.
+    logits[::2] -= 1.5
     for start, stop in blocks(n, _BLOCK):
         part = slice(start, stop)
         write_block(place, dataset.frames, start, {"frames": made.frames[part]})

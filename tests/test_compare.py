@@ -251,7 +251,9 @@ def test_a_gate_that_cannot_judge_does_not_pass(make_run: MakeRun, tmp_path: Pat
     make_run("free", 0.0, finished_at=None)
     make_run("gated", 0.0, finished_at=None, gate={"max_drop": 0.05})
     place = Root(str(tmp_path / "root"))
-    assert with_previous(place, "free") == ([], None)
+    rows, verdict = with_previous(place, "free")
+    assert rows == []
+    assert verdict is not None and verdict["passed"] and "damaged" in verdict["error"]
     with pytest.raises(ValueError, match=r"clips\.parquet is damaged"):
         with_previous(place, "gated")
 

@@ -15,19 +15,26 @@ def cube():
 
 @pytest.mark.parametrize("edge", ["magnitude", "rising", "falling"])
 def test_masks_of_every_sigma_are_exact(cube, edge):
-    made = layer(cube, SIGMAS, SelectiveParameters(edge=edge))
+    made = layer(cube, SIGMAS, SelectiveParameters(edge=edge), scale=1.0)
     for at, sigma in enumerate(SIGMAS):
         parameters = SelectiveParameters(edge=edge, sigma=sigma)
         mask = selective_mask(torch.from_numpy(cube), len(cube), parameters).numpy()
         assert ((made["levels"] > at) == mask).all()
 
 
-def test_relevance_and_edges_are_right_within_half_a_step(cube):
-    made = layer(cube, SIGMAS, SelectiveParameters())
-    shown = made["relevance"] * made["scale"] / STEPS
-    wanted = np.clip(cube, -made["scale"], made["scale"])
-    assert np.abs(shown - wanted).max() <= 0.501 * made["scale"] / STEPS
-    assert np.mean(np.abs(cube) <= made["scale"]) == pytest.approx(0.99, abs=1e-3)
+@pytest.mark.parametrize("scale", [0.5, 8.0])
+def test_relevance_is_right_within_half_a_step_on_the_fixed_and_on_its_own_scale(cube, scale):
+    """Whichever is larger: what is above a clip's own scale is not cut off below the fixed one."""
+    made = layer(cube, SIGMAS, SelectiveParameters(), scale=scale)
+    assert np.mean(np.abs(cube) <= made["own"]) == pytest.approx(0.99, abs=1e-3)
+    shown = made["relevance"] * made["range"] / STEPS
+    for full in (scale, made["own"]):
+        painted, wanted = (np.clip(values / full, -1, 1) for values in (shown, cube))
+        assert np.abs(painted - wanted).max() <= 0.501 * made["range"] / full / STEPS
+
+
+def test_edges_are_right_within_half_a_step(cube):
+    made = layer(cube, SIGMAS, SelectiveParameters(), scale=1.0)
     edges = temporal_edges(torch.from_numpy(cube)).numpy()
     deviation = np.abs(edges).std(dtype=np.float64)
     in_deviations = np.clip(edges / deviation, -EDGE_LIMIT, EDGE_LIMIT)
@@ -38,7 +45,7 @@ def test_relevance_and_edges_are_right_within_half_a_step(cube):
 
 
 def test_shares_over_time_are_those_of_the_maps(cube):
-    made = layer(cube, SIGMAS, SelectiveParameters())
+    made = layer(cube, SIGMAS, SelectiveParameters(), scale=1.0)
     positive = np.maximum(cube, 0)
     assert sum(made["over_time"][0]) == pytest.approx(1)
     for at in range(len(SIGMAS)):
@@ -47,8 +54,7 @@ def test_shares_over_time_are_those_of_the_maps(cube):
 
 
 def test_nothing_relevant_is_shown_as_nothing():
-    made = layer(np.zeros((4, 5, 6), np.float32), SIGMAS, SelectiveParameters())
-    assert made["scale"] == 0
+    made = layer(np.zeros((4, 5, 6), np.float32), SIGMAS, SelectiveParameters(), scale=1.0)
     assert not made["relevance"].any()
     assert not made["levels"].any()
     assert np.sum(made["over_time"]) == 0

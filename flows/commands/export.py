@@ -39,7 +39,7 @@ def export(
     run
         Where the run lies, as `selrel runs` lists it.
     clip
-        The clip's number, as the report and `tables/clips.parquet` give it.
+        The clip's number, as the report says below its tabs and `tables/clips.parquet` lists it.
     figures
         Directory, also `s3://bucket/prefix`, for the tables and the sweep as vector figures.
     format
@@ -62,13 +62,13 @@ def export(
         _export_figures(run, figures, format or "pdf")
         return
     from storage.layout import run_at
-    from tasks.export import export_clip, main_method, read_clip
+    from tasks.export import export_clip, method_of_film, read_clip
 
     kind = format or "webm"
     if clip is None or kind == "pdf" or kind == "svg":
         raise ValueError(f"a clip can't be {kind}: give --format webm, gif, mp4, png or npz")
     place, name = _place(output or f"{run_at(run)[1].name}-clip-{clip}.{kind}")
-    methods = method or (None if kind in ("png", "npz") else [main_method(run)])
+    methods = method or (None if kind in ("png", "npz") else [method_of_film(run)])
     found = read_clip(run, clip, methods=methods, sigma=sigma)
     data = export_clip(found, kind, fps=fps, palette=palette)
     place.write_bytes(name, data)

@@ -25,18 +25,21 @@ def report(
     json
         Print one JSON object instead: the summary, every row of the tables, and where everything lies.
     html
-        Directory or `s3://bucket/prefix` for the page and its media.
+        Directory or `s3://bucket/prefix` for the page and its media; `page` in the JSON says where it lies.
     """
     from flows.printing import print_json, print_result, result_of
 
     console = Console()
     if json:
-        print_json(console, result_of(run))
-    else:
-        print_result(console, run)
+        found = result_of(run)
+        print_json(console, found if html is None else {**found, "page": _page(run, html)})
+        return
+    print_result(console, run)
     if html is not None:
-        from tasks.report import report_elsewhere
+        console.print(f"Page     {_page(run, html)}", highlight=False, soft_wrap=True, markup=False)
 
-        page = report_elsewhere(run, html)
-        if not json:
-            console.print(f"Page     {page}", highlight=False, soft_wrap=True, markup=False)
+
+def _page(run: str, directory: str) -> str:
+    from tasks.report import report_elsewhere
+
+    return report_elsewhere(run, directory)

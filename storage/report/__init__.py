@@ -16,9 +16,9 @@ from storage import figures
 from storage.figures import Row
 from storage.layout import ReportPaths, Root
 from storage.report import charts
-from storage.report.columns import MAIN_METHOD, class_rows, overall, shown_table
+from storage.report.columns import MAIN_METHOD, class_rows, main_method, overall, shown_table
 from storage.report.media import as_script, clip_file
-from storage.report.words import WORDS
+from storage.report.words import WORDS, method_name, plain_flag
 
 # What the page shows, and the table that it is of.
 _TABLES = {
@@ -77,16 +77,19 @@ def render_report(context: Mapping[str, Any]) -> str:
         ``exclusions`` : list of dict
             ``video``, ``class``, ``kind``, ``reason``.
         ``flags`` : list of dict
-            ``video``, ``class``, ``start_frame``, ``flag``.
+            ``clip``, ``video``, ``class``, ``start_frame``, ``flag``.
         ``clips`` : list of dict
             Clips with a player: ``clip`` (number), ``video``, ``class``, ``predicted``, ``start_frame``,
-            ``place`` ("highest", "typical" or "lowest" of its class) and ``figures``: by method, a list over
-            the maps of ``kept_relevance``, ``kept_voxels``, ``precision``, ``base_rate``, ``lift``.
-        ``featured`` : dict of int to str
-            The clips to begin with, and their files' text, which goes into the page.
+            ``flag`` (empty where there is none), ``place`` ("highest", "typical" or "lowest" of its class;
+            None if the class does not show it) and ``figures``: by method, a list over the maps of
+            ``kept_relevance``, ``kept_voxels``, ``precision``, ``base_rate``, ``lift``.
+        ``featured`` : list of dict
+            The clips to begin with: ``clip``, ``place`` (of all clips) and ``script`` (its file's text, which
+            goes into the page).
         ``legends`` : dict
             ``flow`` (PNG bytes) and ``flow_scale`` (px/frame of full colour), ``scales`` (by method, the
-            relevance of full colour), ``palettes`` (by name, the colours of positive and negative) and
+            relevance of full colour) in ``units``, ``palettes`` (by name, the colours of positive and
+            negative) and
             ``steps`` (PNG bytes: the method in one picture; or None).
         ``command`` : str
             The command that repeats the run.
@@ -104,11 +107,14 @@ def render_report(context: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": figures.percent, "data_uri": _data_uri, "grouped": figures.count}
+    environment.filters |= {
+        "percent": figures.percent, "signed": figures.signed, "grouped": figures.count, "data_uri": _data_uri,
+        "method_name": method_name, "plain_flag": plain_flag,
+    }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
     tables, paper = context["tables"], context["paper"]
     shared = _for_scripts(context)
-    inlined = [charts.script(), *map(_file, _SCRIPTS), *context["featured"].values()]
+    inlined = [charts.script(), *map(_file, _SCRIPTS), *(clip["script"] for clip in context["featured"])]
     method = shared["mainMethod"]
     return page.render(
         **{key: context[key] for key in _KEYS},
@@ -129,6 +135,7 @@ def render_report(context: Mapping[str, Any]) -> str:
         chance=_chance(tables.get("table3", ())),
         classes=_classes(context, method),
         main_method=method,
+        share_words=_share_words(context["summary"], method),
         facts=_flat(context["description"]),
     )
 
@@ -139,10 +146,11 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
     of_all = overall(sweep)
     methods = list(dict.fromkeys(row["method"] for row in of_all))
     sigmas = sorted({row["sigma"] for row in of_all})
-    names = ("clip", "video", "class", "predicted", "start_frame", "place", "figures")
+    names = ("clip", "video", "class", "predicted", "start_frame", "figures")
     return {
         "methods": methods,
-        "mainMethod": MAIN_METHOD if MAIN_METHOD in methods else next(iter(methods), None),
+        "methodNames": {method: method_name(method) for method in methods},
+        "mainMethod": main_method(methods) if methods else None,
         "sigmas": sigmas,
         "swept": {
             name: {
@@ -151,12 +159,14 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name in _SWEPT
         },
-        "clips": [{name: clip[name] for name in names} for clip in context["clips"]],
-        "featured": list(context["featured"]),
+        "clips": [
+            {name: clip[name] for name in names} | {"flag": plain_flag(clip["flag"])}
+            for clip in context["clips"]
+        ],
         "files": {clip["clip"]: f"media/{clip_file(clip['clip'])}" for clip in context["clips"]},
         "scales": context["legends"]["scales"],
         "charts": charts.sweep_charts(sweep),
-        "curve": charts.curve_chart(),
+        "curve": charts.curve_chart(methods),
         "palettes": context["legends"]["palettes"],
     }
 
@@ -170,8 +180,16 @@ def _classes(context: Mapping[str, Any], method: str | None) -> list[dict[str, A
         return []
     rows = class_rows(context["tables"], method)
     for row in rows:
-        row["examples"] = [clip for clip in context["clips"] if clip["class"] == row["class"]]
+        of_class = (clip for clip in context["clips"] if clip["class"] == row["class"])
+        row["examples"] = [clip for clip in of_class if clip["place"] is not None]
     return rows
+
+
+def _share_words(summary: Mapping[str, Any], method: str | None) -> str:
+    """What clips and classes are ranked by: without deep Taylor there is no motion share."""
+    if summary["motion_share"] or method is None:
+        return "motion share"
+    return f"relevance kept ({method_name(method)})"
 
 
 def _chance(table3: Sequence[Row]) -> float | None:

@@ -11,18 +11,11 @@ import altair
 import vl_convert
 
 from storage.figures import Row
+from storage.panels import COLOURS, PANELS
 from storage.report.columns import overall
+from storage.report.words import method_name
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B37700", "#2E8BC0", "#000000")
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "stroke")
-_PANELS = {
-    "kept_relevance": ("Relevance kept", "%"),
-    "kept_voxels": ("Voxels kept", "%"),
-    "precision": ("Precision: marked voxels that move", "%"),
-    "lift": ("Lift over the base rate (1 is chance)", ".1f"),
-    "empty_share": ("Clips left empty", "%"),
-}
 _GRID = "#e4e4e4"
 _INK = "#333333"
 
@@ -37,15 +30,15 @@ def sweep_charts(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """One specification a quantity: a line with its band for each method, against sigma."""
     of_all = [row for row in overall(rows) if row["sigma"] >= 0]
     methods = list(dict.fromkeys(row["method"] for row in of_all))
-    return {name: _sweep_chart(name, of_all, methods) for name in _PANELS} if of_all else {}
+    return {name: _sweep_chart(name, of_all, methods) for name in PANELS} if of_all else {}
 
 
 def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
-    title, form = _PANELS[name]
+    title, form = PANELS[name], ".1f" if name == "lift" else "%"
     data = altair.InlineData(
         values=[
             {
-                "method": row["method"],
+                "method": method_name(row["method"]),
                 "sigma": row["sigma"],
                 "value": row[name],
                 "low": row.get(f"{name}_low"),
@@ -54,18 +47,7 @@ def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict
             for row in rows
         ]
     )
-    colour = altair.Color(
-        "method:N",
-        title=None,
-        sort=list(methods),
-        scale=altair.Scale(domain=list(methods), range=_used(COLOURS, methods)),
-    )
-    shape = altair.Shape(
-        "method:N",
-        title=None,
-        sort=list(methods),
-        scale=altair.Scale(domain=list(methods), range=_used(_SHAPES, methods)),
-    )
+    colour, shape = _told_apart(methods)
     sigmas = sorted({row["sigma"] for row in rows})
     x = altair.X(
         "sigma:Q",
@@ -87,7 +69,20 @@ def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict
     return _plain(altair.layer(*layers, data=data, title=title), height=210)
 
 
-def curve_chart() -> dict[str, Any]:
+def _told_apart(methods: Sequence[str]) -> tuple[altair.Color, altair.Shape]:
+    """A colour and a shape for each method, the same in every chart."""
+    names = [method_name(method) for method in methods]
+    colours, shapes = (
+        altair.Scale(domain=names, range=[values[place % len(values)] for place in range(len(names))])
+        for values in (COLOURS, _SHAPES)
+    )
+    return (
+        altair.Color("method:N", title=None, sort=names, scale=colours),
+        altair.Shape("method:N", title=None, sort=names, scale=shapes),
+    )
+
+
+def curve_chart(methods: Sequence[str]) -> dict[str, Any]:
     """The specification of relevance over time, whose data set ``curve`` a page fills for each clip."""
     x = altair.X(
         "frame:Q",
@@ -101,18 +96,12 @@ def curve_chart() -> dict[str, Any]:
         scale=altair.Scale(domain=["all evidence", "what changes"], range=[[1, 0], [5, 3]]),
         legend=None,
     )
-    lines = (
-        altair.Chart(altair.NamedData(name="curve"))
-        .mark_line(point=True)
-        .encode(
-            x=x,
-            y=y,
-            color=altair.Color("method:N", title=None, scale=altair.Scale(range=list(COLOURS))),
-            strokeDash=maps,
-            tooltip=["method:N", "map:N", "frame:Q", altair.Tooltip("share:Q", format=".1%")],
-        )
-    )
-    chart = altair.layer(lines, _marker("frame", 1.0))
+    colour, shape = _told_apart(methods)
+    tooltip = ["method:N", "map:N", "frame:Q", altair.Tooltip("share:Q", format=".1%")]
+    base = altair.Chart(altair.NamedData(name="curve")).encode(x=x, y=y, color=colour)
+    lines = base.mark_line(aria=False).encode(strokeDash=maps)
+    points = base.mark_point(filled=True, size=30, opacity=1).encode(shape=shape, tooltip=tooltip)
+    chart = altair.layer(lines, points, _marker("frame", 1.0))
     return _plain(chart, height=180)
 
 
@@ -149,7 +138,3 @@ def _plain(chart: altair.LayerChart | altair.FacetChart, *, height: int) -> dict
     )
     specification: dict[str, Any] = json.loads(configured.to_json(validate=True))
     return specification
-
-
-def _used(values: Sequence[str], methods: Sequence[str]) -> list[str]:
-    return [values[place % len(values)] for place in range(len(methods))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from storage.figures import (
@@ -22,6 +22,11 @@ from storage.figures import (
 Cell = Callable[[Row, Row], str]
 
 MAIN_METHOD = "deep_taylor"
+
+
+def main_method(methods: Iterable[str]) -> str:
+    """The method that stands for a run where one has to do: deep Taylor, or the first by name."""
+    return MAIN_METHOD if MAIN_METHOD in methods else min(methods)
 
 
 def _top(share: int) -> Cell:
@@ -128,13 +133,33 @@ COLUMNS: dict[str, dict[str, Cell]] = {
         "Left empty, %": lambda row, paper: percent(row["empty_share"], ""),
     },
 }
+# Column heading to the word of `storage.report.words` that it is; what says itself has none.
+TERMS = {
+    "Method": "method", "Methods": "method", "Map": "map", "Sigma": "sigma", "Clips": "clip",
+    "Precision, % (sd)": "precision", "Precision, %": "precision", "Weighted, %": "weighted",
+    "Base rate, %": "base_rate", "Lift": "lift",
+    **dict.fromkeys(("Top 2 %", "Top 5 %", "Top 10 %", "Top 20 %"), "area"),
+    "Recall of all motion, %": "recall", "Object recall, %": "recall", "Object precision, %": "object_motion",
+    "Object base rate, %": "object_motion", "Object lift": "object_motion",
+    "Agreement, % (sd)": "agreement", "Intersection over union, % (sd)": "iou",
+    "Voxels kept, % (sd)": "kept_voxels", "Voxels kept, %": "kept_voxels",
+    "Relevance kept, % (sd)": "kept_relevance", "Relevance kept, %": "kept_relevance",
+    "Empty": "empty", "Left empty, %": "empty",
+    **dict.fromkeys(
+        (
+            "95 % interval", "Lift, 95 %", "Recall, 95 %", "Voxels, 95 %", "Relevance, 95 %",
+            "Difference, 95 %",
+        ),
+        "interval",
+    ),
+}  # fmt: skip
 TITLES = {
     "table1": "Table 1. Precision: how much of what a map marks does move",
     "areas": "Table 1, at equal areas: the precision of only the most relevant voxels",
     "object_motion": "Object motion: the same with the camera's motion taken off",
     "table2": "Table 2. Agreement: how much two maps mark in common",
     "table3": "Table 3. Selectivity: what the selective step keeps",
-    "table4": "Table 4. Time a clip",
+    "table4": "Table 4. Time per clip",
     "comparison": "Against the run before, clip by clip",
     "sweep": "The sweep over the threshold",
 }
@@ -160,13 +185,14 @@ NOTES = {
 
 
 def shown_table(name: str, rows: Sequence[Row], paper: Sequence[Row]) -> dict[str, Any]:
-    """One table as a page shows it: ``id``, ``title``, ``note``, ``columns`` and ``rows`` of text."""
+    """One table as a page shows it: ``id``, ``title``, ``note``, ``columns``, ``terms``, and ``rows``."""
     columns = COLUMNS[name]
     return {
         "id": name,
         "title": TITLES[name],
         "note": NOTES[name],
         "columns": list(columns),
+        "terms": [TERMS.get(column) for column in columns],
         "text_columns": 2 if "Map" in columns else 1,
         "rows": [[cell(row, same_row(row, paper)) for cell in columns.values()] for row in overall(rows)],
     }

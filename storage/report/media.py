@@ -62,7 +62,7 @@ def as_script(value: object) -> str:
 
 def _packed(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "scale": float(f"{layer['scale']:.4g}"),
+        **{name: float(f"{layer[name]:.4g}") for name in ("own", "range")},
         "overTime": [[round(share, 5) for share in row] for row in layer["over_time"]],
         **{name: _deflated(layer[name]) for name in ("relevance", "levels", "edges")},
     }

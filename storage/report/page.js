@@ -12,8 +12,10 @@ function usualMap() {
 function choose(change) {
   Object.assign(chosenByAll, change);
   for (const slider of document.querySelectorAll("input.sigma")) slider.value = chosenByAll.map;
-  for (const words of document.querySelectorAll(".sigma-words")) words.textContent = thresholdWords(chosenByAll.map);
-  for (const slider of document.querySelectorAll("input.sigma")) slider.setAttribute("aria-valuetext", thresholdWords(chosenByAll.map));
+  for (const words of document.querySelectorAll(".sigma-words")) words.textContent = thresholdWords();
+  for (const slider of document.querySelectorAll("input.sigma")) slider.setAttribute("aria-valuetext", thresholdWords());
+  for (const words of document.querySelectorAll("[data-threshold]")) words.hidden = (words.dataset.threshold === "some") !== hasThreshold();
+  for (const words of document.querySelectorAll("[data-stretched]")) words.hidden = (words.dataset.stretched === "yes") !== chosenByAll.stretch;
   for (const place of document.querySelectorAll("[data-figure]")) {
     const value = shared.swept[place.dataset.figure]?.[place.dataset.method]?.[chosenByAll.map];
     place.textContent = place.dataset.kind === "number" ? ratio(value) : percent(value);
@@ -29,7 +31,7 @@ function paintLegend() {
   const [positive, negative] = shared.palettes[chosenByAll.palette].map((colour) => `rgb(${colour.join(" ")})`);
   ramp.style.background = `linear-gradient(to right, ${negative}, #fff, ${positive})`;
   const [warm, cool] = chosenByAll.palette.split("-");
-  document.getElementById("ramp-words").textContent = `${cool}: against the answer; white: nothing; ${warm}: for it`;
+  document.getElementById("ramp-words").textContent = `${cool}: against the answer; white, or the bare grey picture: nothing; ${warm}: for it`;
 }
 
 function makeChoices() {
@@ -84,33 +86,46 @@ function makeOpener(button) {
     button.setAttribute("aria-expanded", String(!open));
     if (row.nextElementSibling?.matches(".opened")) row.nextElementSibling.hidden = open;
     else openRow(button, row);
+    // What is closed stops, what is opened again shows what is chosen now.
+    choose({});
   });
 }
 
 function openRow(button, row) {
-  const place = element("div", { className: "player", tabIndex: -1 });
+  const place = element("div", { className: "player", tabIndex: 0 });
+  place.setAttribute("role", "region");
+  place.setAttribute("aria-label", `Player, ${button.textContent}`);
   Object.assign(place.dataset, { clips: button.dataset.clips, places: button.dataset.places });
   row.after(element("tr", { className: "opened" }, element("td", { colSpan: row.cells.length }, place)));
-  addPlayer(place);
+  new Player(place);
 }
 
 function makeTips() {
   const tip = document.getElementById("tip");
-  const hide = () => { tip.hidden = true; };
+  let word = null;
+  const hide = () => {
+    tip.hidden = true;
+    word?.removeAttribute("aria-describedby");
+    word = null;
+  };
+  // A tip stays while the pointer is on it.
+  const leave = (event) => { if (![tip, word].includes(event.relatedTarget)) hide(); };
   const show = (event) => {
-    const word = event.target.closest?.(".term");
-    if (!word) return;
+    const found = event.target.closest?.(".term");
+    if (!found) return;
+    hide();
+    word = found;
     tip.textContent = word.dataset.word;
     tip.hidden = false;
     word.setAttribute("aria-describedby", "tip");
     const box = word.getBoundingClientRect();
     const left = Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 12);
-    const above = box.bottom + tip.offsetHeight + 8 > innerHeight;
+    const above = box.bottom + tip.offsetHeight > innerHeight;
     tip.style.left = `${Math.max(12, left) + scrollX}px`;
-    tip.style.top = `${(above ? box.top - tip.offsetHeight - 6 : box.bottom + 6) + scrollY}px`;
+    tip.style.top = `${(above ? box.top - tip.offsetHeight + 1 : box.bottom - 1) + scrollY}px`;
   };
   for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, show);
-  for (const kind of ["mouseout", "focusout"]) document.addEventListener(kind, hide);
+  for (const kind of ["mouseout", "focusout"]) document.addEventListener(kind, leave);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }
 

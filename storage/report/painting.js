@@ -4,8 +4,9 @@
 // looked into by a page that was opened from a disk, so everything comes as text inside of scripts.
 const shared = JSON.parse(document.getElementById("shared").textContent);
 // As selrel/playback.py writes them.
-const STEPS = 31;
+const STEPS = 63;
 const EDGE_STEPS = 15;
+const EDGE_LIMIT = 6;
 const PALE = 0.55;
 
 const packed = new Map();
@@ -18,7 +19,12 @@ function selrelClip(content) {
 }
 
 function loadClip(number) {
-  if (!opened.has(number)) opened.set(number, fetchClip(number).then(unpackClip));
+  if (!opened.has(number)) {
+    const clip = fetchClip(number).then(unpackClip);
+    // What failed may be tried again.
+    clip.catch(() => opened.delete(number));
+    opened.set(number, clip);
+  }
   return opened.get(number);
 }
 
@@ -28,6 +34,7 @@ function fetchClip(number) {
     const script = document.createElement("script");
     waiting.set(number, () => resolve(packed.get(number)));
     script.onerror = () => reject(new Error(`${shared.files[number]} is missing: keep the folder of this page together`));
+    script.onload = () => packed.has(number) || reject(new Error(`${shared.files[number]} is damaged: copy the folder of this page again`));
     script.src = shared.files[number];
     document.head.append(script);
   });
@@ -68,8 +75,10 @@ async function readPicture(address) {
 const views = {
   input: (clip, chosen) => frameOf(clip, clip.input, chosen.frame),
   flow: (clip, chosen) => frameOf(clip, clip.flow, chosen.frame),
-  baseline: (clip, chosen) => overlaid(clip, chosen, 0),
-  selective: (clip, chosen) => overlaid(clip, chosen, chosen.map),
+  baseline: (clip, chosen) => painted(clip, chosen, evidence(clip, chosen, 0), views.input(clip, chosen)),
+  selective: (clip, chosen) => painted(clip, chosen, evidence(clip, chosen, chosen.map), views.input(clip, chosen)),
+  // Without the frame below.
+  sheer: (clip, chosen) => painted(clip, chosen, evidence(clip, chosen, chosen.map)),
   edges: (clip, chosen) => painted(clip, chosen, (at, layer) => layer.edges[at] / EDGE_STEPS),
   mask: (clip, chosen) => masked(clip, chosen),
 };
@@ -78,16 +87,11 @@ function frameOf(clip, strip, frame) {
   return strip.getImageData(frame * clip.width, 0, clip.width, clip.height);
 }
 
-function overlaid(clip, chosen, map) {
-  const factor = strength(clip, chosen);
-  const below = frameOf(clip, clip.input, chosen.frame).data;
-  return painted(clip, chosen, (at, layer) => (layer.levels[at] >= map ? (layer.relevance[at] / STEPS) * factor : 0), below);
-}
-
-// A file holds shares of its clip's own scale; all clips of a method are shown on one.
-function strength(clip, chosen) {
-  const fixed = shared.scales[chosen.method];
-  return chosen.stretch || !fixed ? 1 : clip.layers[chosen.method].scale / fixed;
+// A file holds steps of its own range; all clips of a method are painted on one scale, unless they are stretched.
+function evidence(clip, chosen, map) {
+  const { range, own } = clip.layers[chosen.method];
+  const step = range / STEPS / (chosen.stretch ? own : shared.scales[chosen.method]);
+  return (at, layer) => (layer.levels[at] >= map ? layer.relevance[at] * step : 0);
 }
 
 function painted(clip, chosen, value, below) {
@@ -98,7 +102,7 @@ function painted(clip, chosen, value, below) {
   for (let pixel = 0, byte = 0; byte < image.data.length; pixel += 1, byte += 4) {
     const share = Math.max(-1, Math.min(1, value(start + pixel, layer)));
     const end = share > 0 ? positive : negative;
-    const light = below ? paleGrey(below, byte) : 1;
+    const light = below ? paleGrey(below.data, byte) : 1;
     for (let channel = 0; channel < 3; channel += 1) {
       image.data[byte + channel] = light * (255 + Math.abs(share) * (end[channel] - 255));
     }
@@ -139,18 +143,11 @@ function paintTube(canvas, clip, chosen) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   const sheet = document.createElement("canvas");
   for (let frame = 0; frame < clip.frames; frame += 1) {
-    paintInto(sheet, "selective", clip, { ...chosen, frame });
+    paintInto(sheet, frame === 0 ? "selective" : "sheer", clip, { ...chosen, frame });
     context.globalCompositeOperation = frame === 0 ? "source-over" : "multiply";
-    if (frame > 0) seeThrough(sheet, clip, { ...chosen, frame });
     context.drawImage(sheet, 1 + frame * right, 1 + frame * down);
     context.globalCompositeOperation = "source-over";
     context.strokeStyle = "#9a9a9a";
     context.strokeRect(1.5 + frame * right, 1.5 + frame * down, clip.width - 1, clip.height - 1);
   }
-}
-
-function seeThrough(sheet, clip, chosen) {
-  const factor = strength(clip, chosen);
-  const value = (at, layer) => (layer.levels[at] >= chosen.map ? (layer.relevance[at] / STEPS) * factor : 0);
-  sheet.getContext("2d").putImageData(painted(clip, chosen, value), 0, 0);
 }

@@ -16,10 +16,26 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-function thresholdWords(map) {
-  const sigma = shared.sigmas[map];
-  return sigma === 0 ? "none: everything" : `${sigma} sigma`;
+function thresholdWords() {
+  const sigma = shared.sigmas[chosenByAll.map];
+  return sigma === 0 ? "none: everything" : `${sigma} standard deviation${sigma === 1 ? "" : "s"}`;
 }
+
+const hasThreshold = () => shared.sigmas[chosenByAll.map] > 0;
+const keptWords = () => (hasThreshold() ? "what changes" : "no threshold, all evidence");
+const nameOf = (method) => shared.methodNames[method];
+
+// The figure of the method: its views, and what stands below them.
+const METHOD_STEPS = {
+  input: () => "1 input",
+  baseline: () => "2 evidence",
+  edges: () => {
+    const [warm, cool] = chosenByAll.palette.split("-");
+    return `3 change: ${warm} rises, ${cool} falls (full: ${EDGE_LIMIT} standard deviations)`;
+  },
+  mask: () => (hasThreshold() ? `4 black: change above ${thresholdWords()}` : "4 black: everything, there is no threshold"),
+  selective: () => `5 ${hasThreshold() ? "evidence that changes" : keptWords()}`,
+};
 
 class Player {
   constructor(place) {
@@ -30,6 +46,8 @@ class Player {
     this.method = shared.mainMethod;
     this.timer = null;
     this.find = (selector) => place.querySelector(selector);
+    this.steps = Object.entries(METHOD_STEPS)
+      .map(([view, words]) => this.makeView(this.find(".steps .views"), view, null, words));
     this.makeTabs(numbers);
     this.makeControls();
     document.addEventListener("chosen", () => this.paint());
@@ -51,7 +69,7 @@ class Player {
   makeControls() {
     const method = this.find(".method");
     for (const name of [...shared.methods, ...(shared.methods.length > 1 ? [ALL_METHODS] : [])]) {
-      method.append(element("option", { value: name, textContent: name }));
+      method.append(element("option", { value: name, textContent: nameOf(name) ?? name }));
     }
     method.value = this.method;
     method.addEventListener("change", () => { this.method = method.value; this.makeViews(); this.paint(); });
@@ -67,7 +85,10 @@ class Player {
 
   press(event) {
     const at = event.target.tagName;
-    if (["INPUT", "SELECT"].includes(at)) return;
+    const scroller = event.target.closest(".wide");
+    // Arrows scroll what can be scrolled, and with other keys they are the browser's.
+    const taken = event.altKey || event.ctrlKey || event.metaKey || this.place.contains(scroller);
+    if (taken || ["INPUT", "SELECT"].includes(at)) return;
     if (event.key === " " && !["BUTTON", "SUMMARY"].includes(at)) this.toggle();
     else if (event.key === "ArrowLeft") this.step(-1);
     else if (event.key === "ArrowRight") this.step(1);
@@ -77,23 +98,31 @@ class Player {
 
   async open(number) {
     this.pause();
+    // Pictures of one clip never stand below the words of another.
+    this.clip = null;
+    delete this.place.dataset.ready;
     for (const button of this.place.querySelectorAll(".tabs button")) {
       button.setAttribute("aria-pressed", String(Number(button.dataset.clip) === number));
     }
     this.about = clipsByNumber.get(number);
     this.describe();
+    const isWanted = () => this.about.clip === number;
     try {
-      this.clip = await loadClip(number);
+      const clip = await loadClip(number);
+      if (isWanted()) await this.begin(clip, isWanted);
     } catch (error) {
-      this.find(".about").replaceChildren(element("span", { className: "failure", textContent: error.message }));
-      return;
+      if (isWanted()) this.find(".about").replaceChildren(element("span", { className: "failure", textContent: error.message }));
     }
-    const slider = this.find(".frame");
-    slider.max = this.clip.frames - 1;
+  }
+
+  async begin(clip, isWanted) {
+    this.clip = clip;
+    this.find(".frame").max = clip.frames - 1;
     this.makeViews();
     await this.makeCurve();
+    if (!isWanted()) return;
     this.show(this.fullest());
-    this.place.dataset.ready = number;
+    this.place.dataset.ready = clip.clip;
   }
 
   // The frame with the most evidence that changes tells the most at first sight.
@@ -103,11 +132,11 @@ class Player {
   }
 
   describe() {
-    const { video, class: name, predicted, start_frame: start } = this.about;
+    const { clip, video, class: name, predicted, start_frame: start, flag } = this.about;
     const right = predicted === name ? "which is right" : "which is wrong";
     this.find(".about").replaceChildren(
-      element("strong", { textContent: name }), `, ${video} from frame ${start + 1}. The model says `,
-      element("strong", { textContent: predicted }), `, ${right}.`);
+      element("strong", { textContent: name }), `, clip ${clip}: ${video} from frame ${start + 1}. The model says `,
+      element("strong", { textContent: predicted }), `, ${right}.${flag ? ` Flagged: ${flag}.` : ""}`);
   }
 
   methods() {
@@ -117,18 +146,24 @@ class Player {
   makeViews() {
     const place = this.find(".views");
     place.replaceChildren();
-    this.canvases = [this.makeView(place, "input", null, "input"), this.makeView(place, "flow", null, "optical flow")];
+    this.canvases = [this.makeView(place, "input", null, () => "input"), this.makeView(place, "flow", null, () => "optical flow")];
     for (const method of this.methods()) {
-      this.canvases.push(this.makeView(place, "baseline", method, `${method}: all evidence`));
-      this.canvases.push(this.makeView(place, "selective", method, `${method}: what changes`));
+      this.canvases.push(this.makeView(place, "baseline", method, () => `${nameOf(method)}: all evidence`));
+      this.canvases.push(this.makeView(place, "selective", method, () => `${nameOf(method)}: ${keptWords()}`));
     }
   }
 
   makeView(place, view, method, words) {
-    const canvas = element("canvas");
+    const canvas = element("canvas"), caption = element("figcaption");
     canvas.setAttribute("role", "img");
-    place.append(element("figure", { className: "view" }, canvas, element("figcaption", { textContent: words })));
-    return { canvas, view, method, words };
+    place.append(element("figure", { className: "view" }, canvas, caption));
+    return { canvas, caption, view, method, words };
+  }
+
+  paintView({ canvas, caption, view, method, words }) {
+    paintInto(canvas, view, this.clip, this.chosen(method));
+    caption.textContent = words();
+    canvas.setAttribute("aria-label", `${words()}, ${this.about.class}, frame ${this.frame + 1}`);
   }
 
   chosen(method) {
@@ -136,35 +171,23 @@ class Player {
   }
 
   paint() {
-    if (!this.clip || !this.place.isConnected) return;
-    for (const { canvas, view, method, words } of this.canvases) {
-      paintInto(canvas, view, this.clip, this.chosen(method));
-      canvas.setAttribute("aria-label", `${words}, ${this.about.class}, frame ${this.frame + 1}`);
+    if (!this.clip) return;
+    // One that is closed stops; it is painted when it is opened again.
+    if (this.place.offsetParent === null) {
+      this.pause();
+      return;
     }
-    this.find(".at").textContent = `${this.frame + 1} of ${this.clip.frames}`;
+    for (const view of this.canvases) this.paintView(view);
+    if (this.find("details.steps").open) for (const view of this.steps) this.paintView(view);
+    const at = `${this.frame + 1} of ${this.clip.frames}`;
+    this.find(".at").textContent = at;
     this.find(".frame").value = this.frame;
+    this.find(".frame").setAttribute("aria-valuetext", at);
     this.place.dataset.frame = this.frame;
-    this.paintSteps();
     this.paintSheet();
     this.paintTube();
     this.tell();
     this.moveCurve();
-  }
-
-  // The figure of the method: relevance, its change, where that is large, what is left.
-  paintSteps() {
-    const part = this.find("details.steps");
-    if (!part.open) return;
-    const sigma = thresholdWords(chosenByAll.map);
-    const steps = [["input", "1 input"], ["baseline", "2 evidence"], ["edges", "3 change over time"],
-      ["mask", `4 black: change above ${sigma}`], ["selective", "5 evidence that changes"]];
-    const place = part.querySelector(".views");
-    place.replaceChildren();
-    for (const [view, words] of steps) {
-      const { canvas } = this.makeView(place, view, null, words);
-      paintInto(canvas, view, this.clip, this.chosen());
-      canvas.setAttribute("aria-label", `${words}, frame ${this.frame + 1}`);
-    }
   }
 
   paintSheet() {
@@ -177,7 +200,7 @@ class Player {
     const frames = Array.from({ length: n }, (_, at) => Math.round((at * (this.clip.frames - 1)) / Math.max(1, n - 1)));
     const rows = [["input", "input", null], ["flow", "flow", null]];
     for (const method of this.methods()) {
-      rows.push(["baseline", `${method}, all`, method], ["selective", `${method}, what changes`, method]);
+      rows.push(["baseline", `${nameOf(method)}, all`, method], ["selective", `${nameOf(method)}, ${keptWords()}`, method]);
     }
     const head = element("tr", {}, element("td"), ...frames.map((frame) => element("th", { scope: "col", textContent: `frame ${frame + 1}` })));
     const body = rows.map(([view, words, method]) => element("tr", {}, element("th", { scope: "row", textContent: words }),
@@ -202,30 +225,35 @@ class Player {
     const place = part.querySelector(".wide");
     place.replaceChildren();
     for (const method of this.methods()) {
-      const words = `${method}: the evidence that changes, from the first frame at the left to the last`;
-      const { canvas } = this.makeView(place, "tube", method, words);
+      const words = `${nameOf(method)}: ${keptWords()}, from the first frame at the left to the last`;
+      const { canvas, caption } = this.makeView(place, "tube", method);
       paintTube(canvas, this.clip, this.chosen(method));
+      caption.textContent = words;
       canvas.setAttribute("aria-label", words);
     }
   }
 
   tell() {
-    const figures = this.about.figures[this.methods()[0]];
+    const [method] = this.methods();
+    const figures = this.about.figures[method];
     if (!figures) return;
     const [kept, voxels, precision, base, lift] = ["kept_relevance", "kept_voxels", "precision", "base_rate", "lift"]
       .map((name) => figures[name][chosenByAll.map]);
-    const words = precision === null || precision === undefined ? "Nothing positive is left of it."
-      : `Of what is left, ${percent(precision)} moves; by chance it would be ${percent(base)} (${ratio(lift)} times chance).`;
-    const text = `In this clip, ${percent(kept)} of the evidence changes (${this.methods()[0]}, ${thresholdWords(chosenByAll.map)}), on ${percent(voxels)} of the marked points. ${words}`;
+    const shown = hasThreshold()
+      ? `In this clip, ${percent(kept)} of the evidence changes (${nameOf(method)}, ${thresholdWords()}), on ${percent(voxels)} of the marked points.`
+      : `No threshold: all the evidence in this clip is shown (${nameOf(method)}).`;
+    const words = precision === null || precision === undefined ? "Nothing in it speaks for the answer."
+      : `Of the points left, ${percent(precision)} move; by chance it would be ${percent(base)} (${ratio(lift)} times chance).`;
+    const text = `${shown} ${words}`;
     const place = this.find(".reading");
     if (place.textContent !== text) place.textContent = text;
   }
 
   async makeCurve() {
-    if (this.curve) return;
     // Vega can't place a chart of nothing, so it begins with the first rows.
-    const specification = { ...shared.curve, datasets: { curve: this.overTime() } };
-    this.curve = (await vegaEmbed(this.find(".curve"), specification, EMBEDDED)).view;
+    const datasets = { ...shared.curve.datasets, curve: this.overTime() };
+    this.drawn ??= vegaEmbed(this.find(".curve"), { ...shared.curve, datasets }, EMBEDDED);
+    this.curve = (await this.drawn).view;
   }
 
   overTime() {
@@ -233,7 +261,7 @@ class Player {
     for (const method of this.methods()) {
       const { overTime } = this.clip.layers[method];
       for (const [map, words] of [[0, "all evidence"], [chosenByAll.map, "what changes"]]) {
-        overTime[map].forEach((share, frame) => rows.push({ method, map: words, frame: frame + 1, share }));
+        overTime[map].forEach((share, frame) => rows.push({ method: nameOf(method), map: words, frame: frame + 1, share }));
       }
     }
     return rows;

@@ -1,5 +1,18 @@
 """The words of the page and what they mean: shown on hover, and in full at its end."""
 
+# Names as people write them; a method that is not here is called by its own.
+_METHODS = {
+    "deep_taylor": "deep Taylor",
+    "grad_cam": "Grad-CAM",
+    "guided_backprop": "guided backpropagation",
+    "guided_grad_cam": "guided Grad-CAM",
+    "gradient_x_input": "gradient times input",
+}
+_FLAGS = {
+    "target logit is not positive": "the model's score (logit) for the explained class is not above zero, so "
+    "the evidence is that of a decision which it does not make",
+}
+
 # What a reader may look for, in the order of a first reading: term, explanation.
 WORDS = {
     "clip": (
@@ -14,14 +27,19 @@ WORDS = {
     ),
     "method": (
         "Explanation method",
-        "A way to compute relevance from a model's insides. The methods see different things; deep_taylor "
-        "spreads the whole decision, grad_cam points coarsely at regions, guided_backprop at edges.",
+        "A way to compute relevance from a model's insides. The methods see different things; deep Taylor "
+        "spreads the whole decision, Grad-CAM points coarsely at regions, guided backpropagation at edges.",
     ),
     "baseline": ("Baseline", "A method's relevance as it is, before the selective step."),
     "selective": (
         "Selective relevance",
         "The part of the relevance at points where it changes over time by more than a threshold.",
     ),
+    "map": (
+        "Map",
+        "Which points are looked at: the baseline, or the selective relevance of a threshold.",
+    ),
+    "marked": ("Marked point", "A point whose relevance in a map is above 0: it speaks for the class."),
     "sigma": (
         "Sigma, the threshold",
         "How large a change over time must be to count, in standard deviations of all changes in the clip. "
@@ -29,14 +47,20 @@ WORDS = {
     ),
     "share": (
         "Motion share",
-        "The part of the positive relevance that the selective step keeps at 2 sigma, averaged over clips: "
+        "The part of the positive relevance that the selective step keeps at the usual threshold (2 standard "
+        "deviations) by deep Taylor, averaged over clips: "
         "how much of the evidence changes over time.",
     ),
     "interval": (
         "95 % interval",
-        "If other videos of the same kind had been drawn, the value would mostly lie in here. Computed by "
-        "drawing the groups of related videos again and again.",
+        "The range of values that fit these videos; it knows nothing of other trainings of the model. "
+        "Computed by drawing the groups of related videos again and again.",
     ),
+    "group": (
+        "Group of videos",
+        "Videos of the same scene or person, which are alike: they are drawn together or not at all.",
+    ),
+    "deviation": ("Standard deviation (sd)", "How far apart the values of the clips lie."),
     "moves": (
         "Moves",
         "The optical flow is longer than a threshold: something is seen to move there, "
@@ -46,7 +70,17 @@ WORDS = {
         "Optical flow",
         "How far and where to each point moves until the next frame, estimated from the video.",
     ),
+    "object_motion": (
+        "Object motion",
+        "What moves against the background: the motion seen, with the camera's taken off.",
+    ),
     "precision": ("Precision", "Of the points that a map marks, the share that moves."),
+    "weighted": ("Weighted precision", "Precision with every point counted by its relevance."),
+    "area": (
+        "Top 2 to 20 %",
+        "Precision of only the most relevant points, as many as that share of the clip.",
+    ),
+    "recall": ("Recall", "Of the points that move, the share that a map marks."),
     "base_rate": (
         "Base rate",
         "The share of all points that move: the precision of marking points at random.",
@@ -60,15 +94,31 @@ WORDS = {
         "Relevance kept",
         "Of a method's positive relevance, the share left by the selective step.",
     ),
-    "empty": ("Left empty", "Clips in which the selective step leaves no positive point at all."),
+    "agreement": ("Agreement", "Of all points, the share that both of two maps mark."),
+    "iou": (
+        "Intersection over union",
+        "Of the points that at least one of two maps marks, the share that both mark.",
+    ),
+    "empty": ("Empty", "Clips in which a map has no positive point at all."),
     "edges": ("Change over time", "How fast the relevance at a point rises or falls from frame to frame."),
     "conservation": (
         "Conservation error",
         "Deep Taylor relevance should add up to the decision that it explains; this is by how "
         "much it does not.",
     ),
+    "logit": ("Logit", "The score that a model gives a class; the class with the highest is its answer."),
     "flag": (
         "Flagged clip",
-        "A clip that was explained, but whose explanation needs care; the reason is given.",
+        "A clip that was explained and counts, but whose explanation needs care; the reason is given.",
     ),
 }
+
+
+def method_name(method: str) -> str:
+    """A method's name for a reader."""
+    return _METHODS.get(method, method.replace("_", " "))
+
+
+def plain_flag(flag: str) -> str:
+    """Why a clip is flagged, for a reader."""
+    return _FLAGS.get(flag, flag)
