@@ -16,7 +16,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from selrel.pictures import overlay
+from selrel.scores.aggregate import SIGMA
 from storage.exports import mp4, webm
+from tasks.export import read_clip
 from tests.made_run import Made, make_run
 
 pytestmark = pytest.mark.browser
@@ -147,17 +150,133 @@ def test_the_slider_shows_the_numbers_of_the_sweep(made, report, visit):
     assert len(seen) > 3 * len(methods), "the numbers should differ from threshold to threshold"
 
 
-def test_the_slider_moves_the_pictures_too(report, visit):
+def painted(made: Made, clip: int, frame: int, *, sigma: float, scale: float) -> np.ndarray:
+    """What stands in a player's picture of deep Taylor: the core's own overlay of the core's own mask."""
+    n = int(made.clips.n_valid_frames[clip])
+    cube = read_clip(made.url, clip, methods=["deep_taylor"], sigma=sigma or SIGMA)
+    relevance, mask = cube.relevance["deep_taylor"], cube.masks()["deep_taylor"]
+    assert len(relevance) == n
+    shown = relevance[frame] if sigma == 0 else np.where(mask[frame], relevance[frame], 0)
+    return overlay(made.frames[clip, frame], shown, scale=scale)
+
+
+def test_pictures_are_those_of_the_mask_and_the_scale_that_is_said(made, report, visit):
     page = visit(report).page
     player = player_of(page)
-    picture = player.locator("> .views canvas").nth(3)
-    coloured = []
-    for at in range(4):
+    clip, frame = int(player.get_attribute("data-ready")), 3
+    player.locator(".frame").fill(str(frame))
+    scale = page.evaluate("shared.scales.deep_taylor")
+    assert f"{scale:.2g} of the decision (deep Taylor)" in page.locator("[data-stretched=no]").inner_text()
+    for at, sigma in enumerate(page.evaluate("shared.sigmas")):
         page.locator("#sigma").fill(str(at))
-        shown = pixels(picture).astype(int)
-        coloured.append(int((np.ptp(shown, axis=2) > 12).sum()))
-    assert coloured == sorted(coloured, reverse=True)
-    assert coloured[0] > coloured[-1] >= 0
+        shown = pixels(player.locator("> .views canvas").nth(3)).astype(int)
+        wanted = painted(made, clip, frame, sigma=sigma, scale=scale)
+        # The frame below is compressed with losses, and the colours have 63 steps.
+        assert np.abs(shown - wanted).mean() < 6, sigma
+        coloured = [np.ptp(picture.astype(int), axis=2) > 12 for picture in (shown, wanted)]
+        assert np.mean(coloured[0] != coloured[1]) < 0.02, sigma
+
+
+def test_the_legend_says_when_colours_are_stretched(report, visit):
+    page = visit(report).page
+    picture = player_of(page).locator("> .views canvas").nth(2)
+    fixed = pixels(picture)
+    for place in page.locator("[data-stretched]").all():
+        assert place.is_visible() == (place.get_attribute("data-stretched") == "no")
+    page.locator("#stretch").check()
+    for place in page.locator("[data-stretched]").all():
+        assert place.is_visible() == (place.get_attribute("data-stretched") == "yes")
+    assert not np.array_equal(pixels(picture), fixed)
+
+
+def test_the_curve_marks_the_frame_that_is_shown(report, visit):
+    player = player_of(visit(report).page)
+    rule, frame = player.locator(".curve .mark-rule.role-mark line"), player.locator(".frame")
+    places = []
+    for at in (0, 4, 7):
+        frame.fill(str(at))
+        if places:
+            expect(rule).not_to_have_attribute("transform", places[-1])
+        places.append(rule.get_attribute("transform"))
+    lefts = [float(re.findall(r"[\d.]+", place)[0]) for place in places]
+    assert lefts == sorted(set(lefts))
+
+
+def test_no_threshold_is_said_to_be_none(report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    assert "counts as changing" in page.locator("#threshold .reading").inner_text()
+    page.locator("#sigma").fill("0")
+    for words in (page.locator("#threshold .reading"), player.locator(".reading")):
+        text = words.inner_text()
+        assert text.startswith("No threshold: all the evidence") and "chang" not in text
+
+
+def test_a_player_tells_its_clip_and_its_flag(made, report, visit):
+    page = visit(report).page
+    full_figures(page)
+    clips = pd.read_parquet(Path(made.url) / "tables" / "clips.parquet")
+    page.locator(".opener").first.click()
+    player = page.locator(".opened .player")
+    seen = set()
+    for tab in player.locator(".tabs button").all():
+        tab.click()
+        number = int(tab.get_attribute("data-clip"))
+        expect(player).to_have_attribute("data-ready", str(number))
+        about = player.locator(".about").inner_text()
+        assert f"clip {number}:" in about
+        assert ("Flagged" in about) == bool(clips.flag[number])
+        seen.add(bool(clips.flag[number]))
+    assert True in seen
+
+
+def test_a_clip_that_is_missing_or_cut_off_says_so_and_may_be_tried_again(report, visit, tmp_path):
+    folder = tmp_path / "report"
+    shutil.copytree(report.parent, folder)
+    page = visit(folder / "index.html").page
+    opener = page.locator(".opener").first
+    first, second = (
+        folder / page.evaluate(f"shared.files[{n}]") for n in opener.get_attribute("data-clips").split()[:2]
+    )
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 2])
+    kept = first.read_bytes()
+    first.unlink()
+    opener.click()
+    player = page.locator(".opened .player")
+    expect(player.locator(".failure")).to_contain_text("is missing")
+    tabs = player.locator(".tabs button")
+    tabs.nth(1).click()
+    expect(player.locator(".failure")).to_contain_text("is damaged")
+    assert not player.locator("> .views").is_visible()
+    first.write_bytes(kept)
+    tabs.nth(0).click()
+    expect(player).to_have_attribute("data-ready", tabs.nth(0).get_attribute("data-clip"))
+    expect(player.locator("> .views")).to_be_visible()
+
+
+def test_the_last_clip_that_was_chosen_is_shown(report, visit):
+    """Whichever file comes last."""
+    page = visit(report).page
+    page.locator(".opener").first.click()
+    player = page.locator(".opened .player")
+    expect(player).to_have_attribute("data-ready", re.compile(r"\d+"))
+    tabs = player.locator(".tabs button")
+    slow, wanted = (int(tabs.nth(at).get_attribute("data-clip")) for at in (1, 0))
+    page.evaluate(f"""() => {{
+        const clip = loadClip({slow});
+        opened.set({slow}, new Promise((go) => {{ window.arrive = () => clip.then(go); }}));
+    }}""")
+    tabs.nth(1).click()
+    tabs.nth(0).click()
+    expect(player).to_have_attribute("data-ready", str(wanted))
+    canvas = player.locator("> .views canvas").first
+    before = pixels(canvas)
+    page.evaluate("arrive()")
+    page.wait_for_timeout(200)
+    assert player.get_attribute("data-ready") == str(wanted)
+    assert np.array_equal(pixels(canvas), before)
+    assert f"clip {wanted}:" in player.locator(".about").inner_text()
 
 
 def test_a_player_shows_the_frames_of_its_clip(made, report, visit):
@@ -206,6 +325,65 @@ def test_a_player_obeys_the_keyboard(report, visit):
     expect(frame).not_to_have_value("1")
     page.keyboard.press("Space")
     expect(play).to_have_attribute("aria-pressed", "false")
+    at = frame.input_value()
+    page.keyboard.press("Alt+ArrowRight")
+    player.locator("details.sheet summary").click()
+    player.locator("details.sheet .wide").focus()
+    page.keyboard.press("ArrowRight")
+    expect(frame).to_have_value(at)
+    expect(frame).to_have_attribute("aria-valuetext", re.compile(rf"^{int(at) + 1} of \d+$"))
+
+
+def test_a_class_that_is_closed_stands_still(report, visit):
+    page = visit(report).page
+    opener = page.locator(".opener").first
+    opener.click()
+    player = page.locator(".opened .player")
+    expect(player).to_have_attribute("data-ready", re.compile(r"\d+"))
+    player.focus()
+    page.keyboard.press("Space")
+    expect(player.locator(".play")).to_have_attribute("aria-pressed", "true")
+    opener.click()
+    expect(player.locator(".play")).to_have_attribute("aria-pressed", "false")
+    page.locator("#sigma").fill("0")
+    opener.click()
+    expect(player.locator(".reading")).to_contain_text("No threshold")
+
+
+def test_a_tip_explains_a_word_and_can_be_pointed_at(report, visit):
+    page = visit(report).page
+    word, tip = page.locator("#result .term").first, page.locator("#tip")
+    word.hover()
+    expect(tip).to_have_text(word.get_attribute("data-word"))
+    expect(word).to_have_attribute("aria-describedby", "tip")
+    tip.hover()
+    expect(tip).to_be_visible()
+    page.locator("h1").hover()
+    expect(tip).to_be_hidden()
+    assert word.get_attribute("aria-describedby") is None
+
+
+def test_a_palette_and_a_method_are_chosen(report, visit):
+    page = visit(report).page
+    player = player_of(page)
+    picture = player.locator("> .views canvas").nth(2)
+    before = pixels(picture)
+    page.locator("#palette").select_option("orange-purple")
+    assert not np.array_equal(pixels(picture), before)
+    expect(page.locator("#ramp-words")).to_contain_text("orange: for it")
+    player.locator(".method").select_option("guided_backprop")
+    expect(player.locator("> .views figcaption").nth(2)).to_have_text("guided backpropagation: all evidence")
+    player.locator(".method").select_option("all methods")
+    expect(player.locator("> .views canvas")).to_have_count(6)
+
+
+def test_the_command_is_copied_or_selected(report, visit):
+    page = visit(report).page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#copy").click()
+    expect(page.locator("#copied")).to_have_text(re.compile("^(Copied|Selected)"))
+    held = page.evaluate("getSelection().toString() || navigator.clipboard.readText()")
+    assert held.strip() == page.locator("#command").inner_text().strip()
 
 
 def test_a_hostile_class_name_is_text_and_runs_nothing(report, visit):
@@ -231,6 +409,11 @@ def test_nothing_is_wider_than_the_window(report, visit, width):
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
         assert wide <= seen == width
+    for player in page.locator(".opened .player").all():
+        inside, room = player.evaluate(
+            "(p) => [p.getBoundingClientRect().width, p.closest('.wide').clientWidth]"
+        )
+        assert inside < room + 1
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
