@@ -34,8 +34,8 @@ Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
 TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
-# Of scores, held at a time.
-_FILES = 32
+# Whose rows are held at a time.
+_BLOCKS = 32
 _STAGES_OF_RUN = ("explain", "score")
 _STAGES_OF_DATASET = ("decode", "motion")
 
@@ -138,26 +138,38 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     scored = np.isin(np.arange(len(clips.table)) // clips.block_clips, list(done))
     table, found = clips.table[scored], _decisions(place, paths, clips, done)
     classes = np.array(clips.classes)
-    logit = found["logits"][np.arange(len(table)), found["target"]]
     explained = table.assign(
         predicted=classes[found["predicted"]],
         target=classes[found["target"]],
-        target_logit=logit,
+        target_logit=found["target_logit"],
         correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
         # A cube of such a clip is shares of a decision that the model does not make.
-        flag=np.where(logit > 0, "", "target logit is not positive"),
+        flag=np.where(found["target_logit"] > 0, "", "target logit is not positive"),
     )
     return explained, clips.table[~scored]
 
 
 def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
-    """What the model said about the clips of the scored blocks, in order."""
-    names = ["logits", "predicted", "target", "conservation_error"]
-    if len(done) == len(clips.ranges):
-        return dict(read_block(place, paths.relevance, 0, len(clips.table), names))
-    found = [read_block(place, paths.relevance, *clips.ranges[block], names) for block in sorted(done)]
-    return {name: np.concatenate([part[name] for part in found]) for name in names}
+    """What the model said about the clips of the scored blocks, in order; of the logits, the target's."""
+    found = []
+    for start, stop in _stretches(clips, done):
+        names = ["logits", "predicted", "target", "conservation_error"]
+        part = dict(read_block(place, paths.relevance, start, stop, names))
+        logits = part.pop("logits")
+        found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _stretches(clips: Clips, done: set[int]) -> list[tuple[int, int]]:
+    """The clip ranges of consecutive blocks, some blocks at a time."""
+    ranges, stretches = clips.ranges, list[tuple[int, int]]()
+    for block in sorted(done):
+        start, stop = ranges[block]
+        if block % _BLOCKS and block - 1 in done:
+            start = stretches.pop()[0]
+        stretches.append((start, stop))
+    return stretches
 
 
 def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
@@ -184,10 +196,10 @@ def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
 def _batches(
     place: Root, directory: str, files: Mapping[str, str], columns: Sequence[str]
 ) -> Iterator[Columns]:
-    """The rows of a directory's tables, as the receipts say they are, some files at a time."""
+    """The rows of a directory's tables, as the receipts say they are, some blocks at a time."""
     chosen = sorted(path for path in files if path.startswith(f"{directory}/"))
-    for start in range(0, len(chosen), _FILES):
-        batch = {path: files[path] for path in chosen[start : start + _FILES]}
+    for start in range(0, len(chosen), _BLOCKS):
+        batch = {path: files[path] for path in chosen[start : start + _BLOCKS]}
         yield _columns(read_tables(place, directory, files=batch, columns=columns).to_pandas())
 
 
