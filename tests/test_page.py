@@ -1,54 +1,49 @@
-import shlex
-
 import numpy as np
+import pandas as pd
 import pytest
 
-from flows import cli
-from flows.explain_ucf101 import request_from
-from selrel.models.c3d import C3D, FAMILIES
-from selrel.training import Samples, initialise
-from storage.checkpoints import write_checkpoint
-from tasks.command import command
-from tasks.plan import plan
+from tasks.page import _examples, _own_scales, _scales, _shown
+
+# clip: motion share, class, whole, right
+CLIPS = {0: (0.9, "a", False, True), 1: (0.8, "a", True, False), 2: (0.5, "a", True, True),
+         3: (0.4, "b", True, True), 4: (0.3, "b", True, True), 5: (0.2, "b", True, True),
+         6: (0.1, "c", True, False)}  # fmt: skip
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    model = C3D((1,) * 8, (2, 2), 4)
-    samples = Samples(
-        lambda sample, shift: np.random.default_rng(sample).integers(
-            0, 256, (16, 128, 171, 3), dtype=np.uint8
-        ),
-        np.zeros(2, np.int64),
-    )
-    initialise(model, samples, profile=FAMILIES[0].profile, seed=0)
-    path = tmp_path / "it's a c3d; $(touch x).pth"
-    write_checkpoint(path, model.state_dict())
-    return path
+def ranked(clips):
+    rows = [
+        {"clip": clip, "kept_relevance": share, "class": name, "correct": right, "n_valid_frames": 16 * whole}
+        for clip, (share, name, whole, right) in CLIPS.items()
+        if clip in clips
+    ]
+    return pd.DataFrame(rows).sort_values("kept_relevance")
 
 
 @pytest.mark.parametrize(
-    "choices",
+    ("clips", "expected"),
     [
-        {},
-        {"methods": ["grad_cam"], "target": "HammerThrow", "sigmas": [0.75, 3], "subset": "all"},
-        {"videos": 3, "seed": 9, "preset": "paper", "motion_rule": "frame_std", "tau": 0.3},
-        {"selective": {"edge": "falling", "floor": 1e-5}, "method_settings": {"deep_taylor": {"alpha": 2.0}}},
-        {"profile": {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130]}, "split": 1},
-        {"family": "c3d-sports1m"},
+        (CLIPS, {2: "highest", 3: "typical", 5: "lowest"}),
+        # Neither a rest of a video nor a wrong answer, where there is anything else.
+        ([0, 1, 2], {2: "highest"}),
+        ([0, 1], {1: "highest"}),
+        ([6], {6: "highest"}),
+        ([3, 5], {3: "highest", 5: "lowest"}),
     ],
 )
-def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkeypatch, choices):
-    root = str(tmp_path / "root")
-    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
-    line = command(root, made.description, made.dataset)
-    given = {}
-    monkeypatch.setattr(
-        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
-    )
-    words = shlex.split(line)
-    assert words[0] == "selrel"
-    assert cli.main(words[1:]) == 0
-    del given["cluster"]
-    again = plan(request_from(**given))
-    assert (again.run, again.dataset_id) == (made.run, made.dataset_id)
+def test_examples_are_the_highest_the_middle_and_the_lowest(clips, expected):
+    assert {row["clip"]: row["place"] for row in _examples(ranked(clips))} == expected
+
+
+def test_a_class_shows_its_own_examples_only():
+    featured = [row["clip"] for row in _examples(ranked(CLIPS))]
+    shown = _shown(ranked(CLIPS), [*featured, 2])
+    places = [(row["class"], row["clip"], row["place"]) for row in shown]
+    assert ("b", 3, "highest") in places and ("c", 6, "highest") in places
+    assert len({clip for _, clip, _ in places}) == len(places)
+
+
+def test_a_scale_is_the_middle_one_of_the_clips_that_have_any_relevance():
+    cubes = [{"m": np.full((2, 3, 3), value)} for value in (0.0, 1.0, 2.0, 30.0)]
+    own = [_own_scales(cube) for cube in cubes]
+    assert own[0] == {}
+    assert _scales(own, ["m", "other"]) == {"m": 2.0, "other": 1.0}

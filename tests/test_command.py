@@ -1,0 +1,54 @@
+import shlex
+
+import numpy as np
+import pytest
+
+from flows import cli
+from flows.explain_ucf101 import request_from
+from selrel.models.c3d import C3D, FAMILIES
+from selrel.training import Samples, initialise
+from storage.checkpoints import write_checkpoint
+from tasks.command import command
+from tasks.plan import plan
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = C3D((1,) * 8, (2, 2), 4)
+    samples = Samples(
+        lambda sample, shift: np.random.default_rng(sample).integers(
+            0, 256, (16, 128, 171, 3), dtype=np.uint8
+        ),
+        np.zeros(2, np.int64),
+    )
+    initialise(model, samples, profile=FAMILIES[0].profile, seed=0)
+    path = tmp_path / "it's a c3d; $(touch x).pth"
+    write_checkpoint(path, model.state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"methods": ["grad_cam"], "target": "HammerThrow", "sigmas": [0.75, 3], "subset": "all"},
+        {"videos": 3, "seed": 9, "preset": "paper", "motion_rule": "frame_std", "tau": 0.3},
+        {"selective": {"edge": "falling", "floor": 1e-5}, "method_settings": {"deep_taylor": {"alpha": 2.0}}},
+        {"profile": {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130]}, "split": 1},
+        {"family": "c3d-sports1m"},
+    ],
+)
+def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkeypatch, choices):
+    root = str(tmp_path / "root")
+    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
+    line = command(root, made.description, made.dataset)
+    given = {}
+    monkeypatch.setattr(
+        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
+    )
+    words = shlex.split(line)
+    assert words[0] == "selrel"
+    assert cli.main(words[1:]) == 0
+    del given["cluster"]
+    again = plan(request_from(**given))
+    assert (again.run, again.dataset_id) == (made.run, made.dataset_id)
