@@ -216,3 +216,10 @@ def test_figures_are_vectors_and_always_the_same(made, kind, magic, tmp_path):
 def test_a_clip_and_figures_have_formats_of_their_own(made, arguments, capsys):
     assert cli.main(["export", made.url, *arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_page_elsewhere_is_told_in_json_too(made, tmp_path, capsys):
+    assert cli.main(["report", made.url, "--json", "--html", str(tmp_path / "page")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["page"] == str(tmp_path / "page" / "index.html") != found["report"]
+    assert (tmp_path / "page" / "index.html").exists()
