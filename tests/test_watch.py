@@ -8,11 +8,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
+from prefect.client.orchestration import get_client
+from prefect.states import Completed
 
-from flows.watch_checkpoints import go_through, request_for
+from flows.local_server import temporary_server
+from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
 from storage.checkpoints import write_checkpoint
 from storage.layout import Root
 from storage.ledger import Entry, append, read_ledger
@@ -194,6 +198,31 @@ def test_a_start_that_was_interrupted_is_made_again(
     append(Root(request_of.root), str(place), [due])
     assert look_at(place, request_of) == ["failed a.pth", "started a.pth", "finished a.pth"]
     assert read_ledger(Root(request_of.root), str(place))[1].reason == "it was interrupted"
+
+
+def test_a_start_on_a_server_is_made_once_a_root_and_again_when_the_root_is_new(tmp_path: Path) -> None:
+    due = Entry("", "a.pth", "", 1, "started", "attempt 1", sha256="0" * 64, run="a-0123456789abcdef")
+    with temporary_server(), get_client(sync_client=True) as client:
+        flow, name = DEPLOYMENT.split("/")
+        client.create_deployment(client.create_flow_from_name(flow), name)
+
+        def start(root: str) -> UUID:
+            (entry,) = on_server({"root": str(tmp_path / root)})(due)
+            return UUID(entry.flow_run)
+
+        first = start("root")
+        assert start("root") == first, "the ledger was not written: the same start"
+        assert start("other") != first
+        assert client.read_flow_run(first).parameters["checkpoint"] == "a.pth"
+        # The root was emptied, and the server remembers every start under it.
+        known = {first}
+        for _ in range(3):
+            last = start("root")
+            client.set_flow_run_state(last, Completed(), force=True)
+            known.add(last)
+        last = start("root")
+        assert len(known) == 3 and last not in known
+        assert start("root") == last
 
 
 @pytest.mark.parametrize(
