@@ -39,7 +39,11 @@ def page(tables: Tables, *, settings: Mapping[str, Any]) -> str:
 def _models(models: pd.DataFrame) -> str:
     kinds = models.assign(
         trained_on=[
-            "nothing" if not m.trained else "scene alone" if m.motion == 0 else f"motion, scene {m.context:g}"
+            "nothing"
+            if not m.trained
+            else "scene alone"
+            if m.motion == 0
+            else f"motion, correlation {m.context:g}"
             for m in _rows(models)
         ]
     )
@@ -73,12 +77,14 @@ def _validity(tables: Tables) -> str:
     for method, part in chosen.groupby("method"):
         by = {(row.camera, row.measure): row for row in _rows(part)}
         use, freeze = by["all", "motion_use"], by["all", "freeze_effect"]
-        paired = pairs[
-            (pairs.method == method)
-            & (pairs.sigma == SIGMA)
-            & (pairs.edge == "magnitude")
-            & (pairs["sign"] == "positive")
-        ]
+        (pair,) = _rows(
+            pairs[
+                (pairs.method == method)
+                & (pairs.sigma == SIGMA)
+                & (pairs.edge == "magnitude")
+                & (pairs["sign"] == "positive")
+            ]
+        )
         rows.append(
             [
                 method,
@@ -86,7 +92,7 @@ def _validity(tables: Tables) -> str:
                 _interval(freeze.spearman, freeze.spearman_low, freeze.spearman_high),
                 *(_number(by[camera, "motion_use"].spearman) for camera in ("still", "panned")),
                 _interval(use.auc, use.auc_low, use.auc_high),
-                *(_interval(row.clip_auc, row.clip_auc_low, row.clip_auc_high) for row in _rows(paired)),
+                _interval(pair.clip_auc, pair.clip_auc_low, pair.clip_auc_high),
             ]
         )
     names = ["method (2 sigma, magnitude)", "Spearman, motion use", "Spearman, freeze effect"]
@@ -141,8 +147,14 @@ def _sanity(table: pd.DataFrame) -> str:
         rows.append(
             [
                 method,
-                *(_number(row.correlation) for row in (first, last)),
-                *(f"{_number(row.iou)} ({_number(row.chance_iou)})" for row in (first, last)),
+                *(
+                    _interval(row.correlation, row.correlation_low, row.correlation_high)
+                    for row in (first, last)
+                ),
+                *(
+                    f"{_interval(row.iou, row.iou_low, row.iou_high)} (chance {_number(row.chance_iou)})"
+                    for row in (first, last)
+                ),
             ]
         )
     return _table(
@@ -150,7 +162,7 @@ def _sanity(table: pd.DataFrame) -> str:
             "method",
             "rank correlation, last layer random",
             "all layers random",
-            "IoU of selective maps (chance), last layer",
+            "IoU of selective maps, last layer",
             "all layers",
         ],
         rows,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
@@ -38,14 +40,15 @@ from selrel.training import fit, measure
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.cubes import read_block, read_relevance
 from storage.receipts import Written, read_receipt, write_receipt
+from storage.runs import read_summary
 from storage.synthetic import make_dataset, read_truth
 from storage.tables import write_tables
 from storage.ucf101 import read_dataset
-from tasks.benchmark import CLASSES, FRAMES, Bench, Case
+from tasks.benchmark import CLASSES, FRAMES, TEST_SEED, Bench, Case
 from tasks.clips import clips_of
 from tasks.plan import Plan, plan
 from tasks.request import Request
-from tasks.stages import run_stage
+from tasks.stages import StageFailed, run_stage
 from tasks.train import read_samples
 from tasks.truth import truths_of
 
@@ -72,24 +75,39 @@ def recipe(epochs: int) -> Recipe:
 @task(name="train-cases", cache_policy=NO_CACHE)
 def train_cases(bench: Bench) -> None:
     """Train every case that has no receipt, and measure its behaviour."""
-    _run("train", bench, train_case, range(len(bench.settings.cases)))
+    run_cases("train", bench, train_case, range(len(bench.settings.cases)))
 
 
 @task(name="truth-of-cases", cache_policy=NO_CACHE)
 def score_cases(bench: Bench) -> None:
     """Hold every case's explanations against the truth."""
-    _run("truth", bench, score_case, range(len(bench.settings.cases)))
+    run_cases("truth", bench, score_case, range(len(bench.settings.cases)))
 
 
 @task(name="randomise-cases", cache_policy=NO_CACHE)
 def randomise_cases(bench: Bench) -> None:
     """Explain the extreme cases again under random weights."""
-    _run("randomise", bench, randomise_case, bench.settings.sanity_cases)
+    run_cases("randomise", bench, randomise_case, bench.settings.sanity_cases)
 
 
-def _run(stage: str, bench: Bench, work: Callable[[Bench, int], Written], cases: Sequence[int]) -> None:
+def run_cases(stage: str, bench: Bench, work: Callable[[Bench, int], Written], cases: Sequence[int]) -> None:
+    """Do a stage's work for cases, on the cluster that is open; none may be left out.
+
+    Raises
+    ------
+    StageFailed
+        If a case failed or killed its workers; the others are done.
+    """
     ranges = [(case, case + 1) for case in range(len(bench.settings.cases))]
-    run_stage(stage, bench.place, bench.paths, partial(work, bench), ranges, blocks=cases, unit="models")
+    left_out = run_stage(
+        stage, bench.place, bench.paths, partial(work, bench), ranges, blocks=cases, unit="models"
+    )
+    if left_out:
+        names = ", ".join(bench.settings.cases[block["block"]].name for block in left_out)
+        raise StageFailed(
+            f"{left_out[0]['reason']} (models left out: {names}); the comparison needs every model: mend the "
+            "cause (often memory: fewer workers) and start the same command again, it does what is missing"
+        )
 
 
 def train_case(bench: Bench, number: int) -> Written:
@@ -179,7 +197,19 @@ def plan_case(bench: Bench, number: int) -> Plan:
 
 
 def note_run(bench: Bench, number: int, made: Plan) -> None:
-    """Note which run explains a case, once it is finished."""
+    """Note which run explains a case, once it is finished.
+
+    Raises
+    ------
+    StageFailed
+        If the run has left clips out: the comparison needs all of them.
+    """
+    left_out = read_summary(bench.place, bench.place.run(made.run))["left_out_clips"]
+    if left_out:
+        raise StageFailed(
+            f"run {made.run} explains {bench.settings.cases[number].name} without {left_out} clips, and the "
+            f"comparison needs all: `selrel verify {made.url} --repair`, then start the same command again"
+        )
     write_receipt(bench.place, bench.paths, "explain", number, Written({"run": made.run}))
 
 
@@ -231,16 +261,50 @@ def randomise_case(bench: Bench, number: int) -> Written:
     model, profile = small_c3d.make()
     model.load_state_dict(dict(read_checkpoint(bench.checkpoint(case)).state))
     model.eval()
-    samples = read_samples(read_dataset(bench.test_data, subset="all"), profile)
-    step = max(1, len(samples.labels) // settings.sanity_clips)
-    numbers = range(0, len(samples.labels), step)[: settings.sanity_clips]
+    dataset = read_dataset(bench.test_data, subset="all")
+    samples = read_samples(dataset, profile)
+    videos = _of_clips(dataset.videos, samples)
+    numbers = sanity_clips([(video.label, scene_of(video.group)) for video in videos], settings.sanity_clips)
     clips = inputs([centre(samples.read(n, 0), profile.view) for n in numbers], profile, model)
-    rows = list(_sanity_rows(model, profile, clips, settings.methods))
+    about = [
+        {"clip": n, "group": (scene := scene_of(videos[n].group)), "panned": panned(scene)} for n in numbers
+    ]
+    rows = list(_sanity_rows(model, profile, clips, about, settings.methods))
     return _write(bench, "sanity", case, rows)
 
 
+def sanity_clips(clips: Sequence[tuple[int, str]], n: int) -> list[int]:
+    """Draw clips for the check of random weights: of every class, from as many scenes as there are.
+
+    Parameters
+    ----------
+    clips : sequence of (int, str)
+        Label and scene (`scene_of`) of each, every label in every scene once.
+    n : int
+        How many to draw; all if there are fewer.
+
+    Returns
+    -------
+    list of int
+        Numbers of the clips: the classes in turn, the scenes of each with a still and a panned camera in
+        turn. If there are n scenes, and n is a multiple of the classes, none comes twice.
+    """
+    numbers = {clip: number for number, clip in enumerate(clips)}
+    labels = sorted({label for label, _ in clips})
+    drawn = np.random.default_rng(TEST_SEED).permutation(sorted({scene for _, scene in clips})).tolist()
+    still, moving = ([scene for scene in drawn if panned(scene) == camera] for camera in (False, True))
+    scenes = [scene for pair in zip_longest(still, moving) for scene in pair if scene]
+    n = min(n, len(clips))
+    turns = -(-n // len(labels))
+    return [
+        numbers[label, scenes[(position * turns + turn) % len(scenes)]]
+        for turn in range(turns)
+        for position, label in enumerate(labels)
+    ][:n]
+
+
 def _sanity_rows(
-    model: nn.Module, profile: Profile, clips: torch.Tensor, methods: Sequence[str]
+    model: nn.Module, profile: Profile, clips: torch.Tensor, about: Sequence[Row], methods: Sequence[str]
 ) -> Iterator[Row]:
     """Compare explanations of trained and of randomised weights: a row a layer, method and clip."""
     low, high = bounds(profile)
@@ -250,8 +314,8 @@ def _sanity_rows(
         graph = trace(random, profile.sample_shape, low=low, high=high)
         found = explain_batch(graph, clips, settings, targets=trained.targets)
         for name in methods:
-            for clip, (before, after) in enumerate(zip(trained.cubes[name], found.cubes[name], strict=True)):
-                yield {"layer": layer, "method": name, "clip": clip, **_likeness(before, after)}
+            for clip, before, after in zip(about, trained.cubes[name], found.cubes[name], strict=True):
+                yield {**clip, "layer": layer, "method": name, **_likeness(before, after)}
 
 
 def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:

@@ -19,6 +19,7 @@ from storage.tables import read_tables, write_table
 from storage.validity_page import write_page
 from storage.validity_plots import write_plots
 from tasks.benchmark import Bench
+from tasks.stages import StageFailed
 
 Row = dict[str, Any]
 Frame = pd.DataFrame
@@ -32,7 +33,13 @@ TRUTHS = ("object", "swept", "moving")
 
 @task(name="verdict", cache_policy=NO_CACHE)
 def verdict(bench: Bench) -> None:
-    """Reduce all measurements to tables, plots and a page, and mark the benchmark as complete."""
+    """Reduce all measurements to tables, plots and a page, and mark the benchmark as complete.
+
+    Raises
+    ------
+    StageFailed
+        If a case was not measured.
+    """
     place, paths = bench.place, bench.paths
     if place.exists(paths.success):
         return
@@ -69,8 +76,17 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
 
 
 def _measured(bench: Bench, kind: str) -> Frame:
-    any_case = bench.paths.measured(kind, "any")
-    found: Frame = read_tables(bench.place, any_case.rpartition("/")[0]).to_pandas()
+    """Read what was measured of the cases, of which none may be missing."""
+    settings, place = bench.settings, bench.place
+    numbers = settings.sanity_cases if kind == "sanity" else range(len(settings.cases))
+    names = [settings.cases[number].name for number in numbers]
+    missing = [name for name in names if not place.exists(bench.paths.measured(kind, name))]
+    if missing:
+        raise StageFailed(
+            f"verdict: {kind} of {', '.join(missing)} is missing, and the comparison needs every model; "
+            "start the same command again, it measures what is missing"
+        )
+    found: Frame = read_tables(place, bench.paths.measured(kind, "any").rpartition("/")[0]).to_pandas()
     return found
 
 
@@ -219,15 +235,14 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
         ours, theirs = (wide[list(names)].to_numpy() for names in sides.values())
         wins = (ours[:, :, None] > theirs[:, None]) + 0.5 * (ours[:, :, None] == theirs[:, None])
         wins[np.isnan(ours[:, :, None] + theirs[:, None])] = np.nan
-        per_clip = np.nanmean(wins, axis=(1, 2)) if np.isfinite(wins).any(axis=(1, 2)).all() else None
-        if per_clip is None:
-            continue
+        compared = np.isfinite(wins).sum(axis=(1, 2))
+        per_clip = _divided(np.nansum(wins, axis=(1, 2)), compared)
         low, high = group_bootstrap(per_clip, wide.index.get_level_values("group").to_numpy()) or (None, None)
         rows.append(
             {
                 **dict(zip(MAP, key, strict=True)),
-                "clips": len(per_clip),
-                "clip_auc": float(per_clip.mean()),
+                "clips": int((compared > 0).sum()),
+                "clip_auc": float(np.nanmean(per_clip)) if compared.any() else None,
                 "clip_auc_low": low,
                 "clip_auc_high": high,
             }
@@ -250,30 +265,30 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
         held = clips[clips.case.isin(cases)]
         if len(held):
             found = held.groupby(MAP)[names].mean().reset_index()
-            parts.append(found.assign(kind=kind, models=len(cases), **_iou_intervals(held, found)))
+            intervals = _intervals(held, found, MAP, "object_iou")
+            parts.append(found.assign(kind=kind, models=len(cases), **intervals))
     return pd.concat(parts, ignore_index=True)
 
 
-def _iou_intervals(held: Frame, found: Frame) -> dict[str, Any]:
-    """Intervals of the IoU with the object, in the order of the rows found."""
-    parts = {key: part for key, part in held.groupby(MAP)}
+def _intervals(held: Frame, found: Frame, by: list[str], name: str) -> dict[str, Any]:
+    """Intervals over groups of a column's mean, in the order of the rows found."""
+    parts = {key: part for key, part in held.groupby(by)}
     intervals = [
-        group_bootstrap(parts[tuple(row)].object_iou.to_numpy(), parts[tuple(row)].group.to_numpy())
+        group_bootstrap(parts[tuple(row)][name].to_numpy(), parts[tuple(row)].group.to_numpy())
         or (None, None)
-        for row in found[MAP].itertuples(index=False)
+        for row in found[by].itertuples(index=False)
     ]
-    return {
-        "object_iou_low": [low for low, _ in intervals],
-        "object_iou_high": [high for _, high in intervals],
-    }
+    return {f"{name}_low": [low for low, _ in intervals], f"{name}_high": [high for _, high in intervals]}
 
 
 def sanity_table(rows: Frame) -> Frame:
     """Mean likeness of explanations of trained and of random weights, by layer and method."""
     order = {layer: number for number, layer in enumerate(dict.fromkeys(rows.layer), start=1)}
-    found = rows.groupby(["method", "layer"])[["correlation", "iou", "chance_iou"]].mean().reset_index()
+    by = ["method", "layer"]
+    found = rows.groupby(by)[["correlation", "iou", "chance_iou"]].mean().reset_index()
+    intervals = {name: _intervals(rows, found, by, name) for name in ("correlation", "iou")}
     return (
-        found.assign(randomised=found.layer.map(order))
+        found.assign(randomised=found.layer.map(order), **intervals["correlation"], **intervals["iou"])
         .sort_values(["method", "randomised"])
         .reset_index(drop=True)
     )

@@ -1,5 +1,7 @@
 """The validity benchmark from the command line: small, but every stage real."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -7,11 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows.cluster import cluster
 from selrel import small_c3d
+from storage.layout import Root
+from storage.receipts import Written, pending
+from storage.runs import mark_success, write_run
 from storage.synthetic import make_dataset, read_truth
-from tasks.benchmark import CLASSES, FRAMES, drawing
+from tasks.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
+from tasks.plan import Plan
+from tasks.stages import StageFailed
 from tasks.truth import truths_of
-from tasks.validate import behaviour_rows, panned, scene_of
+from tasks.validate import behaviour_rows, note_run, panned, run_cases, run_of, sanity_clips, scene_of
 
 SMALL = ("--correlations", "0", "1", "--seeds", "1", "--videos-per-class", "8", "--test-groups", "8")
 
@@ -76,6 +84,65 @@ def test_truth_is_brought_to_the_models_view(drawn):
     assert (truths["swept"] | ~truths["object"]).all()
     # What is seen of the object, beyond the blur of its outline, moves.
     assert (truths["moving"] & truths["object"]).sum() > 0.9 * truths["object"].sum() > 0
+
+
+@pytest.mark.parametrize("n_scenes", [8, 9, 16])
+@pytest.mark.parametrize("n", [4, 8, 24])
+def test_random_weights_are_checked_in_many_scenes(n, n_scenes):
+    scenes = [f"g{number + 1:02d}" for number in range(n_scenes)]
+    clips = [(label, scene) for label in range(4) for scene in scenes]
+    chosen = [clips[number] for number in sanity_clips(clips, n)]
+    assert len(set(chosen)) == n
+    assert len({scene for _, scene in chosen}) == min(n, n_scenes)
+    assert {panned(scene) for _, scene in chosen} == {False, True}
+    for label in range(4):
+        own = [panned(scene) for its, scene in chosen if its == label]
+        assert len(own) == n // 4
+        assert len(set(own)) == min(2, len(own))
+    assert chosen == [clips[number] for number in sanity_clips(clips, n)]
+
+
+def test_all_clips_are_drawn_where_there_are_no_more():
+    clips = [(label, f"g{number:02d}") for label in range(4) for number in range(1, 9)]
+    assert sorted(sanity_clips(clips, 100)) == list(range(32))
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(Root(str(tmp_path)).url, "planted", "")
+    settings = Benchmark(correlations=(0.0,), seeds=1)
+    bench.place.write_json(bench.paths.description, {"settings": settings.as_dict()})
+    return bench
+
+
+@pytest.mark.slow
+def test_a_model_that_kills_its_workers_stops_the_benchmark(bench):
+    # Nested, to travel by value.
+    def work(bench, case):
+        if case == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Written()
+
+    with (
+        cluster(2, threads_per_worker=1),
+        pytest.raises(StageFailed, match=r"died.*\(models left out: context-seed1\).*same command again"),
+    ):
+        run_cases("train", bench, work, range(3))
+    assert pending(bench.place, bench.paths, "train", range(3)) == [1]
+
+
+def test_a_run_that_left_clips_out_is_not_taken(bench):
+    made = Plan(bench.root, "data", "both-0.00-seed1-12", {}, {})
+    run = bench.place.run(made.run)
+    write_run(bench.place, run, {})
+    mark_success(bench.place, run, {"left_out_clips": 16})
+    with pytest.raises(StageFailed, match=f"both-0.00-seed1 without 16 clips.*verify {made.url} --repair"):
+        note_run(bench, 0, made)
+    assert pending(bench.place, bench.paths, "explain", [0]) == [0]
+    bench.place.delete(run.success)
+    mark_success(bench.place, run, {"left_out_clips": 0})
+    note_run(bench, 0, made)
+    assert run_of(bench, 0) == made.run
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ import pytest
 from selrel.behaviour import CHANGES
 from storage.layout import Root
 from storage.tables import read_table, write_table
+from storage.validity_page import page
 from tasks.benchmark import Bench, Benchmark
-from tasks.verdict import verdict
+from tasks.stages import StageFailed
+from tasks.verdict import tables_of, verdict
 
 SETTINGS = Benchmark(
     correlations=(0.0, 0.5, 1.0), seeds=2, test_groups=8, methods=("deep_taylor",), sigmas=(1.0, 2.0)
@@ -59,9 +61,8 @@ def truth(case):
     return pd.DataFrame(rows).assign(case=case.name)
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    root = Root(str(tmp_path_factory.mktemp("root")))
+def plant(directory):
+    root = Root(str(directory))
     bench = Bench(root.url, "planted", "")
     root.write_json(bench.paths.description, {"settings": SETTINGS.as_dict()})
     for case in SETTINGS.cases:
@@ -70,8 +71,20 @@ def bench(tmp_path_factory):
     for number in SETTINGS.sanity_cases:
         name = SETTINGS.cases[number].name
         layers = {"layer": ["fc6", "conv1"], "correlation": [0.9, 0.1], "iou": [0.5, 0.1], "chance_iou": 0.1}
-        sanity = pd.DataFrame(layers).assign(method="deep_taylor", clip=0, case=name)
+        scenes = pd.DataFrame({"group": ["g01", "g02"], "clip": [0, 17]})
+        sanity = pd.DataFrame(layers).merge(scenes, how="cross").assign(method="deep_taylor", case=name)
         write_table(root, bench.paths.measured("sanity", name), sanity)
+    return bench
+
+
+@pytest.fixture
+def planted(tmp_path):
+    return plant(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    bench = plant(tmp_path_factory.mktemp("root"))
     verdict.fn(bench)
     return bench
 
@@ -122,6 +135,48 @@ def test_clips_are_compared_between_motion_and_context_models(bench):
     assert pairs.loc[("magnitude", "positive", 0.0)].clip_auc == 0.5
 
 
+def without_relevance(bench, clips):
+    """Make the tables when some clips have no relevance, so no share, under the scene-trained models."""
+    measured = {case.name: truth(case) for case in SETTINGS.cases}
+    for name in ("context-seed1", "context-seed2"):
+        measured[name].loc[measured[name]["clip"].isin(clips), "baseline_relevance"] = 0.0
+    for name, rows in measured.items():
+        write_table(bench.place, bench.paths.measured("truth", name), rows)
+    return tables_of(bench)
+
+
+def test_a_clip_without_a_pair_is_left_out_alone(planted):
+    pairs = without_relevance(planted, [3])["pairs"].set_index(["edge", "sign", "sigma"])
+    found = pairs.loc[("magnitude", "positive", 2.0)]
+    assert (found.clips, found.clip_auc, found.clip_auc_low) == (N_CLIPS - 1, 1.0, 1.0)
+
+
+def test_a_method_without_any_pair_has_a_dash(planted):
+    tables = without_relevance(planted, range(N_CLIPS))
+    assert (tables["pairs"].clips == 0).all()
+    lines = page(tables, settings={}).splitlines()
+    head = next(line for line in lines if "AUC, same clip" in line)
+    row = lines[lines.index(head) + 2]
+    assert row.startswith("| deep_taylor |") and row.endswith("| - |")
+    assert row.count("|") == head.count("|")
+
+
+@pytest.mark.parametrize("kind", ["behaviour", "truth", "sanity"])
+def test_a_case_that_was_not_measured_stops_the_verdict(planted, kind):
+    planted.place.delete(planted.paths.measured(kind, "context-seed2"))
+    with pytest.raises(StageFailed, match=f"{kind} of context-seed2 is missing"):
+        verdict.fn(planted)
+    assert not planted.place.exists(planted.paths.success)
+
+
+def test_random_weights_have_an_interval_over_scenes(bench):
+    sanity = table(bench, "sanity").set_index("layer")
+    assert sanity.randomised.to_dict() == {"fc6": 1, "conv1": 2}
+    for layer, correlation in (("fc6", 0.9), ("conv1", 0.1)):
+        row = sanity.loc[layer]
+        assert row.correlation_low == pytest.approx(correlation) == row.correlation_high
+
+
 def test_localisation_stands_beside_its_controls(bench):
     found = table(bench, "localisation")
     row = found[(found.kind == "motion") & (found.edge == "magnitude") & (found["sign"] == "positive")]
@@ -136,9 +191,9 @@ def test_localisation_stands_beside_its_controls(bench):
 
 
 def test_page_and_plots_are_written(bench):
-    page = bench.place.read_bytes(bench.paths.page).decode()
-    assert "| deep_taylor | 1.00 [1.00, 1.00] |" in page
-    assert "| scene alone | 2 |" in page
+    text = bench.place.read_bytes(bench.paths.page).decode()
+    assert "| deep_taylor | 1.00 [1.00, 1.00] |" in text
+    assert "| scene alone | 2 |" in text
     for name in ("motion-share", "rank-correlation", "localisation", "sanity"):
         assert bench.place.read_bytes(bench.paths.plot(f"{name}.png")).startswith(b"\x89PNG")
         assert b"<svg" in bench.place.read_bytes(bench.paths.plot(f"{name}.svg"))

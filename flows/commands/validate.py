@@ -24,10 +24,10 @@ def validate(
 ) -> None:
     """Measure, on drawn videos of which the truth is known, whether selective relevance finds motion.
 
-    Small C3Ds are trained on videos whose motion tells the class while the scene agrees with it in 0 to 100 %
-    of the cases, and on others whose scene alone tells it. What they truly use is measured by what they do
-    with frozen, shuffled and reversed clips and with swapped scenes. Then the main job explains each, and its
-    numbers are held against that, and its maps against the true masks.
+    Small C3Ds are trained on videos whose motion tells the class while the scene is correlated with it by 0
+    to 1 (it agrees in 25 to 100 % of the videos), and on others whose scene alone tells it. What they truly
+    use is measured by what they do with frozen, shuffled and reversed clips and with swapped scenes. Then the
+    main job explains each, and its numbers are held against that, and its maps against the true masks.
 
     Takes about 20 minutes on 2 cores. After a kill the same command goes on where it stopped.
 
@@ -38,7 +38,8 @@ def validate(
     root
         Directory or `s3://bucket/prefix` under which all results lie.
     correlations
-        Of scene and class in the training videos: 0 0.25 0.5 0.75 1 by default.
+        Of scene and class in the training videos: 0 0.25 0.5 0.75 1 by default. At c, the scene agrees with
+        the class in the share c + (1 - c) / 4 of the videos.
     seeds
         Models of each kind.
     videos_per_class
