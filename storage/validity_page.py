@@ -11,6 +11,17 @@ from storage.layout import Root, ValidityPaths
 
 Tables = Mapping[str, pd.DataFrame]
 SIGMA = 2.0
+_CARE = (
+    "Intervals over models are too narrow: they take the seeds of a condition for independent. Where the "
+    "models that follow the motion are separated from the others, the AUC prints as 1.00 [1.00, 1.00] "
+    "however few they are, and that alone gives a high Spearman (0.67 for 12 above 6, with no order "
+    "within either). This ranks trained small models of this drawn set; it does not say how far that "
+    "carries to other data."
+)
+_BRIGHT = (
+    "The object that decides is also the brightest thing in these pictures, so a map on it may have found "
+    "what moves or what is bright; the controls don't tell which."
+)
 
 
 def write_page(root: Root, paths: ValidityPaths, tables: Tables, *, settings: Mapping[str, Any]) -> None:
@@ -96,7 +107,8 @@ def _validity(tables: Tables) -> str:
             ]
         )
     names = ["method (2 sigma, magnitude)", "Spearman, motion use", "Spearman, freeze effect"]
-    return _table([*names, "still camera", "panned camera", "AUC, models", "AUC, same clip"], rows)
+    table = _table([*names, "still camera", "panned camera", "AUC, models", "AUC, same clip"], rows)
+    return f"{table}\n\n{_CARE}"
 
 
 def _best(validity: pd.DataFrame) -> str:
@@ -137,7 +149,8 @@ def _localisation(table: pd.DataFrame) -> str:
     ]
     names = ["method", "sigma", "area", "precision", "recall", "IoU"]
     controls = ["random", "centre", "flow", "picture change"]
-    return _table([*names, *controls, "relevance on the object (its area)"], rows)
+    table = _table([*names, *controls, "relevance on the object (its area)"], rows)
+    return f"{table}\n\n{_BRIGHT}"
 
 
 def _sanity(table: pd.DataFrame) -> str:
