@@ -117,13 +117,16 @@ def previous_run(place: Root, run: str) -> str | None:
     """Where the run before another lies; None where there is none.
 
     That is the last to finish of those on the same data set with the same settings: another checkpoint, or
-    the same one under an older version of the code.
+    the same one under an older version of the code. A run that did not pass the gate itself is no measure.
     """
     mine = read_run(place, place.run(run))
     others = [
         (other.summary.get("finished_at", ""), other.name, other.url)
         for other in list_runs(place)
-        if other.summary is not None and other.name != run and not _differing(other.description, mine)
+        if other.summary is not None
+        and (other.summary.get("comparison") or {"passed": True})["passed"]
+        and other.name != run
+        and not _differing(other.description, mine)
     ]
     return max(others)[-1] if others else None
 

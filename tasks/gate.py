@@ -25,6 +25,10 @@ class MotionShareDropped(RuntimeError):
     """The gate: a finished run whose motion share fell by more than was allowed."""
 
 
+class NotJudged(RuntimeError):
+    """The gate: a finished run that can't be compared with the run before it, so it does not pass."""
+
+
 def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
     """Compare a run, whose scores and clips are written, with the one before it, or with the one named.
 
@@ -35,7 +39,7 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
     verdict : dict or None
         ``previous`` (that run's name), the motion share's ``before``, ``after``, ``difference``, ``low``,
         ``high`` and ``n_clips`` (null without deep Taylor), ``max_drop`` (null: any fall passes), ``passed``;
-        and ``error`` (why the comparison failed), where it did.
+        and ``error`` (why it could not be judged), where it could not.
     """
     paths = place.run(run)
     gate = read_run(place, paths).get("gate", {})
@@ -69,9 +73,16 @@ def check_gate(url: str, max_drop: float | None, against: str | None = None) -> 
     ------
     MotionShareDropped
         If it did. In a flow run, the event `EVENT` is emitted first.
+    NotJudged
+        If there is a run to compare with, but it can't be compared.
     """
-    found = _found(url, against) if max_drop is not None else None
-    if found is None or max_drop is None or not dropped(found, max_drop):
+    if max_drop is None:
+        return
+    found = _found(url, max_drop, against)
+    if found is None:
+        _log.warning("%s: nothing to compare with, the gate did not judge", url)
+        return
+    if not dropped(found, max_drop):
         return
     if FlowRunContext.get() is not None:
         emit_event(
@@ -92,17 +103,37 @@ def _explained(found: Row, url: str, max_drop: float) -> str:
     )
 
 
-def _found(url: str, against: str | None) -> Row | None:
-    """The comparison stored with the run, or a new one with the run that is named."""
-    stored: Row | None = read_summary(*check_finished(url)).get("comparison")
-    if against is None or (stored is not None and run_at(against)[1].name == stored["previous"]):
-        return stored
-    rows = comparison(read_side(*check_finished(against)), read_side(*check_finished(url)))
-    return _verdict(headline(rows), against, None)
+def _found(url: str, max_drop: float, against: str | None) -> Row | None:
+    """The comparison stored with the run, or a new one where that says nothing, or of another run."""
+    place, paths = check_finished(url)
+    stored: Row | None = read_summary(place, paths).get("comparison")
+    if stored is None and against is None:
+        return None
+    if stored is not None:
+        against = against or place.join(place.run(stored["previous"]).directory)
+        if stored["difference"] is not None and stored["previous"] == run_at(against)[1].name:
+            return stored
+    assert against is not None
+    try:
+        rows = comparison(read_side(*check_finished(against)), read_side(place, paths))
+        found = _verdict(headline(rows), against, max_drop)
+    except (FileNotFoundError, ValueError) as error:
+        found = {"error": str(error)}
+    if "error" in found:
+        raise NotJudged(
+            f"the gate can't judge {url}: {found['error']}; name another run by --against, or leave "
+            "--max-drop out"
+        )
+    return found
 
 
 def _verdict(row: Mapping[str, Any] | None, previous: str, max_drop: float | None) -> Row:
     names = ("before", "after", "difference", "low", "high", "n_clips")
     figures = {name: None if row is None else row[name] for name in names}
-    fell = max_drop is not None and dropped(figures, max_drop)
-    return {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop, "passed": not fell}
+    verdict = {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop}
+    if max_drop is None:
+        return {**verdict, "passed": True}
+    if figures["difference"] is None:
+        error = f"no clip of both it and {previous} has a motion share"
+        return {**verdict, "passed": False, "error": error}
+    return {**verdict, "passed": not dropped(figures, max_drop)}

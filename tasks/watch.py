@@ -228,6 +228,8 @@ def _judgement(root: Root, run: str) -> str:
     found = read_summary(root, root.run(run)).get("comparison")
     if found is None or found["passed"]:
         return ""
+    if "error" in found:
+        return f"the gate could not judge it: {found['error']}"
     fall = 100 * (found["before"] - found["after"])
     return f"its motion share fell by {fall:.1f} points against {found['previous']}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from storage.layout import Root
 from storage.runs import mark_success, write_run
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run
-from tasks.gate import EVENT, MotionShareDropped, check_gate, with_previous
+from tasks.gate import EVENT, MotionShareDropped, NotJudged, check_gate, with_previous
 
 SETTINGS = {"methods": {"deep_taylor": {}, "grad_cam": {}}, "target": "predicted", "batch_clips": 8}
 
@@ -205,9 +206,29 @@ def finish(root: Path, name: str) -> str:
     return place.join(place.run(name).directory)
 
 
-def test_the_first_run_passes(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_first_run_passes_but_was_not_judged(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The command line keeps its lines to itself.
+    monkeypatch.setattr(logging.getLogger("selrel"), "propagate", True)
     make_run("a", 0.0, finished_at=None, gate={"max_drop": 0.05})
-    check_gate(finish(tmp_path / "root", "a"), 0.05)
+    url = finish(tmp_path / "root", "a")
+    make_run("later", 0.5)
+    check_gate(url, None)
+    assert caplog.messages == []
+    check_gate(url, 0.05)
+    assert caplog.messages == [f"{url}: nothing to compare with, the gate did not judge"]
+
+
+def test_a_run_that_the_gate_refused_is_no_measure(make_run: MakeRun, tmp_path: Path) -> None:
+    good = make_run("good", 0.0, finished_at="2026-01-01")
+    place = Root(str(tmp_path / "root"))
+    make_run("worse", -0.2, finished_at=None, gate={"max_drop": 0.05})
+    finish(tmp_path / "root", "worse")
+    make_run("as-bad", -0.2, finished_at=None, gate={"max_drop": 0.05})
+    assert previous_run(place, "as-bad") == good
+    with pytest.raises(MotionShareDropped, match="in good to"):
+        check_gate(finish(tmp_path / "root", "as-bad"), 0.05)
 
 
 def test_a_worse_checkpoint_trips_the_gate(make_run: MakeRun, tmp_path: Path) -> None:
@@ -256,6 +277,26 @@ def test_a_gate_that_cannot_judge_does_not_pass(make_run: MakeRun, tmp_path: Pat
     assert verdict is not None and verdict["passed"] and "damaged" in verdict["error"]
     with pytest.raises(ValueError, match=r"clips\.parquet is damaged"):
         with_previous(place, "gated")
+    # Asked later of the run that finished without a gate: what is stored says nothing.
+    url = finish(tmp_path / "root", "free")
+    check_gate(url, None)
+    with pytest.raises(NotJudged, match=r"can't judge .*/free: .*damaged/.* is damaged.*--against"):
+        check_gate(url, 0.05)
+    make_run("damaged", 0.2)
+    with pytest.raises(MotionShareDropped, match="in damaged to"):
+        check_gate(url, 0.05)
+    check_gate(url, 0.05, make_run("older", 0.0))
+
+
+def test_runs_without_a_motion_share_do_not_pass(make_run: MakeRun, tmp_path: Path) -> None:
+    """No clip of the one run counts: it is complete, but nothing is known about it."""
+    place = Root(str(tmp_path / "root"))
+    make_run("good", 0.0)
+    make_run("empty", np.nan, finished_at=None, gate={"max_drop": 0.05})
+    _, verdict = with_previous(place, "empty")
+    assert verdict is not None and not verdict["passed"] and verdict["difference"] is None
+    with pytest.raises(NotJudged, match="no clip of both it and .*/good has a motion share"):
+        check_gate(finish(tmp_path / "root", "empty"), 0.05)
 
 
 def test_a_flow_run_tells_prefect(make_run: MakeRun, tmp_path: Path) -> None:
