@@ -149,8 +149,8 @@ def _localisation(table: pd.DataFrame) -> str:
     ]
     names = ["method", "sigma", "area", "precision", "recall", "IoU"]
     controls = ["random", "centre", "flow", "picture change"]
-    table = _table([*names, *controls, "relevance on the object (its area)"], rows)
-    return f"{table}\n\n{_BRIGHT}"
+    found = _table([*names, *controls, "relevance on the object (its area)"], rows)
+    return f"{found}\n\n{_BRIGHT}"
 
 
 def _sanity(table: pd.DataFrame) -> str:
