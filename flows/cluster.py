@@ -30,6 +30,8 @@ THREAD_VARIABLES = (
 )
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LOOK_S = 5.0
+# The pages that remain without a dashboard; nobody reads them.
+_NO_PAGES: dict[str, object] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
 class ThreadLimit(WorkerPlugin):
@@ -204,15 +206,8 @@ def visible_gpus(count: int, chosen: str | None) -> list[str]:
 def in_process() -> Iterator[Client]:
     """Open a Dask client whose one worker is a thread of this process: for a trial, not for a run."""
     with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-            worker_dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        ) as local,
+        dask.config.set(_NO_PAGES),
+        LocalCluster(n_workers=1, processes=False, **_on_loopback()) as local,
         Client(local) as client,
     ):
         yield client
@@ -301,23 +296,31 @@ def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
 def _empty_cluster(directory: Path) -> LocalCluster:
     return _OneGpuEach(  # type: ignore[no-untyped-call]
         n_workers=0,
-        threads_per_worker=1,
         processes=True,
         worker_class=Nanny,
-        host="127.0.0.1",
-        protocol="tls://",
-        security=Security.temporary(),
-        dashboard_address=None,
-        worker_dashboard_address=None,
-        memory_limit=0,
         local_directory=str(directory),
-        scheduler_kwargs={
+        **_on_loopback(),
+    )
+
+
+def _on_loopback() -> dict[str, Any]:
+    """What every cluster of our own is given, be its worker a process or a thread of this one."""
+    return {
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": Security.temporary(),
+        "dashboard_address": None,
+        "worker_dashboard_address": None,
+        "memory_limit": 0,
+        "scheduler_kwargs": {
             # One death is enough to hand the block back: `tasks.fanout` decides what to try again.
             "allowed_failures": 0,
+            # Its web server starts without a dashboard too, by default on all interfaces.
             "dashboard_address": "127.0.0.1:0",
         },
-        silence_logs=logging.CRITICAL,
-    )
+        "silence_logs": logging.CRITICAL,
+    }
 
 
 def _local_settings(variables: dict[str, str]) -> dict[str, object]:
@@ -327,9 +330,7 @@ def _local_settings(variables: dict[str, str]) -> dict[str, object]:
         "distributed.nanny.pre-spawn-environ": variables,
         # A worker that is started again on a busy machine takes long; after this Dask closes it for good.
         "distributed.deploy.lost-worker-timeout": "300s",
-        # The pages that remain without a dashboard; nobody reads them.
-        "distributed.scheduler.http.routes": [],
-        "distributed.worker.http.routes": [],
+        **_NO_PAGES,
     }
 
 

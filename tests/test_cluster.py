@@ -25,6 +25,7 @@ from flows.cluster import (
     OtherVersions,
     cluster,
     gpu_of_worker,
+    in_process,
     local_size,
     visible_gpus,
 )
@@ -81,13 +82,29 @@ def test_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: os.environ.get(name) for name in THREAD_VARIABLES} == before
 
 
+def test_a_cluster_in_this_process_listens_on_loopback_only() -> None:
+    before = family(os.getpid())
+    with in_process() as client:
+        assert client.submit(abs, -42).result(timeout=30) == 42
+        assert client.scheduler_info()["address"].startswith("tls://127.0.0.1:")
+        assert set(family(os.getpid())) <= set(before)
+        addresses = listening_addresses(before)
+        # The scheduler, the worker, and the web server of each.
+        assert len(addresses) >= 4
+        assert all(map(is_loopback, addresses)), addresses
+
+
 def test_threads_reach_a_worker_that_was_restarted() -> None:
     with cluster(1, threads_per_worker=2) as client:
-        first = next(iter(client.run(by_value(describe_worker)).values()))
+        ((address, first),) = client.run(by_value(describe_worker)).items()
         os.kill(first["pid"], signal.SIGKILL)
         gone = wait_until_gone([psutil.Process(first["pid"])], timeout=5)
         assert gone == []
-        client.wait_for_workers(1, timeout=30)
+        # The scheduler may not know yet, and the task would be given to the dead one.
+        deadline = time.monotonic() + 60
+        while not set(client.nthreads()) - {address}:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         again = client.submit(by_value(describe_worker), pure=False).result(timeout=60)
         assert again["pid"] != first["pid"]
         assert (again["torch"], again["cv2"], again["variables"]) == (2, 2, {"2"})
