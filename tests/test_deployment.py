@@ -5,14 +5,52 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import yaml
+from prefect.events.related import tags_as_related_resources
+from prefect.server.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
 
 from flows.cli import main
+from flows.standing_server import HEARTBEAT
 from storage.layout import run_at
 from storage.runs import read_summary
 from tests.prefect_server import prefect_server
+
+
+def test_only_runs_of_these_deployments_crash_without_a_heartbeat() -> None:
+    """On a server that others use too, runs without the tag are none of these rules' business."""
+    deployments = yaml.safe_load((HEARTBEAT.parent.parent / "prefect.yaml").read_text())["deployments"]
+    assert all("selrel" in deployment["tags"] for deployment in deployments)
+    rules = yaml.safe_load(HEARTBEAT.read_text())["automations"]
+    for name, rule in zip(("heartbeat", "Submitting"), rules, strict=True):
+        trigger = AutomationCore.model_validate(rule).trigger
+        assert isinstance(trigger, EventTrigger)
+        assert trigger.starts_after(f"prefect.flow-run.{name}")
+        for deployment in deployments:
+            assert trigger.covers(event_of_a_run(name, tags=deployment["tags"]))
+        for tags in ([], ["explain"], ["selrel-other"]):
+            assert not trigger.covers(event_of_a_run(name, tags=tags))
+
+
+def event_of_a_run(name: str, *, tags: list[str]) -> ReceivedEvent:
+    """An event as the server gets it: the run, and its flow and tags as related resources."""
+    return ReceivedEvent.model_validate(
+        {
+            "id": uuid4(),
+            "occurred": datetime.now(UTC),
+            "event": f"prefect.flow-run.{name}",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{uuid4()}"},
+            "related": [
+                {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{uuid4()}"},
+                *(tag.model_dump() for tag in tags_as_related_resources(tags)),
+            ],
+        }
+    )
 
 
 @pytest.mark.slow
