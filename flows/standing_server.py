@@ -320,6 +320,8 @@ def _set_up(parameters: Mapping[str, Any], every: timedelta) -> None:
     from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.client.schemas.schedules import IntervalSchedule
 
+    from tasks.watch import STOPPED
+
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(WATCHER)
         client.update_deployment(deployment.id, DeploymentUpdate(parameters=dict(parameters)))
@@ -329,7 +331,7 @@ def _set_up(parameters: Mapping[str, Any], every: timedelta) -> None:
         )
     add_heartbeat_automations()
     # An earlier life of this server left them: their processes are gone.
-    _end_runs("PENDING", "RUNNING", "CANCELLING", reason="selrel serve was stopped during this run.")
+    _end_runs("PENDING", "RUNNING", "CANCELLING", reason=STOPPED)
 
 
 def add_heartbeat_automations() -> None:

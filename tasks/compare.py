@@ -25,7 +25,7 @@ _SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
 
 
 class NotComparable(ValueError):
-    """Runs that have nothing in common to compare."""
+    """Runs that can't be compared: no clip in common, or other settings than the gate's measure has."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ def check_alike(url: str, description: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        If it is not; the message names what differs.
+        If it is not finished, or `NotComparable`: the message names what differs.
     """
     other = read_run(*check_finished(url))
     if differing := _differing(other, description):
-        raise ValueError(
+        raise NotComparable(
             f"{url} can't be the measure of this run: they differ in {', '.join(differing)}; name a run of "
             "the same data set and settings, or leave --against out"
         )

@@ -17,16 +17,21 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
+from selrel.models import from_factory
 from storage.layout import Root, RunPaths, UnreadableFile, UnusableRoot, content_hash, file_at
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
 from storage.runs import is_finished, read_run, read_summary
 from storage.sources import Candidate, candidates
 from storage.ucf101 import read_dataset
+from tasks.compare import NotComparable, check_alike, check_finished
 from tasks.plan import machinery, plan
 from tasks.request import Request
 
-_STAGES_OF_DATASET = ("decode", "motion")
+STOPPED = "selrel serve was stopped during this run."
+_NO_SLOT = "Deployment concurrency limit reached"
+_STAGES_OF_DATASET = ("index", "decode", "motion")
+_BY_HAND = "(somebody cancelled it; to have it explained, start the deployment by hand)"
 _STAGES_OF_RUN = ("explain", "score")
 _CHUNK_BYTES = 1 << 24
 
@@ -67,14 +72,16 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
     Raises
     ------
     ValueError, OSError
-        If the place, the data set or the root can't be used. A checkpoint that can't be used is refused, and
-        the reason is in its entry.
+        If the place, the data set, the root, the run to compare with or the model's factory can't be used. A
+        checkpoint that can't be used is refused, and the reason is in its entry.
     """
     _check(place, request, tries)
     found = candidates(place, patterns)
     if not found:
         return Look((), (), ())
-    judge = _Judge(request, read_ledger(Root(request.root), place), circumstances(request), tries)
+    here = circumstances(request)
+    _check_shared(request)
+    judge = _Judge(request, read_ledger(Root(request.root), place), here, tries)
     verdicts = [verdict for candidate in found for verdict in judge.verdicts(candidate)]
     return Look(
         news=tuple(judge.news(verdicts)),
@@ -153,6 +160,10 @@ class _Judge:
             entry = replace(entry, run=run or self._named(entry))
         except UnusableRoot:
             raise
+        except NotComparable as error:
+            # Not for good: another run to compare with is no other circumstance.
+            yield replace(entry, reason=str(error))
+            return
         except ValueError as error:
             yield replace(entry, outcome="refused", reason=str(error))
             return
@@ -171,18 +182,23 @@ class _Judge:
 
     def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:
         starts = [e for e in before if e.outcome == "started"]
-        reason = ""
+        reason, excused = "", {e.flow_run for e in before if e.outcome == "failed" and _excused(e.reason)}
         if starts:
-            state = _state(starts[-1].flow_run)
+            last, state = starts[-1], _state(starts[-1].flow_run)
             if state is not None and not state.is_final():
-                self.active.append(starts[-1])
-                yield starts[-1]
+                self.active.append(last)
+                yield last
+                return
+            if _cancelled(state):
+                reason = f"{_why(state)} {_BY_HAND}"
+                yield replace(entry, outcome="given up", reason=reason, blocks=last.blocks)
                 return
             reason = before[-1].reason if before[-1].outcome == "failed" else _why(state)
+            excused |= {last.flow_run} if _excused(reason) else set()
             if before[-1].outcome == "started":
-                yield replace(starts[-1], at=entry.at, outcome="failed", reason=reason)
+                yield replace(last, at=entry.at, outcome="failed", reason=reason)
         blocks = _blocks_done(self._root, self._root.run(entry.run))
-        idle = _idle(starts, blocks)
+        idle = _idle([start for start in starts if start.flow_run not in excused], blocks)
         if idle >= self._tries:
             reason = f"{idle} attempts added nothing; the last one: {reason}"
             yield replace(entry, outcome="given up", reason=reason, blocks=blocks)
@@ -198,6 +214,17 @@ def _check(place: str, request: Request, tries: int) -> None:
         raise ValueError(
             f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
         )
+
+
+def _check_shared(request: Request) -> None:
+    """Check what no checkpoint can mend, so that none is refused for it."""
+    if request.against is not None:
+        measure = read_run(*check_finished(request.against))
+        # Its data set hangs on each checkpoint's profile.
+        wanted = {"dataset_id": measure.get("dataset_id"), "settings": request.settings()}
+        check_alike(request.against, wanted)
+    if request.model is not None:
+        from_factory(request.model)
 
 
 def _settled(candidate: Candidate, seen: Sequence[Entry]) -> tuple[str, str]:
@@ -269,6 +296,16 @@ def _why(state: State | None) -> str:
     if state is None:
         return "it was interrupted"
     return f"{state.name}: {' '.join((state.message or 'no reason given').split())}"
+
+
+def _cancelled(state: State | None) -> bool:
+    """Whether a person has ended a flow run, and not the deployment's limit."""
+    return state is not None and state.is_cancelled() and _NO_SLOT not in (state.message or "")
+
+
+def _excused(reason: str) -> bool:
+    """Whether a start failed for what no checkpoint is to blame for."""
+    return STOPPED in reason or _NO_SLOT in reason
 
 
 def _now() -> str:

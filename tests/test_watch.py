@@ -13,8 +13,10 @@ from uuid import UUID
 import pytest
 import torch
 from prefect.client.orchestration import get_client
-from prefect.states import Completed
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Crashed
 
+from flows.commands.arguments import settings_elsewhere
 from flows.local_server import temporary_server
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
 from storage.checkpoints import write_checkpoint
@@ -24,7 +26,7 @@ from storage.runs import list_runs, mark_success, write_run
 from storage.sources import candidates
 from tasks.plan import plan
 from tasks.request import Request
-from tasks.watch import ended, look
+from tasks.watch import STOPPED, ended, look
 from tests.servers import BUCKET, s3_client, s3_server
 
 SETTINGS = {"subset": "all", "block_clips": 5}
@@ -174,17 +176,19 @@ def test_a_failing_run_is_tried_again_within_a_bound(
     assert look_at(place, request_of, tries=2) == ["finished a.pth"]
 
 
+@pytest.mark.parametrize("stage", ["index", "explain"])
 def test_attempts_that_get_further_are_not_counted(
-    place: Path, request_of: Request, tiny_checkpoint: Path
+    stage: str, place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
     shutil.copy(tiny_checkpoint, place / "a.pth")
     shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
     root = Root(request_of.root)
-    for block in range(5):
+    for block in range(3):
         assert look_at(place, request_of, tries=1, succeed=False) == ["started a.pth", "failed a.pth"]
         run = root.run(read_ledger(root, str(place))[-1].run)
         write_run(root, run, {"dataset_id": "none"})
-        root.write_json(run.receipts("explain", block), {})
+        paths = root.dataset("none") if stage == "index" else run
+        root.write_json(paths.receipts(stage, block), {})
     look_at(place, request_of, tries=1, succeed=False)
     assert look_at(place, request_of, tries=1, succeed=False) == ["given up a.pth"]
 
@@ -198,6 +202,67 @@ def test_a_start_that_was_interrupted_is_made_again(
     append(Root(request_of.root), str(place), [due])
     assert look_at(place, request_of) == ["failed a.pth", "started a.pth", "finished a.pth"]
     assert read_ledger(Root(request_of.root), str(place))[1].reason == "it was interrupted"
+
+
+def test_what_no_checkpoint_can_mend_refuses_none(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    root = Root(request_of.root)
+    with pytest.raises(ValueError, match="runs/typo is not a finished run"):
+        look_at(place, replace(request_of, max_drop=0.05, against=root.join("runs/typo")))
+    with pytest.raises(ValueError, match="'no_such_package:make' can't be imported"):
+        look_at(place, replace(request_of, model="no_such_package:make"))
+    made = plan(replace(request_of, checkpoint=str(place / "a.pth")))
+    for name, change in (("settings", {"settings": {}}), ("data", {"dataset_id": "another"}), ("good", {})):
+        write_run(root, root.run(name), {**made.description, **change})
+        mark_success(root, root.run(name), {"motion_share": None})
+    with pytest.raises(ValueError, match="runs/settings can't be the measure"):
+        look_at(place, replace(request_of, max_drop=0.05, against=root.join("runs/settings")))
+    assert read_ledger(root, str(place)) == []
+    # A measure for checkpoints with another profile, perhaps: this one waits for a better.
+    assert look_at(place, replace(request_of, max_drop=0.05, against=root.join("runs/data"))) == [
+        "waiting a.pth"
+    ]
+    assert "differ in data set" in read_ledger(root, str(place))[-1].reason
+    good = replace(request_of, max_drop=0.05, against=root.join("runs/good"))
+    assert look_at(place, good) == ["started a.pth", "finished a.pth"]
+
+
+def test_who_ended_a_start_decides_what_follows(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    root = Root(request_of.root)
+    with temporary_server(), get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow_from_name(DEPLOYMENT.split("/")[0]), "explain-ucf101")
+
+        def after(state: State | None) -> list[str]:
+            entries = read_ledger(root, str(place))
+            if state is not None:
+                started = [entry.flow_run for entry in entries if entry.outcome == "started"]
+                client.set_flow_run_state(UUID(started[-1]), state, force=True)
+            go_through(str(place), request_of, explain=on_server({"root": request_of.root}), tries=1)
+            return [entry.outcome for entry in read_ledger(root, str(place))[len(entries) :]]
+
+        assert after(None) == ["started"]
+        assert after(None) == []
+        for _ in range(2):
+            assert after(Crashed(message=STOPPED)) == ["failed", "started"]
+        assert after(Cancelled(message="Deployment concurrency limit reached.")) == ["failed", "started"]
+        assert after(Cancelled(message="Flow run was cancelled successfully.")) == ["given up"]
+        last = read_ledger(root, str(place))[-1]
+        assert last.reason.startswith("Cancelled: Flow run was cancelled successfully. (somebody")
+        assert after(None) == []
+        assert after(Crashed(message="out of memory")) == ["failed", "given up"]
+
+
+def test_the_run_to_compare_with_is_named_in_full_to_a_worker() -> None:
+    assert settings_elsewhere({"videos": 3}) == {"videos": 3}
+    assert settings_elsewhere({"against": "r/runs/a"}) == {"against": f"{Path.cwd()}/r/runs/a"}
+    assert settings_elsewhere({"against": "s3://b/runs/a"}) == {"against": "s3://b/runs/a"}
 
 
 def test_a_start_on_a_server_is_made_once_a_root_and_again_when_the_root_is_new(tmp_path: Path) -> None:

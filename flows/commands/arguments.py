@@ -33,3 +33,16 @@ def settings_of(words: list[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
+
+
+def place(url: str) -> str:
+    """A directory made absolute, or an S3 URL as it is: a worker runs elsewhere."""
+    from storage.layout import Root
+
+    return Root(url).url
+
+
+def settings_elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a worker, which runs elsewhere, understands them."""
+    against = settings.get("against")
+    return {**settings, "against": place(against)} if against else settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from flows.commands.arguments import Several, settings_of
+from flows.commands.arguments import Several, place, settings_elsewhere, settings_of
 
 if TYPE_CHECKING:
     from flows.standing_server import Standing
@@ -58,7 +58,7 @@ def serve(
 
     if every < 1:
         raise ValueError(f"every is {every:g}; give 1 second or more")
-    chosen = settings_of(settings or [])
+    chosen = settings_elsewhere(settings_of(settings or []))
     request_for(data=str(data), root=root, settings=chosen)
     candidates(watch)
     parameters = {
@@ -82,13 +82,6 @@ def serve(
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where it stopped.")
     return 0
-
-
-def place(url: str) -> str:
-    """A directory made absolute, or an S3 URL as it is: the worker runs elsewhere."""
-    from storage.layout import Root
-
-    return Root(url).url
 
 
 def _welcome(standing: Standing, watch: str) -> str:
