@@ -367,7 +367,7 @@ class Root:
 
     def ledger(self, place: str) -> str:
         """Parquet, a row for everything that watching a directory or prefix for checkpoints has shown."""
-        return f"watch/{content_hash(place)}.parquet"
+        return f"watch/{content_hash(Root(place).url)}.parquet"
 
     def join(self, path: str) -> str:
         """Full directory or URL of a path under the root.

@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed
 
+from flows.cli import main
 from flows.commands.arguments import settings_elsewhere
+from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
 from flows.local_server import temporary_server
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
 from storage.checkpoints import write_checkpoint
@@ -24,6 +27,7 @@ from storage.layout import Root
 from storage.ledger import Entry, append, read_ledger
 from storage.runs import list_runs, mark_success, write_run
 from storage.sources import candidates
+from tasks.gate import MotionShareDropped
 from tasks.plan import plan
 from tasks.request import Request
 from tasks.watch import STOPPED, ended, look
@@ -257,6 +261,56 @@ def test_who_ended_a_start_decides_what_follows(
         assert last.reason.startswith("Cancelled: Flow run was cancelled successfully. (somebody")
         assert after(None) == []
         assert after(Crashed(message="out of memory")) == ["failed", "given up"]
+
+
+def test_a_place_has_one_ledger_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = Root("root")
+    names = {root.ledger(name) for name in ("checkpoints", "checkpoints/", f"{tmp_path}/checkpoints")}
+    assert len(names) == 1
+    assert root.ledger("s3://b/checkpoints/") == root.ledger("s3://b/checkpoints") not in names
+
+
+def test_a_single_look_ends_with_what_became_of_its_runs(
+    place: Path, request_of: Request, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    words = ["watch", str(place), "--data", request_of.data, "--root", request_of.root, "--settings"]
+    words += [f"{name}={value}" for name, value in SETTINGS.items()]
+    assert main([*words, "scheduler=tcp://192.0.2.1:8786"]) == FAILED
+    assert "insecure" in read_ledger(Root(request_of.root), str(place))[-1].reason
+
+    def drop(*_: object) -> None:
+        raise MotionShareDropped("it fell")
+
+    monkeypatch.setattr("flows.commands.explain.carry_out_here", drop)
+    assert main(words) == GATE
+    finish(Root(request_of.root), read_ledger(Root(request_of.root), str(place))[-1].run)
+    assert main(words) == 0
+
+
+def test_a_look_that_fails_is_not_the_last(
+    request_of: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([0, httpx.ConnectError("no server"), OSError("no disk"), KeyboardInterrupt()])
+
+    def look_once(*_: object, **__: object) -> int:
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("flows.commands.watch.look_once", look_once)
+    words = ["watch", "checkpoints", "--data", request_of.data, "--root", request_of.root, "--every", "0.01"]
+    assert main(words) == INTERRUPTED
+    said = capsys.readouterr().err
+    assert "this look failed, the next is in 0.01 s: no server" in said and "no disk" in said
+    answers = iter([OSError("no such place")])
+    assert main(words) == BAD_INPUT
 
 
 def test_the_run_to_compare_with_is_named_in_full_to_a_worker() -> None:

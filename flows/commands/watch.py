@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -10,13 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import Several, settings_of
+import httpx
+
+from flows.commands.arguments import Several, place, settings_elsewhere, settings_of
+from flows.exits import FAILED, GATE
 
 if TYPE_CHECKING:
     from storage.ledger import Entry
     from tasks.request import Request
 
 _CLUSTER = ("workers", "scheduler", "insecure")
+_log = logging.getLogger("selrel")
 
 
 def watch(
@@ -36,7 +41,8 @@ def watch(
     refused once. The ledger under the root says what was seen, and why.
 
     With `PREFECT_API_URL` set, the work is given to that server's deployment `explain-ucf101`; otherwise it
-    is done here, one after the other.
+    is done here, one after the other, and a single look ends with 1 if a run failed, and with 4 if one
+    dropped by more than `max_drop`.
 
     Example: `selrel watch checkpoints --data ucf --root results --every 60 --settings videos=1010`
 
@@ -61,28 +67,34 @@ def watch(
 
     if every is not None and every <= 0:
         raise ValueError(f"every is {every:g}; give a number of seconds above 0")
-    chosen = settings_of(settings or [])
-    request = request_for(data=str(data), root=root, settings=chosen)
-    while True:
-        look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
-        if every is None:
-            return 0
+    chosen = settings_elsewhere(settings_of(settings or []))
+    request = request_for(data=str(data.resolve()), root=place(root), settings=chosen)
+    looked = look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
+    while every is not None:
         time.sleep(every)
+        try:
+            look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
+        except (OSError, httpx.HTTPError) as error:
+            # A disk or a server may be back at the next look; the first look has seen both.
+            _log.warning("this look failed, the next is in %g s: %s", every, " ".join(str(error).split()))
+    return looked
 
 
-def look_once(place: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> None:
-    """Look, and have explained what is due: on the server that is set, or here."""
+def look_once(watched: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> int:
+    """Look, and have explained what is due: on the server that is set, or here; give the exit code."""
     from flows.watch_checkpoints import go_through, on_server
 
     if os.environ.get("PREFECT_API_URL"):
         explain = on_server({**settings, "data": request.data, "root": request.root})
-        go_through(place, request, explain=explain, at_once=at_once, tries=tries)
-    else:
-        cluster = {name: value for name, value in settings.items() if name in _CLUSTER}
-        go_through(place, request, explain=partial(_here, request, cluster), tries=tries)
+        go_through(watched, request, explain=explain, at_once=at_once, tries=tries)
+        return 0
+    cluster = {name: value for name, value in settings.items() if name in _CLUSTER}
+    codes = [0]
+    go_through(watched, request, explain=partial(_here, request, cluster, codes), tries=tries)
+    return next(code for code in (FAILED, GATE, 0) if code in codes)
 
 
-def _here(request: Request, cluster: dict[str, Any], due: Entry) -> Iterator[Entry]:
+def _here(request: Request, cluster: dict[str, Any], codes: list[int], due: Entry) -> Iterator[Entry]:
     """Explain a checkpoint in this process; the next one's turn comes whatever becomes of it."""
     from flows.commands.explain import carry_out_here
     from tasks.gate import MotionShareDropped
@@ -93,8 +105,10 @@ def _here(request: Request, cluster: dict[str, Any], due: Entry) -> Iterator[Ent
     try:
         carry_out_here(plan(dataclasses.replace(request, checkpoint=due.file)), cluster)
     except MotionShareDropped as error:
+        codes.append(GATE)
         yield ended(due, "finished", str(error))
     except (ValueError, OSError, RuntimeError) as error:
+        codes.append(FAILED)
         yield ended(due, "failed", " ".join(str(error).split()))
     else:
         yield ended(due, "finished")
