@@ -10,6 +10,7 @@ import pandas as pd
 
 from selrel.scores import score_clip
 from selrel.scores.aggregate import sweep, table1, table2, table3
+from selrel.scores.cells import agreement_cells, score_cells
 from selrel.selective import SIGMAS, SelectiveParameters
 from storage.cubes import decode, encode
 
@@ -32,7 +33,7 @@ def tables_of(cubes: Cubes, flow: np.ndarray, *, n_groups: int = 4) -> Tables:
         labels = {"clip": clip, "class": "all", "group": f"all/g{clip % n_groups:02d}"}
         for rows, new in zip((scores, agreements), found, strict=True):
             rows.extend({**labels, **row} for row in new)
-    of_scores, of_pairs = columns(scores), columns(agreements)
+    of_scores, of_pairs = score_cells([columns(scores)]), agreement_cells([columns(agreements)])
     return {
         "table1": table1(of_scores),
         "table2": table2(of_pairs),
