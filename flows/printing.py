@@ -171,14 +171,13 @@ def print_json(console: Console, value: object) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_start(console: Console, made: Plan, workers: int | None) -> None:
-    """Print what is about to be done, with every setting as it was resolved."""
-    words = command(made.root, made.description, made.dataset)
+def print_start(console: Console, made: Plan, work: Row) -> None:
+    """Print what is about to be done, and where, with every setting as it was resolved."""
+    words = command(made.root, made.description, made.dataset, work=work)
     lines = [
         *made.notes,
         "This run is finished already; nothing to do." if made.finished else f"Run {made.run}",
-        f"Settings, from flags, selrel.toml and SELREL_ variables: {words}"
-        + (f" --workers {workers}" if workers else ""),
+        f"Settings, from flags, selrel.toml and SELREL_ variables: {words}",
     ]
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 
 
-def command(root: str, description: Row, dataset: Row) -> str:
-    """Write the command line that repeats a run, from its run.json and its data set's description."""
+def command(root: str, description: Row, dataset: Row, *, work: Row | None = None) -> str:
+    """Write the command line that repeats a run, from its run.json and its data set's description.
+
+    `work` says where the work is to be done: ``workers``, ``scheduler``, ``insecure``; by default nothing.
+    """
     settings, profile = description["settings"], description["profile"]
     methods = settings["methods"]
     options = {
@@ -38,13 +41,21 @@ def command(root: str, description: Row, dataset: Row) -> str:
         "resize": resize if isinstance(resize := profile["view"]["resize"], list | tuple) else None,
         "block-clips": dataset["block_clips"],
         "batch-clips": settings["batch_clips"],
+        # The first version had no gate.
+        **description.get("gate", {}),
+        **(work or {}),
     }
     words = ["selrel", "explain"]
     for name, value in options.items():
-        if value is not None:
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in values)]
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in _values(value))]
     return " ".join(words)
+
+
+def _values(value: object) -> Sequence[object]:
+    if isinstance(value, list | tuple):
+        return value
+    return [] if value is True else [value]
 
 
 def _word(value: object) -> str:

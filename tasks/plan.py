@@ -206,7 +206,7 @@ def _description(
             "videos": request.videos,
             "classes": request.classes and list(request.classes),
         },
-        "gate": {"max_drop": request.max_drop, "against": request.against},
+        "gate": {"max_drop": request.max_drop, "against": request.against and Root(request.against).url},
     }
 
 

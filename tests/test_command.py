@@ -52,3 +52,33 @@ def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkey
     del given["cluster"]
     again = plan(request_from(**given))
     assert (again.run, again.dataset_id) == (made.run, made.dataset_id)
+
+
+@pytest.mark.parametrize(
+    ("gate", "work", "last"),
+    [
+        (
+            {"max_drop": 0.0, "against": None},
+            {"workers": 2, "scheduler": None, "insecure": False},
+            "--workers 2",
+        ),
+        (
+            {"max_drop": 0.05, "against": "s3://bucket/old/runs/a"},
+            {"workers": None, "scheduler": "tcp://10.0.0.1:8786", "insecure": True},
+            "--max-drop 0.05 --against s3://bucket/old/runs/a --scheduler tcp://10.0.0.1:8786 --insecure",
+        ),
+    ],
+)
+def test_command_holds_the_gate_and_the_cluster(
+    tiny_ucf101, checkpoint, tmp_path, monkeypatch, gate, work, last
+):
+    root, given = str(tmp_path / "root"), {}
+    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root))
+    line = command(root, {**made.description, "gate": gate}, made.dataset, work=work)
+    assert line.endswith(f" {last}")
+    monkeypatch.setattr(
+        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
+    )
+    assert cli.main(shlex.split(line)[1:]) == 0
+    assert given["cluster"] == work
+    assert {name: given[name] for name in gate} == gate

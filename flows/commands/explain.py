@@ -35,7 +35,7 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     console = Console()
     check_cluster(**cluster)
     made = plan(request_from(**arguments))
-    print_start(console, made, cluster["workers"])
+    print_start(console, made, cluster)
     try:
         carry_out_here(made, cluster)
     except MotionShareDropped as error:
