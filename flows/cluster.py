@@ -344,6 +344,7 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
             "or correct the address"
         ) from error
     with client:
+        _remove_left_over(client)
         try:
             client.wait_for_workers(1, timeout=timeout)
         except TimeoutError as error:
@@ -352,8 +353,34 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
                 f"start one with `dask worker {address}`"
             ) from error
         check_versions(client, address)
-        client.register_plugin(SameVersions(versions()))
-        yield client
+        with _guarded(client):
+            yield client
+
+
+@contextmanager
+def _guarded(client: Client) -> Iterator[None]:
+    """Send away workers of other versions until the client leaves, each client by a plugin of its own."""
+    name = f"{SameVersions.name}-{client.id}"
+    client.set_metadata([SameVersions.name, name], True)
+    client.register_plugin(SameVersions(versions()), name=name)
+    try:
+        yield
+    finally:
+        if client.status == "running":
+            _unregister(client, name)
+
+
+def _remove_left_over(client: Client) -> None:
+    """Let workers join again, where a client that was killed still has all of them sent away."""
+    if not client.nthreads():
+        for name in client.get_metadata(SameVersions.name, {}):
+            _unregister(client, name)
+
+
+def _unregister(client: Client, name: str) -> None:
+    # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker has not got.
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        client.unregister_worker_plugin(name)
 
 
 def _check_address(address: str, insecure: bool) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
+from distributed import Client
 
 from flows.cluster import (
     THREAD_VARIABLES,
@@ -249,6 +250,52 @@ def test_a_worker_of_another_version_that_joins_later_is_sent_away(
         assert joined[-1].wait(timeout=60) is not None
         assert len(client.scheduler_info()["workers"]) == 1
         joined.pop()
+
+
+def test_a_client_that_left_sends_no_worker_away(certificates: Path, other_code: Path) -> None:
+    with dask_processes(certificates=certificates) as (address, _, workers):
+        with cluster(scheduler=address):
+            pass
+        start_worker(workers, address, *tls_options(certificates), code=other_code)
+        with Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+        assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.mark.slow
+def test_what_a_killed_client_left_is_removed(other_code: Path) -> None:
+    """After an upgrade, workers of the new version may join although a client of the old one was killed."""
+    with dask_processes(code=other_code) as (address, _, workers):
+        old = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(OLD_CLIENT), address],
+            stdout=subprocess.PIPE,
+            cwd=other_code,
+        )
+        assert old.stdout is not None
+        assert old.stdout.readline() == b"working\n"
+        old.kill()
+        old.communicate()
+        workers[0].kill()
+        workers[0].wait()
+        joined = [*workers]
+        start_worker(joined, address)
+        assert joined[-1].wait(timeout=60) is not None, "it is sent away"
+        with pytest.raises(ConnectionError, match="has no worker"), cluster(scheduler=address, timeout=1):
+            pass
+        start_worker(workers, address)
+        with cluster(scheduler=address) as client:
+            assert client.submit(abs, -42).result(timeout=30) == 42
+
+
+OLD_CLIENT = """
+    import sys, time
+    sys.path.insert(0, "")
+    from flows.cluster import cluster
+
+    with cluster(scheduler=sys.argv[1]):
+        print("working", flush=True)
+        time.sleep(120)
+"""
 
 
 def test_packages_that_differ_are_named() -> None:
