@@ -117,6 +117,11 @@ def current_client() -> Client:
     return client
 
 
+def threads(client: Client) -> int:
+    """Count the blocks that the workers can do at a time."""
+    return sum(client.nthreads().values())
+
+
 @dataclass(frozen=True)
 class _Attempt(Generic[Block]):
     """A block on its way: which try this is, and whether it has the cluster to itself."""
@@ -259,7 +264,7 @@ class _Threads:
     def count(self) -> int:
         now = time.monotonic()
         if self.last == 0 or now - self.asked_at > _HEARTBEAT_S:
-            self.last = sum(self.client.nthreads().values())
+            self.last = threads(self.client)
             self.asked_at = now
             if self.last:
                 self.seen_at = now

@@ -24,7 +24,7 @@ from storage.receipts import (
     write_receipt,
 )
 from tasks.effort import record_effort, with_seconds
-from tasks.fanout import FanoutReport, current_client, run_blocks
+from tasks.fanout import FanoutReport, current_client, run_blocks, threads
 from tasks.progress import progress
 
 _log = logging.getLogger("selrel")
@@ -120,6 +120,7 @@ def _run(
 ) -> FanoutReport[int]:
     """Do the blocks, and keep how much of the workers' time was arithmetic."""
     client, began, arithmetic = current_client(), time.monotonic(), 0.0
+    workers = threads(client)
 
     def done_with(block: int, seconds: float) -> None:
         nonlocal arithmetic
@@ -127,7 +128,8 @@ def _run(
         advance(block)
 
     report = run_blocks(client, work, waiting, on_done=done_with)
-    worker_seconds = (time.monotonic() - began) * sum(client.nthreads().values())
+    # A worker that died may not be back yet, before or after: it has had its time all the same.
+    worker_seconds = (time.monotonic() - began) * max(workers, threads(client))
     record_effort(
         root, paths, stage, blocks=report.done, worker_seconds=worker_seconds, arithmetic=arithmetic
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -113,9 +114,16 @@ def test_a_damaged_block_is_redone_and_no_other(
 
 
 def test_a_block_that_kills_its_workers_is_left_out_and_the_others_are_done(
-    root: Root, paths: DatasetPaths
+    client: Client, root: Root, paths: DatasetPaths
 ) -> None:
+    client.wait_for_workers(2, timeout=120)
+    began = time.monotonic()
     (lost,) = stage(root, paths, killer=1)
+    whole = time.monotonic() - began
+    effort = root.read_json(paths.effort("decode"))
+    assert 1.5 * whole < effort["worker_seconds"] < 2 * whole, (
+        "the one that is dead at the end had its time too"
+    )
     assert {name: lost[name] for name in ("stage", "block", "start", "stop")} == {
         "stage": "decode",
         "block": 1,
