@@ -168,6 +168,7 @@ DAMAGES: list[tuple[str, Callable[[bytes], bytes | None]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "damage"), DAMAGES)
 def test_verify_finds_any_damage_and_names_it_in_a_line(
     clean: Path, pattern: str, damage: Callable[[bytes], bytes | None]

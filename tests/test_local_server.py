@@ -109,6 +109,7 @@ def test_a_server_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("received", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_it_ends_with_its_parent(received: signal.Signals, own_directories: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],

@@ -199,6 +199,7 @@ def test_finished_run_is_found_and_not_repeated(
     assert files(root) == before
 
 
+@pytest.mark.slow
 def test_other_settings_make_another_run_on_the_same_data(
     run: Path, root: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_other_settings_make_another_run_on_the_same_data(
     assert set(cubes.data_vars) & set(METHODS) == {"grad_cam"}
 
 
+@pytest.mark.slow
 def test_a_single_clip_is_enough(
     make_avi: Callable[..., Path],
     make_frames: Callable[..., np.ndarray],
@@ -257,6 +259,7 @@ def killed(
     yield tmp_path, started
 
 
+@pytest.mark.slow
 def test_interrupted_command_says_how_to_go_on(
     tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -282,6 +285,7 @@ def test_interrupted_command_says_how_to_go_on(
     assert wait_until_gone(started, timeout=30) == []
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_process_and_goes_on_with_the_same_result(
     killed: tuple[Path, list[psutil.Process]], run: Path, tiny_ucf101: Path, tiny_checkpoint: Path
 ) -> None:

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from storage.cubes import open_run
@@ -46,6 +47,7 @@ FACTORY = """
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_own_is_explained(tiny_ucf101: Path, tmp_path: Path) -> None:
     (tmp_path / "own_model.py").write_text(textwrap.dedent(FACTORY))
     checkpoint = tmp_path / "small.pth"
