@@ -108,8 +108,8 @@ def test_a_server_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.parametrize("received", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.slow
+@pytest.mark.parametrize("received", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_its_parent(received: signal.Signals, own_directories: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],
