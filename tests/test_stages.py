@@ -182,9 +182,10 @@ def test_what_was_made_of_inputs_that_have_gone_is_withdrawn(
     assert stage(root, paths, blocks=[1]) == []
     assert pending(root, paths, "decode", range(3)) == [0, 2]
     assert written(root) == {1: before[1]}
-    assert [message for message in caplog.messages if message.startswith("decode: ")] == [
+    warnings = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
+    assert {message for message in warnings if message.startswith("decode: ")} == {
         "decode: dropped, since what they were made from is gone: block 0, 2"
-    ]
+    }
     # Once the inputs are there again.
     assert stage(root, paths) == []
     assert pending(root, paths, "decode", range(3)) == []
