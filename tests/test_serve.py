@@ -118,26 +118,28 @@ def publish(source: Path, target: Path, factor: float = 1.0) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    sockets: list[str] = []
     with serve(tmp_path, tiny_ucf101, "--every", "15") as serving:
         assert httpx.post(f"{serving.url}/api/flow_runs/filter", json={}).status_code == 401
-        # The worker and all that it started are killed together. A run that had begun stays RUNNING until
-        # its heartbeat is missed, and is tried again; one that had not must not keep the watcher's only slot.
         publish(tiny_checkpoint, serving.watch / "first.pth.tar")
-        wait_for(lambda: list_runs(serving.root), serving)
-        sockets = listening_addresses(serving.processes())
-        for process in [*serving.named("worker", "start"), *serving.named("prefect.engine")]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
         while not serving.finished():
             wait_for(lambda: True, serving)
             sockets += listening_addresses(serving.processes())
             time.sleep(1)
+        # The worker and all that it started are killed together. A run that had begun stays RUNNING until its
+        # heartbeat is missed, and is then tried again; one that had not must not keep the only slot there is.
+        publish(tiny_checkpoint, serving.watch / "second.pth.tar", 2.0)
+        wait_for(lambda: len(list_runs(serving.root)) == 2, serving)
+        for process in [*serving.named("worker", "start"), *serving.named("prefect.engine")]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_for(lambda: len(serving.finished()) == 2, serving)
         wait_for(lambda: serving.outcomes()[-1] == "finished", serving)
         assert serving.outcomes().count("failed") == 1
 
         # Killed while it works, it leaves nothing.
-        publish(tiny_checkpoint, serving.watch / "second.pth.tar", 2.0)
-        wait_for(lambda: len(list_runs(serving.root)) == 2, serving)
+        publish(tiny_checkpoint, serving.watch / "third.pth.tar", 3.0)
+        wait_for(lambda: len(list_runs(serving.root)) == 3, serving)
         started = serving.processes()
         assert len(started) > 4
         serving.process.kill()
@@ -146,7 +148,7 @@ def test_a_machine_that_runs_by_itself(tiny_ucf101: Path, tiny_checkpoint: Path,
 
     # Started again on the same state, it goes on, and stops in order when it is asked to.
     with serve(tmp_path, tiny_ucf101, "--every", "15") as serving:
-        wait_for(lambda: len(serving.finished()) == 2, serving)
+        wait_for(lambda: len(serving.finished()) == 3, serving)
         started = serving.processes()
         serving.process.send_signal(signal.SIGTERM)
         said = serving.process.communicate(timeout=60)[0]
