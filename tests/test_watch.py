@@ -77,6 +77,12 @@ def other(checkpoint: Path, path: Path) -> Path:
     return path
 
 
+def published(checkpoint: Path, path: Path) -> None:
+    """A copy of a checkpoint with its .sha256 file."""
+    shutil.copy(checkpoint, path)
+    shutil.copy(f"{checkpoint}.sha256", f"{path}.sha256")
+
+
 def age(path: Path, seconds: int) -> None:
     os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
 
@@ -116,8 +122,7 @@ def test_oldest_first_and_one_of_each_content(
     other(tiny_checkpoint, old)
     age(old, 1000)
     for path in (new, copy):
-        shutil.copy(tiny_checkpoint, path)
-        shutil.copy(f"{tiny_checkpoint}.sha256", f"{path}.sha256")
+        published(tiny_checkpoint, path)
     age(new, 500)
     seen = look(str(place), request_of, patterns=("*.pth",), tries=3)
     assert [entry.file for entry in seen.due] == [str(old), str(new)]
@@ -166,8 +171,7 @@ def test_a_bad_file_is_refused_once_with_the_reason(place: Path, request_of: Req
 def test_a_failing_run_is_tried_again_within_a_bound(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     failing = ["started a.pth", "failed a.pth"]
     assert look_at(place, request_of, tries=2, succeed=False) == failing
     assert look_at(place, request_of, tries=2, succeed=False) == failing
@@ -184,8 +188,7 @@ def test_a_failing_run_is_tried_again_within_a_bound(
 def test_attempts_that_get_further_are_not_counted(
     stage: str, place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     root = Root(request_of.root)
     for block in range(3):
         assert look_at(place, request_of, tries=1, succeed=False) == ["started a.pth", "failed a.pth"]
@@ -200,8 +203,7 @@ def test_attempts_that_get_further_are_not_counted(
 def test_a_start_that_was_interrupted_is_made_again(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     (due,) = look(str(place), request_of, patterns=("*.pth",), tries=3).due
     append(Root(request_of.root), str(place), [due])
     assert look_at(place, request_of) == ["failed a.pth", "started a.pth", "finished a.pth"]
@@ -211,8 +213,7 @@ def test_a_start_that_was_interrupted_is_made_again(
 def test_what_no_checkpoint_can_mend_refuses_none(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     root = Root(request_of.root)
     with pytest.raises(ValueError, match="runs/typo is not a finished run"):
         look_at(place, replace(request_of, max_drop=0.05, against=root.join("runs/typo")))
@@ -237,8 +238,7 @@ def test_what_no_checkpoint_can_mend_refuses_none(
 def test_who_ended_a_start_decides_what_follows(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     root = Root(request_of.root)
     with temporary_server(), get_client(sync_client=True) as client:
         client.create_deployment(client.create_flow_from_name(DEPLOYMENT.split("/")[0]), "explain-ucf101")
@@ -277,8 +277,7 @@ def test_a_single_look_ends_with_what_became_of_its_runs(
     place: Path, request_of: Request, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    shutil.copy(tiny_checkpoint, place / "a.pth")
-    shutil.copy(f"{tiny_checkpoint}.sha256", place / "a.pth.sha256")
+    published(tiny_checkpoint, place / "a.pth")
     words = ["watch", str(place), "--data", request_of.data, "--root", request_of.root, "--settings"]
     words += [f"{name}={value}" for name, value in SETTINGS.items()]
     assert main([*words, "scheduler=tcp://192.0.2.1:8786"]) == FAILED
