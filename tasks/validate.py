@@ -24,6 +24,7 @@ from torch import nn
 from selrel import small_c3d
 from selrel.augmentation import centre
 from selrel.behaviour import CHANGES, changed, freeze_effect
+from selrel.camera import object_flow
 from selrel.engine import trace
 from selrel.explanation import explain_batch
 from selrel.initialisation import initialise
@@ -229,13 +230,14 @@ def score_case(bench: Bench, number: int) -> Written:
     rows: list[Row] = []
     for start, stop in clips.ranges:
         frames = read_block(place, place.dataset(dataset_id).frames, start, stop, ["frames"])["frames"]
-        flow = read_block(place, place.dataset(dataset_id).motion, start, stop, ["flow"])["flow"]
+        motion = read_block(place, place.dataset(dataset_id).motion, start, stop, ["flow", "camera"])
+        own = object_flow(motion["flow"], motion["camera"])
         cubes = {n: read_relevance(place, run.relevance, n, start, stop) for n in settings.methods}
         for position, clip in enumerate(clips.table.iloc[start:stop].to_dict("records")):
             found = score_truth(
                 {name: cube[position] for name, cube in cubes.items()},
                 truths_of(read_truth(bench.test_data, clip["video"]), clips.view),
-                control_orders(flow[position], grey(frames[position])),
+                control_orders(motion["flow"][position], own[position], grey(frames[position])),
                 sigmas=sorted(settings.sigmas),
                 parameters=PARAMETERS,
             )

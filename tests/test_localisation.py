@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selrel.scores.localisation import control_orders, hits_by_area, ratios, swept
+from selrel.scores.localisation import CONTROLS, control_orders, hits_by_area, ratios, swept
 from selrel.scores.truth import score_truth
 from selrel.selective import SelectiveParameters, selective_mask
 
@@ -52,14 +52,20 @@ def test_hits_by_area_are_those_of_the_first_voxels():
 
 def test_controls_order_by_what_they_are_named_for():
     _, _, flow, luma = blob()
-    orders = control_orders(flow, luma)
+    object_flow = flow - (1, 0)
+    orders = control_orders(flow, object_flow, luma)
+    assert tuple(orders) == CONTROLS
     assert {tuple(sorted(order.tolist())) for order in orders.values()} == {tuple(range(luma.size))}
     t, y, x = (axis[orders["centre"]] for axis in np.unravel_index(np.arange(luma.size), luma.shape))
     assert (np.diff(np.hypot(y - 5.5, x - 6.5)) >= -1e-9).all()
-    length = np.linalg.norm(flow.astype(np.float32), axis=-1).ravel()[orders["flow"]]
-    known = ~np.isnan(length)
-    assert known[: known.sum()].all()
-    assert (np.diff(length[known]) <= 0).all()
+    for name, field in (("flow", flow), ("object_flow", object_flow)):
+        length = np.linalg.norm(field.astype(np.float32), axis=-1).ravel()[orders[name]]
+        known = ~np.isnan(length)
+        assert known[: known.sum()].all()
+        assert (np.diff(length[known]) <= 0).all()
+    assert (np.diff(luma.ravel()[orders["luma"]].astype(int)) <= 0).all()
+    apart = np.abs([frame - np.median(frame) for frame in luma.astype(float)])
+    assert (np.diff(apart.ravel()[orders["contrast"]]) <= 0).all()
     before, after = np.roll(luma, 1, 0).astype(int), np.roll(luma, -1, 0).astype(int)
     before[0], after[-1] = luma[0], luma[-1]
     assert (np.diff(np.abs(after - before).ravel()[orders["change"]]) <= 0).all()
@@ -71,7 +77,7 @@ def rows():
     return score_truth(
         {"bump": cube, "nothing": np.zeros_like(cube)},
         {"object": mask, "moving": swept(mask)},
-        control_orders(flow, luma),
+        control_orders(flow, flow - (1, 0), luma),
         sigmas=SIGMAS,
         parameters=PARAMETERS,
     )
@@ -86,7 +92,7 @@ def test_counts_are_those_of_the_masks_themselves(rows):
     import torch
 
     cube, mask, flow, luma = blob()
-    orders = control_orders(flow, luma)
+    orders = control_orders(flow, flow - (1, 0), luma)
     for row in rows:
         if row["method"] != "bump":
             continue

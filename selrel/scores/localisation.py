@@ -1,7 +1,7 @@
 """Localisation: how well a map finds voxels of which the truth is known, beside maps that know nothing.
 
 The controls are area-matched: each takes as many voxels as the map it stands beside, those that are first
-in an order of its own (nearest to the centre, fastest in the flow, most changed in the picture).
+in an order of its own (nearest to the centre, brightest, fastest in the flow, most changed, ..).
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,9 @@ from selrel.scores.precision import share
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
+
+# Maps that know nothing of the model, from the plainest on; each takes the area of the map beside it.
+CONTROLS = ("centre", "luma", "contrast", "change", "flow", "object_flow")
 
 
 def ratios(chosen: float, true: float, hits: float) -> dict[str, float | None]:
@@ -68,14 +71,20 @@ def hits_by_area(order: npt.NDArray[np.intp], truth: Bools) -> npt.NDArray[np.in
 
 
 def control_orders(
-    flow: npt.NDArray[np.floating], luma: npt.NDArray[np.uint8], *, seed: int = 0
+    flow: npt.NDArray[np.floating],
+    object_flow: npt.NDArray[np.floating],
+    luma: npt.NDArray[np.uint8],
+    *,
+    seed: int = 0,
 ) -> Mapping[str, npt.NDArray[np.intp]]:
     """Order the voxels of a clip as explanations that never saw the model would.
 
     Parameters
     ----------
     flow : float array, (time, y, x, 2)
-        Estimated flow; unknown (NaN) comes last.
+        Estimated flow, px/frame; unknown (NaN) comes last.
+    object_flow : float array, (time, y, x, 2)
+        The same without the camera's motion, from `selrel.camera.object_flow`.
     luma : uint8 array, (time, y, x)
         The clip in grey.
     seed : int
@@ -84,18 +93,28 @@ def control_orders(
     Returns
     -------
     mapping of str to int array, (voxel,)
-        ``centre``: nearest to the frame's centre. ``flow``: the longest flow. ``change``: the largest
-        temporal edge of the picture itself, the selective step without any explanation.
+        By the names of `CONTROLS`. ``centre``: nearest to the frame's centre. ``luma``: the brightest.
+        ``contrast``: farthest in brightness from the frame's median. ``flow`` and ``object_flow``: the
+        longest flow. ``change``: the largest temporal edge of the picture itself, the selective step
+        without any explanation.
     """
-    time, height, width = luma.shape
+    _, height, width = luma.shape
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
-    length = np.nan_to_num(np.linalg.norm(flow.astype(np.float32), axis=-1), nan=-1.0)
-    padded = np.concatenate([luma[:1], luma, luma[-1:]]).astype(np.float32)
-    change = np.abs(padded[2:] - padded[:-2])
-    chance = np.random.default_rng(seed).random(luma.size)
-    return {
-        "centre": np.lexsort((chance, np.broadcast_to(distance, luma.shape).ravel())),
-        "flow": np.lexsort((chance, -length.ravel())),
-        "change": np.lexsort((chance, -change.ravel())),
+    grey = luma.astype(np.float32)
+    padded = np.concatenate([grey[:1], grey, grey[-1:]])
+    strength = {
+        "centre": np.broadcast_to(-distance, luma.shape),
+        "luma": grey,
+        "contrast": np.abs(grey - np.median(grey, axis=(1, 2), keepdims=True)),
+        "flow": _length(flow),
+        "object_flow": _length(object_flow),
+        "change": np.abs(padded[2:] - padded[:-2]),
     }
+    chance = np.random.default_rng(seed).random(luma.size)
+    return {name: np.lexsort((chance, -strength[name].ravel())) for name in CONTROLS}
+
+
+def _length(flow: npt.NDArray[np.floating]) -> Floats:
+    lengths: Floats = np.nan_to_num(np.linalg.norm(flow.astype(np.float32), axis=-1), nan=-1.0)
+    return lengths
