@@ -34,6 +34,7 @@ from selrel.randomised import cascade
 from selrel.recipe import Recipe
 from selrel.samples import Samples, inputs
 from selrel.scores.localisation import control_orders
+from selrel.scores.precision import share
 from selrel.scores.ranks import spearman
 from selrel.scores.truth import score_truth
 from selrel.selective import PRESETS, selective_mask
@@ -269,7 +270,8 @@ def randomise_case(bench: Bench, number: int) -> Written:
     numbers = sanity_clips([(video.label, scene_of(video.group)) for video in videos], settings.sanity_clips)
     clips = inputs([centre(samples.read(n, 0), profile.view) for n in numbers], profile, model)
     about = [
-        {"clip": n, "group": (scene := scene_of(videos[n].group)), "panned": panned(scene)} for n in numbers
+        {"clip": n, "group": (scene := scene_of(video.group)), "panned": panned(scene), "label": video.label}
+        for n, video in ((n, videos[n]) for n in numbers)
     ]
     rows = list(_sanity_rows(model, profile, clips, about, settings.methods))
     return _write(bench, "sanity", case, rows)
@@ -308,22 +310,31 @@ def sanity_clips(clips: Sequence[tuple[int, str]], n: int) -> list[int]:
 def _sanity_rows(
     model: nn.Module, profile: Profile, clips: torch.Tensor, about: Sequence[Row], methods: Sequence[str]
 ) -> Iterator[Row]:
-    """Compare explanations of trained and of randomised weights: a row a layer, method and clip."""
+    """Compare explanations of trained and of randomised weights: a row a layer, method and clip.
+
+    Both explain what the trained model says; ``right_*`` is whether the model of before and after does say
+    the clip's own class.
+    """
     low, high = bounds(profile)
     settings: dict[str, Row] = {name: {} for name in methods}
     trained = explain_batch(trace(model, profile.sample_shape, low=low, high=high), clips, settings)
     for layer, random in cascade(model):
         graph = trace(random, profile.sample_shape, low=low, high=high)
         found = explain_batch(graph, clips, settings, targets=trained.targets)
-        for name in methods:
-            for clip, before, after in zip(about, trained.cubes[name], found.cubes[name], strict=True):
-                yield {**clip, "layer": layer, "method": name, **_likeness(before, after)}
+        for number, clip in enumerate(about):
+            right = {
+                f"right_{when}": int(logits[number].argmax()) == clip["label"]
+                for when, logits in (("before", trained.logits), ("after", found.logits))
+            }
+            for name in methods:
+                before, after = trained.cubes[name][number], found.cubes[name][number]
+                yield {**clip, "layer": layer, "method": name, **right, **_likeness(before, after)}
 
 
 def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:
-    """Compare two cubes of a clip: rank correlation of the relevance, overlap of the selective maps."""
-    maps = [(selective_mask(cube, len(cube), PARAMETERS) & (cube > 0)).numpy() for cube in (before, after)]
-    areas = [float(chosen.mean()) for chosen in maps]
+    """Compare two cubes of a clip: rank correlation, overlap of the selective maps, motion share of each."""
+    maps = [selective_mask(cube, len(cube), PARAMETERS) & (cube > 0) for cube in (before, after)]
+    areas = [float(chosen.double().mean()) for chosen in maps]
     together = areas[0] * areas[1]
     union = int((maps[0] | maps[1]).sum())
     return {
@@ -331,7 +342,14 @@ def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:
         "iou": int((maps[0] & maps[1]).sum()) / union if union else None,
         # Of two maps of these areas that know nothing of each other.
         "chance_iou": together / (sum(areas) - together) if sum(areas) else None,
+        "share_before": _kept(before, maps[0]),
+        "share_after": _kept(after, maps[1]),
     }
+
+
+def _kept(cube: torch.Tensor, chosen: torch.Tensor) -> float | None:
+    """Share of a cube's positive relevance on the voxels chosen."""
+    return share(float(cube[chosen].double().sum()), float(cube.clamp(min=0).double().sum()))
 
 
 def _write(bench: Bench, kind: str, case: Case, rows: Sequence[Row]) -> Written:
