@@ -27,6 +27,9 @@ _SPRITE = 96
 _BADGE = 40
 _SHAKE_MEMORY = 0.9
 _SHAKE_REACH = 8
+# Grey levels where nothing is marked: of a background, and how far objects and discs are from theirs.
+_BRIGHTNESS = (90.0, 150.0)
+_STEP = (30.0, 70.0)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Setting:
     cue : "background" or "object"
         What a kind of scene is: the background's colour and grain, or the colour of a badge that never
         moves by itself, on a background of no kind.
+    marked : bool
+        Whether the object that decides is the brightest thing of the picture, which is quickly learnt. If
+        not, it is drawn as the discs are, as large and darker or brighter than the background, so that no
+        single frame tells what decides.
     distractors : int
         Discs that drift straight on, in any direction and in every class alike.
     pan : float
@@ -64,6 +71,7 @@ class Setting:
     motion: float = 1.0
     context: float = 0.0
     cue: Cue = "background"
+    marked: bool = True
     distractors: int = 2
     pan: float = 0.0
     shake: float = 0.25
@@ -90,12 +98,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a group's videos of one kind share: the background, the object that decides, and the badge."""
+    """What a group's videos of one kind share: the background, the object that decides, and the badge.
+
+    ``brightness`` is the background's grey level, where the object is not marked.
+    """
 
     background: Image
     texture: Image
     alpha: Floats
     badge: Image
+    brightness: float | None
 
 
 @dataclass(frozen=True)
@@ -139,19 +151,19 @@ def draw_scene(
     """
     object_rng, scene_rng = rng.spawn(2)
     sprite = round(_SPRITE * setting.unit)
-    texture = _texture(
-        (sprite, sprite), object_rng, (3, 7), contrast=40.0, level=object_rng.uniform(170, 220, 3)
-    )
+    brightness = None if setting.marked else float(object_rng.uniform(*_BRIGHTNESS))
+    texture = _object_texture(sprite, brightness, object_rng)
     alpha = _outline(sprite, object_rng)
     margin = _margin(setting, n_frames)
     shape = (setting.size[1] + 2 * margin, setting.size[0] + 2 * margin)
     told = kind if setting.cue == "background" else None
     badge = max(4, round(_BADGE * setting.unit))
     return Scene(
-        _background(shape, told, n_kinds, scene_rng),
+        _background(shape, told, n_kinds, brightness, scene_rng),
         texture,
         alpha,
         _texture((badge, badge), scene_rng, (2, 4), contrast=10.0, level=_hue(kind, n_kinds, 90.0, 60.0)),
+        brightness,
     )
 
 
@@ -182,7 +194,7 @@ def draw_video(
     """
     camera = _camera(setting, n_frames, panned, rng)
     sprites = [(scene.texture, scene.alpha, _PATHS[motion](n_frames, setting, rng))]
-    sprites[:0] = [_distractor(n_frames, setting, rng) for _ in range(setting.distractors)]
+    sprites[:0] = [_distractor(scene, n_frames, setting, rng) for _ in range(setting.distractors)]
     if setting.cue == "object":
         sprites.insert(0, _badge(scene, n_frames, setting, rng))
     shift = np.concatenate([camera, np.zeros_like(camera)], axis=1)
@@ -292,14 +304,31 @@ def _draw(canvas: Floats, texture: Image, alpha: Floats, pose: Floats) -> Floats
     return coverage
 
 
-def _background(shape: tuple[int, int], kind: int | None, n_kinds: int, rng: np.random.Generator) -> Image:
+def _background(
+    shape: tuple[int, int], kind: int | None, n_kinds: int, brightness: float | None, rng: np.random.Generator
+) -> Image:
     """Draw a background of a kind, which is its colour and the direction of its grain, or of none."""
     if kind is None:
-        return _texture(shape, rng, (4, 9, 24, 60), contrast=14.0, level=rng.uniform(40.0, 100.0, 3))
+        level = rng.uniform(40.0, 100.0, 3) if brightness is None else _tinted(brightness, rng)
+        return _texture(shape, rng, (4, 9, 24, 60), contrast=14.0, level=level)
     angle = np.pi * kind / n_kinds
     stretch = (1 + 1.5 * abs(np.cos(angle)), 1 + 1.5 * abs(np.sin(angle)))
-    level = _hue(kind, n_kinds, 70.0, 20.0) + rng.uniform(-15, 15, 3)
+    middle = 70.0 if brightness is None else brightness
+    level = _hue(kind, n_kinds, middle, 20.0) + rng.uniform(-15, 15, 3)
     return _texture(shape, rng, (4, 9, 24, 60), contrast=14.0, level=level, stretch=stretch)
+
+
+def _object_texture(size: int, brightness: float | None, rng: np.random.Generator) -> Image:
+    """Draw an object that is bright, or one that differs from a background's brightness."""
+    if brightness is None:
+        level = rng.uniform(170, 220, 3)
+    else:
+        level = _tinted(brightness + rng.choice([-1.0, 1.0]) * rng.uniform(*_STEP), rng)
+    return _texture((size, size), rng, (3, 7), contrast=40.0, level=level)
+
+
+def _tinted(brightness: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    return brightness + rng.uniform(-20.0, 20.0, 3)
 
 
 def _hue(kind: int, n_kinds: int, middle: float, swing: float) -> npt.NDArray[np.float64]:
@@ -340,15 +369,21 @@ def _outline(size: int, rng: np.random.Generator) -> Floats:
     return alpha.astype(np.float32) / np.float32(255)
 
 
-def _distractor(n_frames: int, setting: Setting, rng: np.random.Generator) -> tuple[Image, Floats, Floats]:
-    size = max(4, round(int(rng.integers(16, 26)) * setting.unit))
+def _distractor(
+    scene: Scene, n_frames: int, setting: Setting, rng: np.random.Generator
+) -> tuple[Image, Floats, Floats]:
+    size = max(4, round(int(rng.integers(*((16, 26) if setting.marked else (44, 76)))) * setting.unit))
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     alpha = np.clip(size / 2 - 0.5 - np.hypot(y, x), 0, 1).astype(np.float32)
     heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 3.0)
     path = _still(*_anywhere(setting, 40, rng), n_frames)
     along = (np.arange(n_frames) - n_frames / 2) * speed * setting.unit
     path[:, :2] += np.outer(along, (np.cos(heading), np.sin(heading)))
-    return _texture((size, size), rng, (2, 4), contrast=20.0, level=rng.uniform(60, 120, 3)), alpha, path
+    if setting.marked:
+        texture = _texture((size, size), rng, (2, 4), contrast=20.0, level=rng.uniform(60, 120, 3))
+    else:
+        texture = _object_texture(size, scene.brightness, rng)
+    return texture, alpha, path
 
 
 def _badge(

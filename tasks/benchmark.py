@@ -76,9 +76,9 @@ class Benchmark:
 
     correlations: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     seeds: int = 3
-    videos_per_class: int = 48
+    videos_per_class: int = 96
     test_groups: int = 16
-    epochs: int = 12
+    epochs: int = 14
     methods: tuple[str, ...] = (*PAPER_METHODS, "gradient_x_input")
     sigmas: tuple[float, ...] = SIGMAS
     sanity_clips: int = 8
@@ -199,4 +199,4 @@ def open_bench(root: str, settings: Benchmark, scratch: str) -> Bench:
 
 def drawing(*, motion: float, context: float) -> Setting:
     """How all videos of the benchmark are drawn; training and test differ in what tells the class."""
-    return Setting(size=SIZE, motion=motion, context=context, pan=PAN)
+    return Setting(size=SIZE, motion=motion, context=context, pan=PAN, marked=False, distractors=1)

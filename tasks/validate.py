@@ -66,7 +66,7 @@ def recipe(epochs: int) -> Recipe:
     return Recipe(
         epochs=epochs,
         batch_size=8,
-        learning_rate=0.03,
+        learning_rate=0.02,
         schedule="cosine",
         pixel_unit=64.0,
         max_gradient_norm=1.0,

@@ -176,14 +176,34 @@ def test_object_moves_as_its_class_says(made):
             assert areas.max() < 1.2 * areas.min()
 
 
+def steps(directory, truth_of):
+    """How much brighter than its surroundings each layer is, in what the codec left: by video and layer."""
+    kernel = np.ones((9, 9), np.uint8)
+    found = {}
+    for name in names(directory):
+        frame, layers = frames_of(directory, name)[0].mean(axis=-1), truth_of(name).layers[0]
+        for layer in range(1, layers.max() + 1):
+            seen = layers == layer
+            ring = (cv2.dilate(seen.astype(np.uint8), kernel) > 0) & (layers == 0)
+            if seen.sum() > 200:
+                found[name, layer] = frame[seen].mean() - frame[ring].mean()
+    return found
+
+
 def test_mask_is_where_the_object_is_seen(made):
-    # The object is much brighter than its background, in what the codec left too.
-    for name in names(made):
-        frames, mask = frames_of(made, name).mean(axis=-1), read_truth(made, name).mask
-        kernel = np.ones((15, 15), np.uint8)
-        for frame, seen in zip(frames[::4], mask[::4], strict=True):
-            ring = (cv2.dilate(seen.astype(np.uint8), kernel) > 0) & ~seen
-            assert frame[seen].mean() > frame[ring].mean() + 40
+    for (_, layer), step in steps(made, lambda name: read_truth(made, name)).items():
+        assert layer < 3 or step > 40
+
+
+def test_an_unmarked_object_is_drawn_as_the_discs_are(tmp_path):
+    directory = tmp_path / "set"
+    truths = small_set(directory, videos_per_class=48, groups=48, classes=FOUR[:2], marked=False)
+    found = steps(directory, truths.get)
+    objects = np.array([step for (_, layer), step in found.items() if layer == 3])
+    discs = np.array([step for (_, layer), step in found.items() if layer < 3])
+    assert 0.3 < (objects > 0).mean() < 0.7
+    assert 0.3 < (discs > 0).mean() < 0.7
+    assert abs(np.abs(objects).mean() - np.abs(discs).mean()) < 10
 
 
 def test_only_motion_tells_the_class(made):
@@ -232,11 +252,11 @@ def test_settings_out_of_range_are_refused(change, message):
 FOUR = ("Bobbing", "Rolling", "RollLeft", "RollRight")
 
 
-def small_set(directory, *, videos_per_class=24, classes=FOUR, **setting):
+def small_set(directory, *, videos_per_class=24, groups=8, classes=FOUR, **setting):
     make_dataset(
         directory,
         videos_per_class=videos_per_class,
-        groups=8,
+        groups=groups,
         frames=(16, 16),
         seed=1,
         classes=classes,

@@ -17,9 +17,9 @@ def validate(
     root: str,
     correlations: Annotated[list[float] | None, Several] = None,
     seeds: int = 3,
-    videos_per_class: int = 48,
+    videos_per_class: int = 96,
     test_groups: int = 16,
-    epochs: int = 12,
+    epochs: int = 14,
     workers: int | None = None,
 ) -> None:
     """Measure, on drawn videos of which the truth is known, whether selective relevance finds motion.
