@@ -50,8 +50,8 @@ class Setting:
         moves by itself, on a background of no kind.
     marked : bool
         Whether the object that decides is the brightest thing of the picture, which is quickly learnt. If
-        not, it is drawn as the discs are, as large and darker or brighter than the background, so that no
-        single frame tells what decides.
+        not, the discs are as large, and both are darker or brighter than the background by as much: of its
+        looks, the object's outline alone tells it from them.
     distractors : int
         Discs that drift straight on, in any direction and in every class alike.
     pan : float
