@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from storage.layout import Root, ValidityPaths
+from storage.validity_format import called, controls_of, default_map
 
 FORMATS = ("png", "svg")
 _COLOURS = {"magnitude": "C0", "rising": "C1", "falling": "C2"}
-_CONTROLS = ("random", "centre", "flow", "change")
+_KINDS = {"motion": "black", "context": "C3", "untrained": "grey"}
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -32,7 +33,9 @@ def write_plots(root: Root, paths: ValidityPaths, tables: Tables) -> None:
 def _figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     yield "motion-share", _scatter(tables)
     yield "rank-correlation", _correlations(tables["validity"])
+    yield "same-clip", _same_clip(tables["pairs"])
     yield "localisation", _localisation(tables["localisation"])
+    yield "gain", _gain(tables["localisation"])
     yield "sanity", _sanity(tables["sanity"])
 
 
@@ -95,32 +98,90 @@ def _correlations(validity: pd.DataFrame) -> Figure:
     return figure
 
 
-def _localisation(table: pd.DataFrame) -> Figure:
-    """IoU of the selective map and the deciding object against sigma, beside the controls."""
-    chosen = table[(table.kind == "motion") & (table.edge == "magnitude") & (table["sign"] == "positive")]
+def _same_clip(pairs: pd.DataFrame) -> Figure:
+    """How often a clip has the higher share under a motion- than under a scene-trained model."""
+    chosen = pairs[(pairs["sign"] == "positive") & (pairs.sigma > 0)]
     figure, axes = _panels(
-        sorted(chosen.method.unique()), "IoU with the deciding object, models that follow motion"
+        sorted(chosen.method.unique()), "The same clip under motion- and under scene-trained models"
     )
     for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
-        axis.plot(part.sigma, part.object_iou, marker="o", markersize=3, color="black", label="selective")
-        axis.fill_between(part.sigma, part.object_iou_low, part.object_iou_high, color="black", alpha=0.1)
-        for number, control in enumerate(_CONTROLS):
-            axis.plot(part.sigma, part[f"{control}_iou"], color=f"C{number}", linewidth=1, label=control)
+        for edge, line in part.groupby("edge"):
+            colour = _COLOURS[str(edge)]
+            axis.plot(line.sigma, line.clip_auc, marker="o", markersize=3, color=colour, label=str(edge))
+            axis.fill_between(
+                *(line[name].astype(float) for name in ("sigma", "clip_auc_low", "clip_auc_high")),
+                color=colour, alpha=0.12, linewidth=0,
+            )  # fmt: skip
+        axis.axhline(0.5, color="black", linewidth=0.6)
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlabel("sigma", fontsize=8)
+    axes[0].set_ylabel("AUC of the motion share", fontsize=8)
+    axes[-1].legend(fontsize=7)
+    return figure
+
+
+def _localisation(table: pd.DataFrame) -> Figure:
+    """IoU of the map and the deciding object against sigma, by kind of model, beside the controls."""
+    chosen = default_map(table, sigma=None)
+    figure, axes = _panels(sorted(chosen.method.unique()), "IoU with the deciding object")
+    for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
+        for kind, line in part.groupby("kind", sort=False):
+            colour = _KINDS[str(kind)]
+            label = {"motion": "map, followers", "context": "map, others"}.get(str(kind), f"map, {kind}")
+            axis.plot(line.sigma, line.object_iou, marker="o", markersize=3, color=colour, label=label)
+            axis.fill_between(line.sigma, line.object_iou_low, line.object_iou_high, color=colour, alpha=0.1)
+        followers = part[part.kind == "motion"]
+        for number, control in enumerate(controls_of(table)):
+            iou = followers[f"{control}_iou"]
+            axis.plot(followers.sigma, iou, "--", color=f"C{number}", linewidth=1, label=called(control))
         axis.set_ylim(0, None)
         axis.set_xlabel("sigma (0: baseline)", fontsize=8)
     axes[0].set_ylabel("intersection over union", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    return figure
+
+
+def _gain(table: pd.DataFrame) -> Figure:
+    """The map's IoU less each control's, with paired intervals, at 2 sigma: right of 0, it is above."""
+    chosen, controls = default_map(table), controls_of(table)
+    figure, axes = _panels(
+        sorted(chosen.method.unique()), "IoU of the map less that of a control of its area (2 sigma)"
+    )
+    for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
+        for shift, row in enumerate(part.to_dict("records")):
+            at = [number + 0.2 * shift for number in range(len(controls))]
+            gain, low, high = (
+                pd.Series([row[f"{name}_gain{end}"] for name in controls], dtype=float)
+                for end in ("", "_low", "_high")
+            )
+            label = {"motion": "followers", "context": "others"}.get(row["kind"], row["kind"])
+            colour = _KINDS[row["kind"]]
+            axis.hlines(at, low, high, color=colour, linewidth=1)
+            axis.plot(gain, at, "o", markersize=3, color=colour, label=label)
+        axis.axvline(0, color="black", linewidth=0.6)
+        axis.set_yticks(range(len(controls)), [called(name) for name in controls] if axis is axes[0] else [])
+        axis.set_ylim(len(controls) - 0.3, -0.4)
+        axis.set_xlabel("IoU less the control's", fontsize=8)
     axes[-1].legend(fontsize=7)
     return figure
 
 
 def _sanity(table: pd.DataFrame) -> Figure:
-    """Likeness to the trained model's explanation as layers become random, from the last to the first."""
-    figure, axes = _panels(["rank correlation", "IoU of selective maps over chance"], "Random weights")
-    for method, part in table.groupby("method"):
+    """What is left of the trained model's explanation as layers become random, from the last to the first."""
+    titles = ["rank correlation", "IoU of selective maps over chance"]
+    shares = {"motion": "motion share, motion-trained", "context": "motion share, scene-trained"}
+    figure, axes = _panels([*titles, *shares.values()], "Random weights (layers, from the last on)")
+    table = table.sort_values(["method", "randomised"])
+    for method, part in table[table.kind == "all"].groupby("method"):
         axes[0].plot(part.layer, part.correlation, marker="o", markersize=3, label=str(method))
-        axes[1].plot(part.layer, part.iou - part.chance_iou, marker="o", markersize=3, label=str(method))
+        axes[1].plot(part.layer, part.iou - part.chance_iou, marker="o", markersize=3)
+    for axis, kind in zip(axes[2:], shares, strict=True):
+        for _, part in table[table.kind == kind].groupby("method"):
+            layers = ["trained", *part.layer]
+            axis.plot(layers, [part.share_before.iloc[0], *part.share_after], marker="o", markersize=3)
+        axis.set_ylim(0, 1.05 * table[["share_before", "share_after"]].max().max())
     for axis in axes:
         axis.axhline(0, color="black", linewidth=0.6)
         axis.tick_params(axis="x", rotation=45)
-    axes[1].legend(fontsize=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,15 @@ from prefect.cache_policies import NO_CACHE
 
 from selrel.behaviour import CHANGES, cue_conflict, motion_use
 from selrel.scores.intervals import group_bootstrap, ratio_interval
-from selrel.scores.localisation import ratios
-from selrel.scores.ranks import auc, auc_interval, spearman, spearman_interval
+from selrel.scores.localisation import CONTROLS, ratios
+from selrel.scores.ranks import (
+    at_edge,
+    auc,
+    auc_interval,
+    spearman,
+    spearman_interval,
+    spearman_of_kinds,
+)
 from storage.tables import read_tables, write_table
 from storage.validity_page import write_page
 from storage.validity_plots import write_plots
@@ -23,11 +30,13 @@ from tasks.stages import StageFailed
 
 Row = dict[str, Any]
 Frame = pd.DataFrame
+Interval = Callable[[Any, Any], tuple[float | None, float | None] | None]
 
 CAMERAS = {"all": (False, True), "still": (False,), "panned": (True,)}
 MEASURES = ("motion_use", "freeze_effect")
 MAP = ["method", "edge", "sign", "sigma"]
-CONTROLS = ("random", "centre", "flow", "change")
+BESIDE = ("random", *CONTROLS)
+FOLLOWS = 0.5
 TRUTHS = ("object", "swept", "moving")
 
 
@@ -59,8 +68,10 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
     dict of DataFrame
         ``models``, a row a case: what it was trained on and what it does. ``shares``, a row a case, map and
         camera: the motion share, and the share of relevance on the deciding object. ``validity``, a row a
-        map, camera and measure of behaviour: rank correlation and AUC. ``localisation``, a row a kind of
-        model and map: precision, recall and IoU, beside the controls. ``sanity``, a row a layer and method.
+        map, camera and measure of behaviour: rank correlation and AUC. ``pairs``, a row a map: the same clip
+        under motion- and scene-trained models. ``localisation``, a row a kind of model and map: precision,
+        recall and IoU, beside the controls and less them. ``sanity``, a row a kind of model, layer and
+        method.
     """
     models = models_table(bench, _measured(bench, "behaviour"))
     clips = _with_ratios(_measured(bench, "truth"))
@@ -71,7 +82,7 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
         "validity": validity_table(models, shares),
         "pairs": pairs_table(models, clips),
         "localisation": localisation_table(models, clips),
-        "sanity": sanity_table(_measured(bench, "sanity")),
+        "sanity": sanity_table(models, _measured(bench, "sanity")),
     }
 
 
@@ -152,7 +163,7 @@ def _with_ratios(rows: Frame) -> Frame:
     for truth in TRUTHS:
         found = ratios_of(rows.chosen, rows[f"{truth}_voxels"], rows[f"{truth}_hits"])
         rows = rows.assign(**{f"{truth}_{name}": values for name, values in found.items()})
-    for control in CONTROLS:
+    for control in BESIDE:
         found = ratios_of(rows.chosen, rows.object_voxels, rows[f"{control}_hits"])
         rows = rows.assign(**{f"{control}_{name}": values for name, values in found.items()})
     return rows
@@ -192,28 +203,42 @@ def validity_table(models: Frame, shares: Frame) -> Frame:
             for key, part in joined.groupby([*MAP, "camera"], sort=True)
             for what in ("share", "object_share")
             for measure in MEASURES
-            for found in _agreement(part[what], part[measure], part.motion_use)
+            for found in _agreement(part[what], part[measure], part.motion_use, part.seed)
         ]
     )
 
 
-def _agreement(values: Any, measure: Any, use: Any) -> Iterator[Row]:
-    """Rank correlation with a measure; AUC of the models that follow motion against those that do not."""
+def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]:
+    """Rank correlation with a measure; AUC of the models that follow motion against those that do not.
+
+    The conditions that models are trained under are chosen, not drawn, so only seeds are resampled. One seed
+    gives the models of all conditions their first weights and the order of their videos, so a seed is drawn
+    with all of its models.
+    """
     first, second = (np.asarray(column, np.float64) for column in (values, measure))
     known = ~(np.isnan(first) | np.isnan(second))
     if known.sum() < 3:
         return
-    first, second = first[known], second[known]
-    follows = np.asarray(use, np.float64)[known] >= 0.5
-    low, high = spearman_interval(first, second) or (None, None)
-    auc_low, auc_high = auc_interval(first[follows], first[~follows]) or (None, None)
+    first, second, seed = first[known], second[known], np.asarray(seeds)[known]
+    follows = np.asarray(use, np.float64)[known] >= FOLLOWS
+    low, high = spearman_interval(first, second, seed) or (None, None)
+    within = [side[follows] for side in (first, second, seed)]
+    within_low, within_high = spearman_interval(*within) or (None, None)
+    area = auc(first[follows], first[~follows])
+    n = int(follows.sum())
+    auc_low, auc_high = (None, None) if area is None else auc_interval(area, n, len(first) - n)
     yield {
         "models": len(first),
+        "seeds": len(set(seed.tolist())),
         "spearman": spearman(first, second),
         "spearman_low": low,
         "spearman_high": high,
-        "followers": int(follows.sum()),
-        "auc": auc(first[follows], first[~follows]),
+        "spearman_of_kinds": spearman_of_kinds(first, second, follows),
+        "followers": n,
+        "followers_spearman": spearman(*within[:2]),
+        "followers_spearman_low": within_low,
+        "followers_spearman_high": within_high,
+        "auc": area,
         "auc_low": auc_low,
         "auc_high": auc_high,
     }
@@ -223,6 +248,8 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
     """How often the same clip has the higher share under a motion-trained than under a context-trained model.
 
     All pairs of a case trained on motion alone with one trained on the scene alone; groups are resampled.
+    Where every pair of every clip is in the same order, resampling shows no spread; the interval then reaches
+    as far as groups may be otherwise of which none was seen.
     """
     least = models.context[models.trained & (models.motion == 1)].min()
     sides = {
@@ -237,7 +264,7 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
         wins[np.isnan(ours[:, :, None] + theirs[:, None])] = np.nan
         compared = np.isfinite(wins).sum(axis=(1, 2))
         per_clip = _divided(np.nansum(wins, axis=(1, 2)), compared)
-        low, high = group_bootstrap(per_clip, wide.index.get_level_values("group").to_numpy()) or (None, None)
+        low, high = _share_interval(per_clip, wide.index.get_level_values("group").to_numpy())
         rows.append(
             {
                 **dict(zip(MAP, key, strict=True)),
@@ -250,45 +277,73 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
     return pd.DataFrame(rows)
 
 
+def _share_interval(values: Any, groups: Any) -> tuple[float | None, float | None]:
+    """Interval over groups of a mean of values of 0 to 1, which is no point where all are 0 or all are 1."""
+    known = ~np.isnan(values)
+    low, high = group_bootstrap(values, groups) or (None, None)
+    if low is None or high is None or 0 < np.mean(values[known]) < 1:
+        return low, high
+    unseen = at_edge(len(set(groups[known])))
+    return (low - unseen, high) if low else (low, high + unseen)
+
+
 def localisation_table(models: Frame, clips: Frame) -> Frame:
-    """Precision, recall and IoU of each map against the truth and of its area-matched controls."""
-    kinds = {
-        "motion": models.case[models.trained & (models.motion_use >= 0.5)],
-        "context": models.case[models.trained & ~(models.motion_use >= 0.5)],
-        "untrained": models.case[~models.trained],
-    }
+    """Precision, recall and IoU of each map against the truth, of its area-matched controls, and the gain.
+
+    ``<control>_gain`` is the map's IoU less the control's of the same area in the same clip, over all clips
+    and models of the kind, with an interval over groups; above 0 throughout, the map is above the control.
+    """
+    trained, uses = models.trained, models.motion_use >= FOLLOWS
+    kinds = {"motion": trained & uses, "context": trained & ~uses, "untrained": ~trained}
     measured = ("precision", "recall", "iou")
-    names = ["area", "share", "object_share", "object_area"]
-    names += [f"{what}_{name}" for what in (*TRUTHS, *CONTROLS) for name in measured]
+    gains = [f"{control}_gain" for control in BESIDE]
+    names = ["area", "share", "object_share", "object_area", *gains]
+    names += [f"{what}_{name}" for what in (*TRUTHS, *BESIDE) for name in measured]
+    clips = clips.assign(**{f"{name}_gain": clips.object_iou - clips[f"{name}_iou"] for name in BESIDE})
     parts = []
-    for kind, cases in kinds.items():
+    for kind, chosen in kinds.items():
+        cases = models.case[chosen]
         held = clips[clips.case.isin(cases)]
         if len(held):
             found = held.groupby(MAP)[names].mean().reset_index()
-            intervals = _intervals(held, found, MAP, "object_iou")
-            parts.append(found.assign(kind=kind, models=len(cases), **intervals))
+            for name in ("object_iou", *gains):
+                found = found.assign(**_intervals(held, found, MAP, name))
+            parts.append(found.assign(kind=kind, models=len(cases)))
     return pd.concat(parts, ignore_index=True)
 
 
-def _intervals(held: Frame, found: Frame, by: list[str], name: str) -> dict[str, Any]:
+def _intervals(
+    held: Frame, found: Frame, by: list[str], name: str, interval: Interval = group_bootstrap
+) -> dict[str, Any]:
     """Intervals over groups of a column's mean, in the order of the rows found."""
     parts = {key: part for key, part in held.groupby(by)}
+    rows = [parts[tuple(row)] for row in found[by].itertuples(index=False)]
     intervals = [
-        group_bootstrap(parts[tuple(row)][name].to_numpy(), parts[tuple(row)].group.to_numpy())
-        or (None, None)
-        for row in found[by].itertuples(index=False)
+        interval(row[name].to_numpy(np.float64), row.group.to_numpy()) or (None, None) for row in rows
     ]
     return {f"{name}_low": [low for low, _ in intervals], f"{name}_high": [high for _, high in intervals]}
 
 
-def sanity_table(rows: Frame) -> Frame:
-    """Mean likeness of explanations of trained and of random weights, by layer and method."""
+def sanity_table(models: Frame, rows: Frame) -> Frame:
+    """Mean likeness of explanations of trained and of random weights, share and answers of both.
+
+    A row a kind of model (``motion`` or ``context``, by what it was trained on; ``all``), method and layer.
+    ``share_change`` is the motion share after less that before, clip by clip.
+    """
     order = {layer: number for number, layer in enumerate(dict.fromkeys(rows.layer), start=1)}
     by = ["method", "layer"]
-    found = rows.groupby(by)[["correlation", "iou", "chance_iou"]].mean().reset_index()
-    intervals = {name: _intervals(rows, found, by, name) for name in ("correlation", "iou")}
-    return (
-        found.assign(randomised=found.layer.map(order), **intervals["correlation"], **intervals["iou"])
-        .sort_values(["method", "randomised"])
-        .reset_index(drop=True)
+    names = ["correlation", "iou", "share_before", "share_after", "share_change"]
+    rows = rows.assign(share_change=rows.share_after - rows.share_before)
+    by_motion = rows.case.isin(models.case[models.motion > 0])
+    parts = []
+    for kind, held in {"all": rows, "motion": rows[by_motion], "context": rows[~by_motion]}.items():
+        found = held.groupby(by)[[*names, "chance_iou", "right_before", "right_after"]].mean().reset_index()
+        for name in names:
+            found = found.assign(**_intervals(held, found, by, name))
+        for name in ("right_before", "right_after"):
+            found = found.assign(**_intervals(held, found, by, name, _share_interval))
+        parts.append(found.assign(kind=kind, clips=held["clip"].nunique()))
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(randomised=found.layer.map(order)).sort_values(
+        ["kind", "method", "randomised"], ignore_index=True
     )

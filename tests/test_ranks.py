@@ -3,7 +3,15 @@ import itertools
 import numpy as np
 import pytest
 
-from selrel.scores.ranks import auc, auc_interval, ranks, spearman, spearman_interval
+from selrel.scores.ranks import (
+    at_edge,
+    auc,
+    auc_interval,
+    ranks,
+    spearman,
+    spearman_interval,
+    spearman_of_kinds,
+)
 
 
 def slow_ranks(values):
@@ -44,33 +52,98 @@ def test_auc_is_the_share_of_pairs_in_order():
     assert auc(ours, np.array([])) is None
 
 
-def test_intervals_hold_the_estimate_and_shrink_with_more_values():
+def test_interval_counts_every_resample_of_few_blocks():
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 9, 12).astype(float), rng.integers(0, 9, 12).astype(float)
+    blocks = np.arange(12) % 3
+    values = []
+    for drawn in itertools.product(range(3), repeat=3):
+        at = np.concatenate([np.flatnonzero(blocks == block) for block in drawn])
+        values.append(np.corrcoef(slow_ranks(a[at].tolist()), slow_ranks(b[at].tolist()))[0, 1])
+    assert spearman_interval(a, b, blocks) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_interval_of_many_blocks_draws_them_and_shrinks():
     rng = np.random.default_rng(3)
     widths = []
     for n in (10, 60):
         a = rng.normal(size=n)
         b = a + rng.normal(size=n)
-        low, high = spearman_interval(a, b)
+        low, high = spearman_interval(a, b, np.arange(n))
         assert low < spearman(a, b) < high
         widths.append(high - low)
-        low, high = auc_interval(a + 0.5, b)
-        assert low < auc(a + 0.5, b) < high
     assert widths[1] < widths[0]
-    assert spearman_interval(a, b) == spearman_interval(a, b)
+    assert spearman_interval(a, b, np.arange(n)) == spearman_interval(a, b, np.arange(n))
 
 
-def test_interval_of_a_perfect_order_is_one_value():
+def test_pairs_of_a_block_are_not_taken_for_independent():
+    rng = np.random.default_rng(5)
+    of_block = rng.normal(size=(2, 5))
+    a, b = (np.repeat(side, 8) + rng.normal(0, 0.01, 40) for side in of_block)
+    low, high = spearman_interval(a, b, np.repeat(np.arange(5), 8))
+    narrow_low, narrow_high = spearman_interval(a, b, np.arange(40))
+    assert high - low > 2 * (narrow_high - narrow_low)
+
+
+def test_no_interval_without_blocks_or_order():
     a = np.arange(9.0)
-    assert spearman_interval(a, a**3) == (1.0, 1.0)
-    assert auc_interval(a + 100, a) == (1.0, 1.0)
-    assert spearman_interval(a, np.zeros(9)) is None
-    assert auc_interval(a[:1], a) is None
+    assert spearman_interval(a, a**3, np.zeros(9)) is None
+    assert spearman_interval(a, np.zeros(9), np.arange(9) % 3) is None
+    assert spearman_interval(a, a**3, np.arange(9) % 3) == (pytest.approx(1), pytest.approx(1))
 
 
-def test_resampled_ranks_are_those_of_each_draw():
-    rng = np.random.default_rng(4)
-    a, b = rng.integers(0, 4, 8).astype(float), rng.integers(0, 4, 8).astype(float)
-    drawn = np.random.default_rng(0).integers(0, 8, (1000, 8))
-    values = [spearman(a[row], b[row]) for row in drawn]
-    held = [value for value in values if value is not None]
-    assert spearman_interval(a, b) == pytest.approx(tuple(np.quantile(held, [0.025, 0.975])))
+@pytest.mark.parametrize(("above", "below"), [(12, 6), (3, 4)])
+def test_separation_alone_has_a_known_correlation(above, below):
+    use = np.arange(above + below)
+    known = 3 * above * below / ((above + below) ** 2 - 1)
+    assert spearman_of_kinds(use**2, use, use >= below) == pytest.approx(known)
+    assert round(3 * 12 * 6 / (18**2 - 1), 2) == 0.67
+
+
+def test_correlation_of_kinds_is_the_mean_over_all_orders_within():
+    first, second = np.array([1, 1, 5, 2, 4, 4, 9]), np.array([0, 2, 2, 1, 3, 7, 5])
+    kinds = np.array([0, 0, 0, 0, 1, 1, 1])
+    values = [
+        spearman(np.concatenate([first[list(a)], first[list(b)]]), second)
+        for a in itertools.permutations(range(4))
+        for b in itertools.permutations(range(4, 7))
+    ]
+    assert spearman_of_kinds(first, second, kinds) == pytest.approx(np.mean(values))
+    assert spearman_of_kinds(np.zeros(7), second, kinds) is None
+
+
+def hanley_mcneil(area, n):
+    """Variance by the chances that two values of a kind are both beyond one of the other, both kinds of n."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    return (area * (1 - area) + (n - 1) * (q1 - area**2 + q2 - area**2)) / n**2
+
+
+@pytest.mark.parametrize(("estimate", "n", "m"), [(1.0, 12, 6), (0.0, 4, 9), (0.86, 12, 6), (0.5, 3, 3)])
+def test_interval_of_the_auc_holds_every_area_that_is_not_refuted(estimate, n, m):
+    areas = np.linspace(0, 1, 200_001)
+    mean = (n + m) / 2
+    variance = hanley_mcneil(areas, mean) * mean**2 / (n * m)
+    held = areas[(areas - estimate) ** 2 <= 1.959964**2 * variance]
+    low, high = auc_interval(estimate, n, m)
+    assert (low, high) == (pytest.approx(held.min(), abs=1e-5), pytest.approx(held.max(), abs=1e-5))
+    assert low <= estimate <= high
+
+
+def test_interval_of_separated_kinds_is_not_a_point():
+    low, high = auc_interval(1.0, 12, 6)
+    assert 0.7 < low < 0.9 and high == 1
+    assert auc_interval(0.0, 12, 6) == pytest.approx((0, 1 - low))
+    assert auc_interval(1.0, 3, 3)[0] < low < auc_interval(1.0, 60, 60)[0]
+
+
+def test_interval_of_the_auc_covers():
+    rng = np.random.default_rng(6)
+    # Of normal values a deviation and a half apart, the area is the normal distribution at 1.5 / sqrt(2).
+    ours, theirs = rng.normal(1.5, 1, (2000, 12)), rng.normal(0, 1, (2000, 6))
+    intervals = [auc_interval(auc(a, b), 12, 6) for a, b in zip(ours, theirs, strict=True)]
+    covered = np.mean([low <= 0.855578 <= high for low, high in intervals])
+    assert 0.93 <= covered <= 0.99
+
+
+def test_what_was_never_seen_may_be_that_often():
+    assert (1 - at_edge(16)) ** 16 == pytest.approx(0.025)

@@ -1,5 +1,6 @@
 """Rank statistics: whether one number rises with another, and whether it tells two kinds apart."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ Interval = tuple[float, float]
 
 DRAWS = 1000
 CONFIDENCE = 0.95
+# Of the normal distribution, at that confidence.
+_Z = 1.959963984540054
 
 
 def ranks(values: npt.NDArray[Any]) -> Floats:
@@ -23,7 +26,7 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
     """Spearman's rank correlation, -1..1; None where one side is constant or there are fewer than 3 pairs."""
     if len(first) < 3:
         return None
-    found = _correlation(ranks(first)[None], ranks(second)[None])[0]
+    found = _correlation(ranks(first)[None], ranks(second)[None], np.ones((1, len(first))))[0]
     return None if np.isnan(found) else float(found)
 
 
@@ -40,46 +43,149 @@ def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float | None:
     return float(above / (n * m))
 
 
-def spearman_interval(
-    first: npt.NDArray[Any], second: npt.NDArray[Any], *, draws: int = DRAWS, seed: int = 0
-) -> Interval | None:
-    """Bootstrap interval (95 %) of Spearman's correlation over few pairs, which are resampled.
+def spearman_of_kinds(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], kinds: npt.NDArray[Any]
+) -> float | None:
+    """Spearman's correlation that telling the kinds apart gives by itself.
 
-    None where fewer than half of the draws have a correlation.
+    It is the mean of `spearman` over all orders of the first side within each kind: what is left of the
+    correlation when the values keep their kind's place and nothing else. For n values wholly above m others
+    on both sides, without ties, it is 3nm / ((n + m)^2 - 1): 0.67 for 12 above 6.
+
+    Parameters
+    ----------
+    first, second : array, (value,)
+        The two sides.
+    kinds : array, (value,)
+        Label of each value's kind.
+
+    Returns
+    -------
+    float or None
+        -1..1; None where `spearman` is.
     """
-    if len(first) < 3:
+    if spearman(first, second) is None:
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(first), (draws, len(first)))
-    return _interval(_correlation(_row_ranks(first[drawn]), _row_ranks(second[drawn])))
+    ours, theirs = (ranks(side) - (len(first) + 1) / 2 for side in (first, second))
+    _, kind = np.unique(kinds, return_inverse=True)
+    # Spearman's correlation is linear in the ranks of one side, so its mean is that of their mean.
+    means = np.bincount(kind, ours) / np.bincount(kind)
+    return float(means[kind] @ theirs / np.sqrt((ours @ ours) * (theirs @ theirs)))
 
 
-def auc_interval(
-    positive: npt.NDArray[Any], negative: npt.NDArray[Any], *, draws: int = DRAWS, seed: int = 0
+def spearman_interval(
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    blocks: npt.NDArray[Any],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Interval | None:
-    """Bootstrap interval (95 %) of `auc` over few values; each kind is resampled by itself."""
-    if min(len(positive), len(negative)) < 2:
+    """Bootstrap interval (95 %) of Spearman's correlation that resamples blocks of pairs as wholes.
+
+    With few blocks, every resample is counted once and nothing is drawn: 27 of three blocks, of which ten
+    differ. Such an interval is about the range between the blocks, and narrower than the truth: it tells how
+    much the estimate hangs on one of them, not that a new one would stay inside in 95 % of cases.
+
+    Parameters
+    ----------
+    first, second : array, (pair,)
+        The two sides.
+    blocks : array, (pair,)
+        Label of the block that each pair is from; pairs of a block need not be independent.
+    draws : int
+        Number of resamples where there are more to choose from.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    (low, high) or None
+        None where there are fewer than two blocks, or fewer than half of the resamples have a correlation.
+    """
+    names, block = np.unique(blocks, return_inverse=True)
+    if len(first) < 3 or len(names) < 2:
         return None
-    rng = np.random.default_rng(seed)
-    ours, theirs = (kind[rng.integers(0, len(kind), (draws, len(kind)))] for kind in (positive, negative))
-    above = ours[:, :, None] > theirs[:, None]
-    level = ours[:, :, None] == theirs[:, None]
-    return _interval((above + 0.5 * level).mean(axis=(1, 2)))
+    weights = _resamples(len(names), draws, seed)[:, block]
+    return _interval(_correlation(_weighted_ranks(first, weights), _weighted_ranks(second, weights), weights))
 
 
-def _row_ranks(values: npt.NDArray[Any]) -> Floats:
-    """Rank each row of few values: (draw, value)."""
-    below = (values[:, None] < values[:, :, None]).sum(axis=2)
-    level = (values[:, None] == values[:, :, None]).sum(axis=2)
-    shared: Floats = below + (level + 1) / 2
+def _resamples(n_blocks: int, draws: int, seed: int) -> Floats:
+    """How often each resample holds each block: (resample, block)."""
+    if n_blocks**n_blocks <= draws:
+        drawn = np.array(list(product(range(n_blocks), repeat=n_blocks)))
+    else:
+        drawn = np.random.default_rng(seed).integers(0, n_blocks, (draws, n_blocks))
+    counts: Floats = (drawn[:, :, None] == np.arange(n_blocks)).sum(axis=1).astype(np.float64)
+    return counts
+
+
+def _weighted_ranks(values: npt.NDArray[Any], weights: Floats) -> Floats:
+    """Rank values that come as often as the weights say: (resample, value)."""
+    below, level = values < values[:, None], values == values[:, None]
+    shared: Floats = weights @ below.T + (weights @ level.T + 1) / 2
     return shared
 
 
-def _correlation(first: Floats, second: Floats) -> Floats:
-    """Pearson's correlation of each row; NaN where a side is constant."""
-    a, b = (side - side.mean(axis=1, keepdims=True) for side in (first, second))
-    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    found: Floats = np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)
+def auc_interval(estimate: float, n: int, m: int) -> Interval:
+    """Interval (95 %) of `auc` that stays honest where two small samples are fully separated.
+
+    The score interval of Newcombe 2006, method 5: all areas from which the estimate is no farther than 1.96
+    standard errors, with Hanley and McNeil's standard error at that area, not at the estimate, where it may
+    be 0. Of 12 values all above 6 others, the area is 0.76 or more. It takes the values of each kind for
+    independent draws.
+
+    Parameters
+    ----------
+    estimate : float
+        The area found, 0..1.
+    n, m : int
+        Values of each kind, 1 or more.
+
+    References
+    ----------
+    Newcombe 2006, *Confidence intervals for an effect size measure based on the Mann-Whitney statistic.
+    Part 2*, Statistics in Medicine 25:559, method 5; Hanley and McNeil 1982, Radiology 143:29.
+    """
+    return _farthest(estimate, 0.0, n, m), _farthest(estimate, 1.0, n, m)
+
+
+def _farthest(estimate: float, edge: float, n: int, m: int) -> float:
+    """The area between the estimate and an edge that is just not refuted, by bisection."""
+    inside, outside = estimate, edge
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        held = (middle - estimate) ** 2 <= _Z**2 * _auc_variance(middle, n, m)
+        inside, outside = (middle, outside) if held else (inside, middle)
+    return inside
+
+
+def _auc_variance(area: float, n: int, m: int) -> float:
+    """Variance of an area under the curve of exponential values, the kinds' sizes taken at their mean."""
+    others = (n + m) / 2 - 1
+    spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+    return area * (1 - area) * spread / (n * m)
+
+
+def _correlation(first: Floats, second: Floats, weights: Floats) -> Floats:
+    """Pearson's correlation of each row's weighted values; NaN where a side is constant."""
+    n = weights.sum(axis=1, keepdims=True)
+    a, b = (side - (weights * side).sum(axis=1, keepdims=True) / n for side in (first, second))
+    spread = [(weights * side * side).sum(axis=1) for side in (a, b)]
+    # Ranks are multiples of a half, so what is less than that is rounding.
+    varies = np.minimum(*spread) > 1e-9
+    found: Floats = np.divide(
+        (weights * a * b).sum(axis=1),
+        np.sqrt(spread[0] * spread[1]),
+        out=np.full(len(a), np.nan),
+        where=varies,
+    )
     return found
+
+
+def at_edge(n: int) -> float:
+    """Largest share (97.5 %) of what was never seen in n independent trials (Clopper and Pearson 1934)."""
+    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
 
 
 def _interval(values: Floats) -> Interval | None:
