@@ -49,7 +49,7 @@ def markdown(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def number(value: float | None) -> str:
     """Write a number of about 1; a dash for none."""
-    return "-" if value is None or pd.isna(value) else f"{value:.2f}"
+    return "-" if value is None or pd.isna(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
 def percent(value: float | None) -> str:

@@ -26,15 +26,15 @@ Tables = Mapping[str, pd.DataFrame]
 PLOTS = ("motion-share", "rank-correlation", "same-clip", "localisation", "gain", "sanity")
 _KINDS = {"motion": "follow the motion", "context": "do not", "untrained": "untrained"}
 _CARE = (
-    "Intervals of the correlations resample seeds, each with its models of all conditions; the "
-    "conditions stay as they were chosen. They tell how much a number hangs on one seed. From few seeds "
-    "such an interval is about the range between them, narrower than the truth, and it says nothing of "
-    "other conditions, videos or networks. *By kinds alone* is the correlation that telling followers "
-    "from others gives with no order within either; only what is above it speaks for an order, as does "
-    "the correlation among followers alone. The AUC's interval (Newcombe 2006, method 5) takes models "
-    "for independent draws of their kind. That of the same clip resamples scenes, under these models. "
-    "This ranks trained small models of this drawn set; it does not say how far that carries to other "
-    "data."
+    "Intervals of the correlations are over seeds, each left out in turn with its models of all "
+    "conditions; the conditions stay as they were chosen. They say what other seeds may give, as far as "
+    "three or so can tell, and nothing of other conditions, videos or networks; where leaving out a "
+    "seed changes nothing, they are a point and say no more than that. *By kinds alone* is the "
+    "correlation that telling followers from others gives with no order within either; only what is "
+    "above it speaks for an order, as does the correlation among followers alone. The AUC's interval "
+    "(Newcombe 2006, method 5) takes models for independent draws of their kind. That of the same clip "
+    "resamples scenes, under these models. This ranks trained small models of this drawn set; it does "
+    "not say how far that carries to other data."
 )
 _PAIRED = (
     "Gain is the map's overlap less that of a control of the same area on the same clips; its interval "

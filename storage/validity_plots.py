@@ -108,10 +108,9 @@ def _same_clip(pairs: pd.DataFrame) -> Figure:
         for edge, line in part.groupby("edge"):
             colour = _COLOURS[str(edge)]
             axis.plot(line.sigma, line.clip_auc, marker="o", markersize=3, color=colour, label=str(edge))
-            axis.fill_between(
-                *(line[name].astype(float) for name in ("sigma", "clip_auc_low", "clip_auc_high")),
-                color=colour, alpha=0.12, linewidth=0,
-            )  # fmt: skip
+        line = part[part.edge == "magnitude"]
+        low, high = line.clip_auc_low.astype(float), line.clip_auc_high.astype(float)
+        axis.fill_between(line.sigma, low, high, color=_COLOURS["magnitude"], alpha=0.12, linewidth=0)
         axis.axhline(0.5, color="black", linewidth=0.6)
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("sigma", fontsize=8)

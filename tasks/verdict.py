@@ -211,9 +211,9 @@ def validity_table(models: Frame, shares: Frame) -> Frame:
 def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]:
     """Rank correlation with a measure; AUC of the models that follow motion against those that do not.
 
-    The conditions that models are trained under are chosen, not drawn, so only seeds are resampled. One seed
-    gives the models of all conditions their first weights and the order of their videos, so a seed is drawn
-    with all of its models.
+    The conditions that models are trained under are chosen, not drawn, so intervals are over seeds alone. One
+    seed gives the models of all conditions their first weights and the order of their videos, so a seed stays
+    together with all of its models.
     """
     first, second = (np.asarray(column, np.float64) for column in (values, measure))
     known = ~(np.isnan(first) | np.isnan(second))

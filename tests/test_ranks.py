@@ -11,6 +11,7 @@ from selrel.scores.ranks import (
     spearman,
     spearman_interval,
     spearman_of_kinds,
+    student,
 )
 
 
@@ -52,18 +53,43 @@ def test_auc_is_the_share_of_pairs_in_order():
     assert auc(ours, np.array([])) is None
 
 
-def test_interval_counts_every_resample_of_few_blocks():
+def test_interval_leaves_every_block_out_in_turn():
     rng = np.random.default_rng(4)
-    a, b = rng.integers(0, 9, 12).astype(float), rng.integers(0, 9, 12).astype(float)
-    blocks = np.arange(12) % 3
-    values = []
-    for drawn in itertools.product(range(3), repeat=3):
-        at = np.concatenate([np.flatnonzero(blocks == block) for block in drawn])
-        values.append(np.corrcoef(slow_ranks(a[at].tolist()), slow_ranks(b[at].tolist()))[0, 1])
-    assert spearman_interval(a, b, blocks) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    a = rng.integers(0, 9, 18).astype(float)
+    b, blocks = a + rng.normal(0, 2, 18), np.arange(18) % 3
+    without = []
+    for block in range(3):
+        left = blocks != block
+        without.append(np.corrcoef(slow_ranks(a[left].tolist()), slow_ranks(b[left].tolist()))[0, 1])
+    # The pseudo-values' standard error of the mean, another way to write the jackknife's.
+    pseudo = 3 * spearman(a, b) - 2 * np.array(without)
+    reach = 4.3027 * pseudo.std(ddof=1) / np.sqrt(3)
+    expected = (spearman(a, b) - reach, min(spearman(a, b) + reach, 1))
+    assert spearman_interval(a, b, blocks) == pytest.approx(expected)
 
 
-def test_interval_of_many_blocks_draws_them_and_shrinks():
+def test_student_is_the_known_distribution():
+    # In closed form for one and two degrees of freedom; the others from its table.
+    assert student(1) == pytest.approx(np.tan(0.475 * np.pi), abs=1e-3)
+    assert student(2) == pytest.approx(0.95 * np.sqrt(2 / (1 - 0.95**2)), abs=1e-4)
+    for freedom, known in ((9, 2.262), (10, 2.228), (20, 2.086), (30, 2.042), (1000, 1.962)):
+        assert student(freedom) == pytest.approx(known, abs=1e-3)
+
+
+def test_interval_of_three_blocks_covers():
+    rng = np.random.default_rng(7)
+    use, covered = np.repeat(np.arange(6.0), 3), []
+    seeds = np.tile(np.arange(3), 6)
+    # Over very many seeds, the estimate for a line with this noise.
+    many = np.repeat(np.arange(6.0), 2000)
+    truth = spearman(many + rng.normal(0, 2, len(many)), many)
+    for _ in range(400):
+        low, high = spearman_interval(use + rng.normal(0, 2, 18), use, seeds)
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) > 0.9
+
+
+def test_interval_shrinks_with_more_blocks():
     rng = np.random.default_rng(3)
     widths = []
     for n in (10, 60):
@@ -73,15 +99,14 @@ def test_interval_of_many_blocks_draws_them_and_shrinks():
         assert low < spearman(a, b) < high
         widths.append(high - low)
     assert widths[1] < widths[0]
-    assert spearman_interval(a, b, np.arange(n)) == spearman_interval(a, b, np.arange(n))
 
 
 def test_pairs_of_a_block_are_not_taken_for_independent():
     rng = np.random.default_rng(5)
-    of_block = rng.normal(size=(2, 5))
-    a, b = (np.repeat(side, 8) + rng.normal(0, 0.01, 40) for side in of_block)
-    low, high = spearman_interval(a, b, np.repeat(np.arange(5), 8))
-    narrow_low, narrow_high = spearman_interval(a, b, np.arange(40))
+    of_block = rng.normal(size=(2, 12))
+    a, b = (np.repeat(side, 8) + rng.normal(0, 0.01, 96) for side in of_block)
+    low, high = spearman_interval(a, b, np.repeat(np.arange(12), 8))
+    narrow_low, narrow_high = spearman_interval(a, b, np.arange(96))
     assert high - low > 2 * (narrow_high - narrow_low)
 
 

@@ -1,6 +1,5 @@
 """Rank statistics: whether one number rises with another, and whether it tells two kinds apart."""
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
-DRAWS = 1000
 CONFIDENCE = 0.95
 # Of the normal distribution, at that confidence.
 _Z = 1.959963984540054
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 
 def ranks(values: npt.NDArray[Any]) -> Floats:
@@ -74,18 +73,13 @@ def spearman_of_kinds(
 
 
 def spearman_interval(
-    first: npt.NDArray[Any],
-    second: npt.NDArray[Any],
-    blocks: npt.NDArray[Any],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    first: npt.NDArray[Any], second: npt.NDArray[Any], blocks: npt.NDArray[Any]
 ) -> Interval | None:
-    """Bootstrap interval (95 %) of Spearman's correlation that resamples blocks of pairs as wholes.
+    """Interval (95 %) of Spearman's correlation over blocks of pairs, by leaving each block out in turn.
 
-    With few blocks, every resample is counted once and nothing is drawn: 27 of three blocks, of which ten
-    differ. Such an interval is about the range between the blocks, and narrower than the truth: it tells how
-    much the estimate hangs on one of them, not that a new one would stay inside in 95 % of cases.
+    The jackknife's standard error times Student's t of one degree of freedom less than there are blocks (4.3
+    for three), cut at -1 and 1. A bootstrap of three blocks would be both too narrow and too high, since a
+    block that is drawn twice agrees with itself.
 
     Parameters
     ----------
@@ -93,35 +87,42 @@ def spearman_interval(
         The two sides.
     blocks : array, (pair,)
         Label of the block that each pair is from; pairs of a block need not be independent.
-    draws : int
-        Number of resamples where there are more to choose from.
-    seed : int
-        Of the draws.
 
     Returns
     -------
     (low, high) or None
-        None where there are fewer than two blocks, or fewer than half of the resamples have a correlation.
+        A point where no block makes a difference, which says no more than that. None where there are fewer
+        than two blocks, or no correlation without one of them.
+
+    References
+    ----------
+    Tukey 1958, *Bias and confidence in not quite large samples*; Kott 2001, *The delete-a-group jackknife*,
+    Journal of Official Statistics 17:521.
     """
     names, block = np.unique(blocks, return_inverse=True)
-    if len(first) < 3 or len(names) < 2:
+    estimate, n = spearman(first, second), len(names)
+    if estimate is None or n < 2:
         return None
-    weights = _resamples(len(names), draws, seed)[:, block]
-    return _interval(_correlation(_weighted_ranks(first, weights), _weighted_ranks(second, weights), weights))
+    weights = (np.arange(n)[:, None] != block).astype(np.float64)
+    without = _correlation(_weighted_ranks(first, weights), _weighted_ranks(second, weights), weights)
+    if np.isnan(without).any():
+        return None
+    error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    reach = student(n - 1) * error
+    return max(-1.0, estimate - reach), min(1.0, estimate + reach)
 
 
-def _resamples(n_blocks: int, draws: int, seed: int) -> Floats:
-    """How often each resample holds each block: (resample, block)."""
-    if n_blocks**n_blocks <= draws:
-        drawn = np.array(list(product(range(n_blocks), repeat=n_blocks)))
-    else:
-        drawn = np.random.default_rng(seed).integers(0, n_blocks, (draws, n_blocks))
-    counts: Floats = (drawn[:, :, None] == np.arange(n_blocks)).sum(axis=1).astype(np.float64)
-    return counts
+def student(freedom: int) -> float:
+    """Student's t at 97.5 %: read from a table up to 9 degrees of freedom, from there by its expansion."""
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    first, second = (_Z**3 + _Z) / 4, (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
+    third = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
+    return _Z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _weighted_ranks(values: npt.NDArray[Any], weights: Floats) -> Floats:
-    """Rank values that come as often as the weights say: (resample, value)."""
+    """Rank values that come as often as the weights say: (row of weights, value)."""
     below, level = values < values[:, None], values == values[:, None]
     shared: Floats = weights @ below.T + (weights @ level.T + 1) / 2
     return shared
@@ -186,12 +187,3 @@ def _correlation(first: Floats, second: Floats, weights: Floats) -> Floats:
 def at_edge(n: int) -> float:
     """Largest share (97.5 %) of what was never seen in n independent trials (Clopper and Pearson 1934)."""
     return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
-
-
-def _interval(values: Floats) -> Interval | None:
-    held = values[~np.isnan(values)]
-    if 2 * len(held) < len(values):
-        return None
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(held, [tail, 1 - tail])
-    return float(low), float(high)
