@@ -79,44 +79,48 @@ def _best(tables: Tables) -> list[str]:
 def _location(tables: Tables) -> list[str]:
     """Whether the default map of followers is above every control of its area."""
     table = tables["localisation"]
-    controls = controls_of(table)
-    points = []
+    above: list[str] = []
+    open_: list[str] = []
     for row in rows_of(default_map(table[table.kind == "motion"])):
-        gains = {name: getattr(row, f"{name}_gain_low") > 0 for name in controls}
-        below = [
-            f"{called(name)} ({interval(row, f'{name}_gain')})" for name, above in gains.items() if not above
-        ]
-        _, least = min((getattr(row, f"{name}_gain"), name) for name in controls)
+        gains = {name: getattr(row, f"{name}_gain_low") for name in controls_of(table)}
+        _, least = min((getattr(row, f"{name}_gain"), name) for name in gains)
         text = (
-            f"{row.method}: the followers' map takes {percent(row.area)} of the voxels and overlaps with the "
+            f"{row.method} ({number(row.object_iou)}; over {called(least)} {interval(row, f'{least}_gain')})"
         )
-        text += f"object that decides by {number(row.object_iou)} (intersection over union), "
-        if below:
-            text += f"which is not shown to be more than these take without any model: {', '.join(below)}."
-        else:
-            text += (
-                f"more than every control; the nearest is {called(least)} ({interval(row, f'{least}_gain')})."
-            )
-        points.append(text)
-    return points
+        (above if all(low > 0 for low in gains.values()) else open_).append(text)
+    kinds = {
+        "overlaps more with the object that decides than every control does": above,
+        "is not shown to overlap more with the object that decides than every control does": open_,
+    }
+    return [
+        f"The followers' map {text}, by (overlap as intersection over union; gain over the best control): "
+        f"{', '.join(names)}."
+        for text, names in kinds.items()
+        if names
+    ]
 
 
 def _random(tables: Tables) -> list[str]:
     """What is left under random weights of the map and of the motion share."""
     table = tables["sanity"]
-    points = []
+    shares, maps, answers = [], [], ""
     for method, part in table[table.kind == "motion"].groupby("method"):
         first, *_, last = rows_of(part.sort_values("randomised"))
-        text = f"{method}, motion-trained models whose weights are made random: "
-        text += " ".join(
-            f"with {what} the rank correlation with the trained explanation is {number(row.correlation)}, "
-            f"the motion share goes from {number(row.share_before)} to {number(row.share_after)} (change "
-            f"{interval(row, 'share_change')}) and right answers from {percent(row.right_before)} to "
-            f"{percent(row.right_after)};"
-            for what, row in (("the last layer random", first), ("all layers random", last))
-        )
-        points.append(text.removesuffix(";") + ".")
-    return points
+        changes = [
+            f"{number(row.share_after)} (change {interval(row, 'share_change')})" for row in (first, last)
+        ]
+        shares.append(f"{method} {number(first.share_before)}, {', '.join(changes)}")
+        maps.append(f"{method} {number(first.correlation)}, {number(last.correlation)}")
+        right = (first.right_before, first.right_after, last.right_after)
+        answers = ", ".join(map(percent, right))
+    if not shares:
+        return []
+    return [
+        "The motion share of motion-trained models with trained weights, with the last layer random and "
+        f"with all layers random (they are right on {answers} of the clips): {'; '.join(shares)}.",
+        "The rank correlation of their explanations with those of trained weights, with the last layer random "
+        f"and with all: {'; '.join(maps)}. What stays near 1 does not explain what was made random.",
+    ]
 
 
 def _of_use(validity: pd.DataFrame) -> Any:
