@@ -118,8 +118,8 @@ def _random(tables: Tables) -> list[str]:
     return [
         "The motion share of motion-trained models with trained weights, with the last layer random and "
         f"with all layers random (they are right on {answers} of the clips): {'; '.join(shares)}.",
-        "The rank correlation of their explanations with those of trained weights, with the last layer random "
-        f"and with all: {'; '.join(maps)}. What stays near 1 does not explain what was made random.",
+        "The rank correlation of their explanations with those of trained weights, with the last layer "
+        f"random and with all: {'; '.join(maps)}. What stays near 1 does not explain what was made random.",
     ]
 
 
