@@ -87,9 +87,9 @@ def _correlations(validity: pd.DataFrame) -> Figure:
         for edge, line in part.groupby("edge"):
             colour = _COLOURS[str(edge)]
             axis.plot(line.sigma, line.spearman, marker="o", markersize=3, color=colour, label=str(edge))
-            axis.fill_between(
-                line.sigma, line.spearman_low, line.spearman_high, color=colour, alpha=0.12, linewidth=0
-            )
+            # Of one seed there are no intervals.
+            low, high = line.spearman_low.astype(float), line.spearman_high.astype(float)
+            axis.fill_between(line.sigma, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_ylim(-1.05, 1.05)
         axis.set_xlabel("sigma", fontsize=8)
