@@ -78,7 +78,7 @@ class Benchmark:
     seeds: int = 3
     videos_per_class: int = 96
     test_groups: int = 16
-    epochs: int = 14
+    epochs: int = 12
     methods: tuple[str, ...] = (*PAPER_METHODS, "gradient_x_input")
     sigmas: tuple[float, ...] = SIGMAS
     sanity_clips: int = 8

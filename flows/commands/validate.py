@@ -19,7 +19,7 @@ def validate(
     seeds: int = 3,
     videos_per_class: int = 96,
     test_groups: int = 16,
-    epochs: int = 14,
+    epochs: int = 12,
     workers: int | None = None,
 ) -> None:
     """Measure, on drawn videos of which the truth is known, whether selective relevance finds motion.
