@@ -20,7 +20,7 @@ from storage.validity_format import (
     rows_of,
     span,
 )
-from storage.validity_summary import summary
+from storage.validity_summary import figures, summary
 
 Tables = Mapping[str, pd.DataFrame]
 PLOTS = ("motion-share", "rank-correlation", "same-clip", "localisation", "gain", "sanity")
@@ -51,10 +51,17 @@ def write_page(root: Root, paths: ValidityPaths, tables: Tables, *, settings: Ma
     root.write_bytes(paths.page, page(tables, settings=settings).encode())
 
 
+def opening(root: Root, paths: ValidityPaths) -> str:
+    """Read what the page says first, without the tables: they are wider than a terminal."""
+    text = root.read_bytes(paths.page).decode()
+    return text[text.index("## ") :].partition("\n\n## ")[0]
+
+
 def page(tables: Tables, *, settings: Mapping[str, Any]) -> str:
     """Make the text of the page from the tables."""
     sections = {
         "What this says": summary(tables),
+        "The default map in figures": figures(tables),
         "What the models do": _models(tables["models"]),
         "Does the motion share rise with true motion use?": _validity(tables),
         "The best maps": _best(tables["validity"]),

@@ -2,125 +2,190 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from storage.validity_format import called, controls_of, default_map, interval, number, percent, rows_of
+from storage.validity_format import (
+    called,
+    controls_of,
+    default_map,
+    interval,
+    markdown,
+    number,
+    rows_of,
+)
 
 Tables = Mapping[str, pd.DataFrame]
 
+# An explanation of random weights that is this like the one of trained weights has stayed.
+_STAYED = 0.9
 _WORDS = (
     "An explanation gives every point of a video its part in a model's decision (its *relevance*); a "
     "*method* is a way to compute it. The *selective map* keeps the points whose relevance changes in "
-    "time by more than some *sigmas*, and the *motion share* is the part of the relevance that it "
-    "keeps. Here it is known which models follow the motion when motion and scenery tell different "
-    "things (*followers*) and which don't, and where the object is that decides. A *rank correlation* "
-    "is 1 if one number always rises with another, 0 if there is no connection, -1 if it always falls; "
-    "an *AUC* is the chance that a follower has the higher share, 0.5 without connection. [a, b] are 95 "
-    "% intervals."
+    "time, and the *motion share* is the part of the relevance that it keeps. Of the models here it is "
+    "known which follow the motion where motion and scenery tell different things (*followers*), and of "
+    "the videos, where the object is that decides. The default map: edge by magnitude, 2 sigma, positive "
+    "relevance."
+)
+_READING = (
+    "AUC: the chance that a follower has the higher motion share; 0.5 is chance. Rank correlation with "
+    "motion use: 1 if the share always rises with it; beside it what telling the two kinds apart gives by "
+    "itself. Overlap: intersection over union with the object that decides; gain: over the best map of "
+    "the same area that knows no model. Random weights: rank correlation of the explanation with that of "
+    "trained weights. [a, b]: 95 % intervals."
 )
 
 
 def summary(tables: Tables) -> str:
     """Say what separates followers from others, what is best, what the map finds, what random weights do."""
-    points = [*_separation(tables), *_best(tables), *_location(tables), *_random(tables)]
-    return _WORDS + "\n\n" + "\n".join(f"- {point}" for point in points)
+    points = [_separation(tables), _order(tables), _best(tables), _location(tables), _random(tables)]
+    said = "\n".join(f"- {point}" for point in points if point)
+    return f"{_WORDS}\n\n{said}"
 
 
-def _separation(tables: Tables) -> list[str]:
+def _separation(tables: Tables) -> str:
     """Which methods tell followers from others, at the default map."""
-    found = _of_use(default_map(tables["validity"]))
     kinds: dict[str, list[str]] = {
-        "Every follower has a higher motion share than every other model by": [],
-        "Followers have the higher share more often than not, but not always, by": [],
-        "That followers have a higher share is not shown for": [],
-        "Followers have the lower share by": [],
+        "every follower has a higher motion share than every other model by": [],
+        "followers have the higher share more often than not, but not always, by": [],
+        "this is not shown for": [],
+        "followers have the lower share by": [],
     }
     whole, mostly, open_, lower = kinds.values()
-    for row in rows_of(found.dropna(subset=["auc"])):
+    for row in rows_of(_of_use(default_map(tables["validity"])).dropna(subset=["auc"])):
         if row.auc == 1:
             chosen = whole
-        elif row.auc_low > 0.5:
+        elif _exceeds(row.auc_low, 0.5):
             chosen = mostly
         else:
-            chosen = lower if row.auc_high < 0.5 else open_
-        chosen.append(f"{row.method} (AUC {interval(row, 'auc')})")
-    return [
-        f"By the default (edge by magnitude, 2 sigma, positive relevance): {_lowered(text)} "
-        f"{', '.join(names)}."
-        for text, names in kinds.items()
-        if names
-    ]
+            chosen = lower if _exceeds(0.5, row.auc_high) else open_
+        chosen.append(row.method)
+    return _sentence("Does the motion share tell followers from others?", kinds)
 
 
-def _best(tables: Tables) -> list[str]:
-    """Where the rank correlation is best, how far the default is from it, and what it is worth."""
-    found = _of_use(tables["validity"])
-    points = []
-    for method, part in found[found.sigma > 0].dropna(subset=["spearman"]).groupby("method"):
-        best = rows_of(part.sort_values("spearman"))[-1]
-        text = (
-            f"{method}: the motion share rises best with motion use by the {best.edge} edge of {best.sign} "
-            f"relevance at {best.sigma:g} sigma (rank correlation {interval(best, 'spearman')})"
-        )
-        for row in rows_of(default_map(part)):
-            text += (
-                f"; the default has {interval(row, 'spearman')}, "
-                f"{number(best.spearman - row.spearman)} less. Telling followers from others gives "
-                f"{number(row.spearman_of_kinds)} of that by itself; among the {row.followers} followers "
-                f"alone it is {interval(row, 'followers_spearman')}"
-            )
-        points.append(f"{text}.")
-    return points
-
-
-def _location(tables: Tables) -> list[str]:
-    """Whether the default map of followers is above every control of its area."""
-    table = tables["localisation"]
+def _order(tables: Tables) -> str:
+    """Which methods order the models beyond telling two kinds apart, at the default map."""
     above: list[str] = []
     open_: list[str] = []
-    for row in rows_of(default_map(table[table.kind == "motion"])):
-        gains = {name: getattr(row, f"{name}_gain_low") for name in controls_of(table)}
-        _, least = min((getattr(row, f"{name}_gain"), name) for name in gains)
-        text = (
-            f"{row.method} ({number(row.object_iou)}; over {called(least)} {interval(row, f'{least}_gain')})"
+    for row in rows_of(_of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
+        more = _exceeds(row.spearman_low, row.spearman_of_kinds) and _exceeds(row.followers_spearman_low, 0.0)
+        (above if more else open_).append(row.method)
+    kinds = {"beyond telling the two kinds apart, yes by": above, "not shown for": open_}
+    return _sentence("Does it rise with motion use?", kinds)
+
+
+def _best(tables: Tables) -> str:
+    """Which map has the highest rank correlation, and how far the default of its method is from it."""
+    found = _of_use(tables["validity"])
+    found = found[found.sigma > 0].dropna(subset=["spearman"])
+    if found.empty:
+        return ""
+    best = rows_of(found.sort_values("spearman"))[-1]
+    text = (
+        f"**Which map is best?** Of {len(found)} maps the motion share rises most with motion use by "
+        f"{best.method}, {best.edge} edge, {best.sign} relevance, {best.sigma:g} sigma: rank correlation "
+        f"{interval(best, 'spearman')}, flattered by the choice among so many"
+    )
+    for row in rows_of(default_map(found[found.method == best.method])):
+        text += f"; its default map has {interval(row, 'spearman')}"
+    return f"{text}."
+
+
+def _location(tables: Tables) -> str:
+    """Whether the default map of followers is above every control of its area."""
+    above: list[str] = []
+    open_: list[str] = []
+    for row, _ in _gains(tables["localisation"]):
+        lows = [getattr(row, f"{name}_gain_low") for name in controls_of(tables["localisation"])]
+        (above if all(_exceeds(low, 0.0) for low in lows) else open_).append(row.method)
+    kinds = {"more than every map of its area that knows no model, by": above, "not shown for": open_}
+    return _sentence("Does the map find the object that decides?", kinds)
+
+
+def _random(tables: Tables) -> str:
+    """Whether explanations stay as they were when weights become random."""
+    stayed: list[str] = []
+    changed: list[str] = []
+    for method, part in _sanity(tables):
+        likenesses = ", ".join(
+            f"{row.layer} {number(row.correlation)}" for row in part if row.correlation >= _STAYED
         )
-        (above if all(low > 0 for low in gains.values()) else open_).append(text)
+        (stayed if likenesses else changed).append(f"{method} ({likenesses})" if likenesses else method)
     kinds = {
-        "overlaps more with the object that decides than every control does": above,
-        "is not shown to overlap more with the object that decides than every control does": open_,
+        "with the named layer and all above it random, explanations are nearly as before by": stayed,
+        "they change by": changed,
     }
+    return _sentence("Does the explanation depend on the weights?", kinds)
+
+
+def figures(tables: Tables) -> str:
+    """Give the figures behind the sentences, at the default map: a table, a row a method."""
+    use = {row.method: row for row in rows_of(_of_use(default_map(tables["validity"])))}
+    gains = {row.method: (row, least) for row, least in _gains(tables["localisation"])}
+    random = dict(_sanity(tables))
+    rows = []
+    for method, row in use.items():
+        line = [method, interval(row, "auc"), interval(row, "spearman"), number(row.spearman_of_kinds)]
+        if method in gains:
+            map_, least = gains[method]
+            line += [number(map_.object_iou), f"{interval(map_, f'{least}_gain')} ({called(least)})"]
+        else:
+            line += ["-", "-"]
+        layers = random.get(method, [])
+        line += [number(layers[at].correlation) if layers else "-" for at in (0, -1)]
+        line += [_shares(layers)]
+        rows.append(line)
+    table = markdown(
+        [
+            "method",
+            "AUC",
+            "rank correlation",
+            "of kinds alone",
+            "overlap",
+            "gain over (the best)",
+            "last layer random",
+            "all random",
+            "motion share: trained, last layer random, all random",
+        ],
+        rows,
+    )
+    return f"{table}\n\n{_READING}"
+
+
+def _shares(layers: Sequence[Any]) -> str:
+    if not layers:
+        return "-"
+    return ", ".join(map(number, (layers[0].share_before, layers[0].share_after, layers[-1].share_after)))
+
+
+def _gains(table: pd.DataFrame) -> list[tuple[Any, str]]:
+    """Give the default map of followers by each method, and the control it gains least over."""
+    controls = controls_of(table)
     return [
-        f"The followers' map {text}, by (overlap as intersection over union; gain over the best control): "
-        f"{', '.join(names)}."
-        for text, names in kinds.items()
-        if names
+        (row, min(controls, key=lambda name, row=row: getattr(row, f"{name}_gain")))  # type: ignore[misc]
+        for row in rows_of(default_map(table[table.kind == "motion"]))
     ]
 
 
-def _random(tables: Tables) -> list[str]:
-    """What is left under random weights of the map and of the motion share."""
+def _sanity(tables: Tables) -> list[tuple[str, list[Any]]]:
+    """Give the rows of motion-trained models by method, the last layer alone random first."""
     table = tables["sanity"]
-    shares, maps, answers = [], [], ""
-    for method, part in table[table.kind == "motion"].groupby("method"):
-        first, *_, last = rows_of(part.sort_values("randomised"))
-        changes = [
-            f"{number(row.share_after)} (change {interval(row, 'share_change')})" for row in (first, last)
-        ]
-        shares.append(f"{method} {number(first.share_before)}, {', '.join(changes)}")
-        maps.append(f"{method} {number(first.correlation)}, {number(last.correlation)}")
-        right = (first.right_before, first.right_after, last.right_after)
-        answers = ", ".join(map(percent, right))
-    if not shares:
-        return []
     return [
-        "The motion share of motion-trained models with trained weights, with the last layer random and "
-        f"with all layers random (they are right on {answers} of the clips): {'; '.join(shares)}.",
-        "The rank correlation of their explanations with those of trained weights, with the last layer "
-        f"random and with all: {'; '.join(maps)}. What stays near 1 does not explain what was made random.",
+        (str(method), rows_of(part.sort_values("randomised")))
+        for method, part in table[table.kind == "motion"].groupby("method")
     ]
+
+
+def _sentence(question: str, kinds: Mapping[str, Sequence[str]]) -> str:
+    said = "; ".join(f"{text} {', '.join(names)}" for text, names in kinds.items() if names)
+    return f"**{question}** {said[0].upper()}{said[1:]}." if said else ""
+
+
+def _exceeds(value: float | None, other: float | None) -> bool:
+    """Whether a value is above another, both known."""
+    return not pd.isna(value) and not pd.isna(other) and value > other  # type: ignore[operator]
 
 
 def _of_use(validity: pd.DataFrame) -> Any:
@@ -128,7 +193,3 @@ def _of_use(validity: pd.DataFrame) -> Any:
     return validity[
         (validity.camera == "all") & (validity.measure == "motion_use") & (validity.what == "share")
     ]
-
-
-def _lowered(text: str) -> str:
-    return text[0].lower() + text[1:]

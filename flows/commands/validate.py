@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from flows.commands.arguments import Several, given
 
@@ -52,6 +53,7 @@ def validate(
         Worker processes; one a CPU by default.
     """
     from flows.scratch import scratch_directory
+    from storage.validity_page import opening
     from tasks.benchmark import Benchmark, open_bench
 
     settings = Benchmark(
@@ -68,8 +70,9 @@ def validate(
             console.print("This benchmark is finished already; nothing to do.")
         else:
             _carry_out(bench, workers)
-        console.print(bench.place.read_bytes(bench.paths.page).decode(), highlight=False, markup=False)
-        console.print(f"Tables and plots: {bench.place.join(bench.paths.directory)}", soft_wrap=True)
+        console.print(Markdown(opening(bench.place, bench.paths)))
+        console.print(f"\nPage      {bench.place.join(bench.paths.page)}", soft_wrap=True, highlight=False)
+        console.print(f"Directory {bench.place.join(bench.paths.directory)}", soft_wrap=True, highlight=False)
 
 
 def _carry_out(bench: Bench, workers: int | None) -> None:
