@@ -185,7 +185,7 @@ def _sentence(question: str, kinds: Mapping[str, Sequence[str]]) -> str:
 
 def _exceeds(value: float | None, other: float | None) -> bool:
     """Whether a value is above another, both known."""
-    return not pd.isna(value) and not pd.isna(other) and value > other  # type: ignore[operator]
+    return not pd.isna(value) and not pd.isna(other) and value > other
 
 
 def _of_use(validity: pd.DataFrame) -> Any:
