@@ -30,8 +30,14 @@ THREAD_VARIABLES = (
 )
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LOOK_S = 5.0
-# The pages that remain without a dashboard; nobody reads them.
-_NO_PAGES: dict[str, object] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+# What is only for a dashboard, and goes on without one; the profiler slows a worker down by up to a tenth.
+_UNWATCHED: dict[str, object] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
 
 
 class ThreadLimit(WorkerPlugin):
@@ -206,7 +212,7 @@ def visible_gpus(count: int, chosen: str | None) -> list[str]:
 def in_process() -> Iterator[Client]:
     """Open a Dask client whose one worker is a thread of this process: for a trial, not for a run."""
     with (
-        dask.config.set(_NO_PAGES),
+        dask.config.set(_UNWATCHED),
         LocalCluster(n_workers=1, processes=False, **_on_loopback()) as local,
         Client(local) as client,
     ):
@@ -330,7 +336,7 @@ def _local_settings(variables: dict[str, str]) -> dict[str, object]:
         "distributed.nanny.pre-spawn-environ": variables,
         # A worker that is started again on a busy machine takes long; after this Dask closes it for good.
         "distributed.deploy.lost-worker-timeout": "300s",
-        **_NO_PAGES,
+        **_UNWATCHED,
     }
 
 

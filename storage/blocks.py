@@ -7,10 +7,13 @@ the store has exactly one writer. The chunk inside a shard is one clip.
 from __future__ import annotations
 
 import hashlib
+import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,8 @@ from storage.receipts import REPAIR, Written, array_sha256
 from storage.zarr_metadata import UnsafeGroup, check_arrays
 
 Attributes = Mapping[str, Any]
+
+_WRITERS = 4
 
 
 class TemplateMismatch(ValueError):
@@ -171,9 +176,14 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     for name, values in arrays.items():
         _check_block(written[name], name, start, values)
     sha256 = {name: array_sha256(values) for name, values in arrays.items()}
-    # One by one: all of them together may be large.
-    objects = ((_object(path, written[n], start), _object_bytes(written[n], v)) for n, v in arrays.items())
-    return Written(sha256) | _write(root, objects)
+
+    def write(name: str) -> Written:
+        data = _object_bytes(written[name], arrays[name])
+        return _write(root, [(_object(path, written[name], start), data)])
+
+    # Few at a time: all of them together may be large. The disk or the server lets each wait.
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        return reduce(operator.or_, pool.map(write, arrays), Written(sha256))
 
 
 def read_block(

@@ -95,7 +95,7 @@ def explain_block(place: Root, run: str, description: dict[str, Any], block: int
         description["model"],
     )
     stopwatch = _Stopwatch(model)
-    job = _Job(place, description, clips, model, stopwatch)
+    job = _Job(place, description, clips, model, stopwatch, stop)
     arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=job.batch_clips)))
     times = pd.DataFrame(stopwatch.rows)
     overhead = write_tables(place, {"overhead": (paths.overhead("explain", block), times)})
@@ -162,6 +162,7 @@ class _Job:
     clips: Clips
     model: _Model
     stopwatch: _Stopwatch
+    stop: int
     video_targets: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -174,26 +175,31 @@ class _Job:
         """The most clips of one forward pass."""
         return int(self.description["settings"]["batch_clips"])
 
-    def input(self, start: int, stop: int) -> Tensor:
-        """The model's input for a range of clips."""
+    def frames(self, start: int, stop: int) -> Tensor:
+        """The stored frames of a range of clips."""
         path = self.place.dataset(self.description["dataset_id"]).frames
-        frames = read_block(self.place, path, start, stop, ["frames"])["frames"]
-        return normalise(torch.from_numpy(frames).to(self.model.device), self.model.profile)
+        return torch.from_numpy(read_block(self.place, path, start, stop, ["frames"])["frames"])
+
+    def input(self, frames: Tensor) -> Tensor:
+        """What the model makes its logits of."""
+        return normalise(frames.to(self.model.device), self.model.profile)
 
     def explained(self, start: int, stop: int) -> Explanation:
         """Explain one batch."""
         watch = self.stopwatch
         watch.clips = stop - start
-        clips, targets = self.input(start, stop), self.targets(start, stop)
+        frames, targets = self.frames(start, stop), self.targets(start, stop)
         with arithmetic():
             found = explain_batch(
                 self.model.graph,
-                clips,
+                self.input(frames),
                 self.description["settings"]["methods"],
                 targets=targets,
                 timed=watch.timed,
             )
-        self.time_selective_step(found, start)
+            # Its masks are for the clock only: once a block, on the batch that is most likely warm.
+            if stop == self.stop:
+                self.time_selective_step(found, start)
         self.model.warm = True
         return found
 
@@ -228,7 +234,9 @@ class _Job:
 
     def total_logits(self, start: int, stop: int) -> Tensor:
         """The sum of the logits over a range of clips."""
-        return Forward(self.model.graph, self.input(start, stop)).logits.sum(dim=0)
+        frames = self.frames(start, stop)
+        with arithmetic():
+            return Forward(self.model.graph, self.input(frames)).logits.sum(dim=0)
 
 
 def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, size: int) -> Iterator[Result]:

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
-from storage.cubes import read_block, read_relevance
+from storage.cubes import read_block, read_relevances
 from storage.layout import Root
 from storage.receipts import Written
 from storage.runs import read_run
@@ -50,7 +50,7 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
     start, stop = clips.ranges[block]
     motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"])
     methods = description["settings"]["methods"]
-    cubes = {name: read_relevance(place, paths.relevance, name, start, stop) for name in methods}
+    cubes = read_relevances(place, paths.relevance, list(methods), start, stop)
     with arithmetic():
         scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
     return write_tables(

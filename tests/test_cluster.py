@@ -41,6 +41,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 def describe_worker() -> dict[str, Any]:
     import cv2
+    import dask
     import torch
 
     variables = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
@@ -49,6 +50,7 @@ def describe_worker() -> dict[str, Any]:
         "torch": torch.get_num_threads(),
         "cv2": cv2.getNumThreads(),
         "variables": {os.environ.get(name) for name in variables},
+        "profiled": dask.config.get("distributed.worker.profile.enabled"),
     }
 
 
@@ -65,6 +67,7 @@ def test_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len({worker["pid"] for worker in described} - {os.getpid()}) == 2
         assert all(worker["torch"] == worker["cv2"] == 1 for worker in described)
         assert all(worker["variables"] == {"1"} for worker in described)
+        assert not any(worker["profiled"] for worker in described)
 
         processes = family(os.getpid())
         # multiprocessing's resource tracker stays with its parent by design.

@@ -499,6 +499,7 @@ def test_a_cube_keeps_its_signs_and_its_values_to_eleven_bits(seed, power, sprea
 def test_a_cube_of_zeros_stays_one():
     stored, scale = encode(np.zeros((1, *CUBE), np.float32))
     assert scale.tolist() == [0]
+    assert not np.signbit(scale).any()
     np.testing.assert_array_equal(decode(stored, scale), np.zeros((1, *CUBE)))
 
 
