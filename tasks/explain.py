@@ -197,9 +197,9 @@ class _Job:
                 targets=targets,
                 timed=watch.timed,
             )
-            # Its masks are for the clock only: once a block, on the batch that is most likely warm.
-            if stop == self.stop:
-                self.time_selective_step(found, start)
+        # Its masks are for the clock only: once a block, on the batch that is most likely warm.
+        if stop == self.stop:
+            self.time_selective_step(found, start)
         self.model.warm = True
         return found
 
