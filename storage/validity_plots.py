@@ -161,7 +161,7 @@ def _gain(table: pd.DataFrame) -> Figure:
         axis.set_yticks(range(len(controls)), [called(name) for name in controls] if axis is axes[0] else [])
         axis.set_ylim(len(controls) - 0.3, -0.4)
         axis.set_xlabel("IoU less the control's", fontsize=8)
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
