@@ -11,10 +11,12 @@ import pytest
 
 from flows.cluster import cluster
 from selrel import small_c3d
-from storage.layout import Root
+from storage.cubes import read_relevance
+from storage.layout import Root, run_at
 from storage.receipts import Written, pending
-from storage.runs import mark_success, write_run
+from storage.runs import mark_success, read_run, write_run
 from storage.synthetic import make_dataset, read_truth
+from storage.tables import read_table
 from tasks.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
 from tasks.plan import Plan
 from tasks.stages import StageFailed
@@ -145,6 +147,17 @@ def test_a_run_that_left_clips_out_is_not_taken(bench):
     assert run_of(bench, 0) == made.run
 
 
+def kept(cube, n_counted):
+    """Share of the positive relevance of the first frames that the map of all of them keeps at 2 sigma."""
+    padded = np.pad(cube.astype(np.float64), ((1, 1), (1, 1), (1, 1)), mode="edge")
+    edges = (padded[2:] - padded[:-2]) / 2
+    edges = (edges[:, 2:] + 2 * edges[:, 1:-1] + edges[:, :-2]) / 4
+    edges = np.abs((edges[:, :, 2:] + 2 * edges[:, :, 1:-1] + edges[:, :, :-2]) / 4)
+    chosen = (edges > 2 * edges.std()) & (edges > 1e-6 * np.abs(cube).max())
+    positive = np.maximum(cube, 0)[:n_counted].astype(np.float64)
+    return float(positive[chosen[:n_counted]].sum() / positive.sum())
+
+
 @pytest.mark.slow
 def test_benchmark_runs_resumes_and_agrees_with_the_main_job(tmp_path):
     done = validate(tmp_path)
@@ -163,11 +176,18 @@ def test_benchmark_runs_resumes_and_agrees_with_the_main_job(tmp_path):
     for case, run in runs.items():
         assert (run / "_SUCCESS.json").exists()
         scores = pd.read_parquet(run / "scores")
-        theirs = scores.groupby(["method", "sigma"]).kept_relevance.mean()
-        ours = shares[shares.case == case].set_index(["method", "sigma"]).share
-        assert len(ours) == 5 * 8
-        # The main job leaves out the frame whose flow is unknown, the last of each video.
-        assert (ours - theirs.reindex(ours.index)).abs().max() < 0.05
+        root, paths = run_at(str(run))
+        description = read_run(root, paths)
+        clips = read_table(root, root.dataset(description["dataset_id"]).index).to_pandas()
+        for method in ("deep_taylor", "gradient_x_input"):
+            cubes = read_relevance(root, paths.relevance, method, 0, len(clips))
+            theirs = scores[(scores.method == method) & (scores.sigma == 2)].set_index("clip").kept_relevance
+            # The main job leaves out the frame whose flow is unknown, the last of each video.
+            expected = [kept(cube, FRAMES - 1) for cube in cubes]
+            assert theirs.loc[clips["clip"]].tolist() == pytest.approx(expected, rel=1e-6)
+            (ours,) = shares[(shares.case == case) & (shares.method == method) & (shares.sigma == 2)].share
+            assert ours == pytest.approx(np.mean([kept(cube, FRAMES) for cube in cubes]), rel=1e-6)
+        assert len(shares[shares.case == case]) == 5 * 8
 
     # As after a kill: what has a receipt stays as it is.
     before = times(bench / "models") | times(bench / "cases") | times(tmp_path / "runs")
