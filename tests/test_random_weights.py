@@ -110,6 +110,7 @@ def gradient_times_input(model, clip, target):
     return (gradient * clip).sum(dim=1)[0].detach(), int(logits.argmax())
 
 
+@pytest.mark.slow
 def test_every_layer_is_compared_with_what_the_trained_model_says(made):
     model, profile, clips, numbers, labels = made
     # Labels of which some are what the model says, and some are not.
@@ -131,6 +132,7 @@ def test_every_layer_is_compared_with_what_the_trained_model_says(made):
     assert set(rows.right_before) == {True, False}
 
 
+@pytest.mark.slow
 def test_a_case_is_explained_again_from_its_published_weights(bench, made):
     model, profile, clips, numbers, labels = made
     randomise_case(bench, 0)

@@ -39,7 +39,7 @@ def validate(root, *more):
         "2",
         *more,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
 def times(directory):
@@ -159,6 +159,7 @@ def kept(cube, n_counted):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_benchmark_runs_resumes_and_agrees_with_the_main_job(tmp_path):
     done = validate(tmp_path)
     assert done.returncode == 0, done.stderr
