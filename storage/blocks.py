@@ -181,7 +181,8 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
         data = _object_bytes(written[name], arrays[name])
         return _write(root, [(_object(path, written[name], start), data)])
 
-    # Few at a time: all of them together may be large. The disk or the server lets each wait.
+    # The disk or the server lets each object wait, so a few are on their way at once; not all, since each is
+    # held in memory, encoded, until it is written.
     with ThreadPoolExecutor(_WRITERS) as pool:
         return reduce(operator.or_, pool.map(write, arrays), Written(sha256))
 

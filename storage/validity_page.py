@@ -24,14 +24,13 @@ from storage.validity_summary import figures, summary
 
 Tables = Mapping[str, pd.DataFrame]
 PLOTS = ("motion-share", "rank-correlation", "same-clip", "localisation", "gain", "sanity")
-_KINDS = {"motion": "follow the motion", "context": "do not", "untrained": "untrained"}
 _CARE = (
     "Intervals of the correlations are over seeds, each left out in turn with its models of all "
     "conditions; the conditions stay as they were chosen. They say what other seeds may give, as far as "
     "three or so can tell, and nothing of other conditions, videos or networks; where leaving out a "
     "seed changes nothing, they are a point and say no more than that. *By kinds alone* is the "
     "correlation that telling followers from others gives with no order within either; only what is "
-    "above it speaks for an order, as does the correlation among followers alone. The AUC's interval "
+    "*over that* speaks for an order, as does the correlation among followers alone. The AUC's interval "
     "(Newcombe 2006, method 5) takes models for independent draws of their kind. That of the same clip "
     "resamples scenes, under these models. This ranks trained small models of this drawn set; it does "
     "not say how far that carries to other data."
@@ -116,6 +115,7 @@ def _validity(tables: Tables) -> str:
                 method,
                 interval(use, "spearman"),
                 number(use.spearman_of_kinds),
+                interval(use, "over_kinds"),
                 interval(use, "followers_spearman"),
                 interval(by["all", "freeze_effect"], "spearman"),
                 *(number(by[camera, "motion_use"].spearman) for camera in ("still", "panned")),
@@ -123,8 +123,8 @@ def _validity(tables: Tables) -> str:
                 interval(pair, "clip_auc"),
             ]
         )
-    names = ["method (2 sigma, magnitude)", "Spearman, motion use", "by kinds alone", "followers alone"]
-    names += ["Spearman, freeze effect", "still camera", "panned camera"]
+    names = ["method (2 sigma, magnitude)", "Spearman, motion use", "by kinds alone", "over that"]
+    names += ["followers alone", "Spearman, freeze effect", "still camera", "panned camera"]
     table = markdown([*names, "AUC, models", "AUC, same clip"], rows)
     return f"{table}\n\n{_CARE}"
 
@@ -152,7 +152,7 @@ def _localisation(table: pd.DataFrame) -> str:
         [
             row.method,
             f"{row.sigma:g}" if row.sigma else "baseline",
-            f"{_KINDS[row.kind]} ({row.models})",
+            f"{row.kind} ({row.models})",
             percent(row.area),
             percent(row.object_precision),
             percent(row.object_recall),
@@ -167,7 +167,7 @@ def _localisation(table: pd.DataFrame) -> str:
     gains = markdown(
         ["method (2 sigma)", "models", *(f"gain over {called(name)}" for name in controls)],
         [
-            [row.method, _KINDS[row.kind], *(interval(row, f"{name}_gain") for name in controls)]
+            [row.method, row.kind, *(interval(row, f"{name}_gain") for name in controls)]
             for row in rows_of(chosen[chosen.sigma == SIGMA])
         ],
     )

@@ -14,7 +14,7 @@ from storage.validity_format import called, controls_of, default_map
 
 FORMATS = ("png", "svg")
 _COLOURS = {"magnitude": "C0", "rising": "C1", "falling": "C2"}
-_KINDS = {"motion": "black", "context": "C3", "untrained": "grey"}
+_KINDS = {"followers": "black", "others": "C3", "untrained": "grey"}
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -126,10 +126,10 @@ def _localisation(table: pd.DataFrame) -> Figure:
     for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
         for kind, line in part.groupby("kind", sort=False):
             colour = _KINDS[str(kind)]
-            label = {"motion": "map, followers", "context": "map, others"}.get(str(kind), f"map, {kind}")
+            label = f"map, {kind}"
             axis.plot(line.sigma, line.object_iou, marker="o", markersize=3, color=colour, label=label)
             axis.fill_between(line.sigma, line.object_iou_low, line.object_iou_high, color=colour, alpha=0.1)
-        followers = part[part.kind == "motion"]
+        followers = part[part.kind == "followers"]
         for number, control in enumerate(controls_of(table)):
             iou = followers[f"{control}_iou"]
             axis.plot(followers.sigma, iou, "--", color=f"C{number}", linewidth=1, label=called(control))
@@ -153,10 +153,9 @@ def _gain(table: pd.DataFrame) -> Figure:
                 pd.Series([row[f"{name}_gain{end}"] for name in controls], dtype=float)
                 for end in ("", "_low", "_high")
             )
-            label = {"motion": "followers", "context": "others"}.get(row["kind"], row["kind"])
             colour = _KINDS[row["kind"]]
             axis.hlines(at, low, high, color=colour, linewidth=1)
-            axis.plot(gain, at, "o", markersize=3, color=colour, label=label)
+            axis.plot(gain, at, "o", markersize=3, color=colour, label=row["kind"])
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set_yticks(range(len(controls)), [called(name) for name in controls] if axis is axes[0] else [])
         axis.set_ylim(len(controls) - 0.3, -0.4)

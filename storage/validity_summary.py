@@ -31,10 +31,10 @@ _WORDS = (
 )
 _READING = (
     "AUC: the chance that a follower has the higher motion share; 0.5 is chance. Rank correlation with "
-    "motion use: 1 if the share always rises with it; beside it what telling the two kinds apart gives by "
-    "itself. Overlap: intersection over union with the object that decides; gain: over the best map of "
-    "the same area that knows no model. Random weights: rank correlation of the explanation with that of "
-    "trained weights. [a, b]: 95 % intervals."
+    "motion use: 1 if the share always rises with it; beside it how much of that telling the two kinds "
+    "apart does not give. Overlap: intersection over union with the object that decides; gain: over the "
+    "best map of the same area that knows no model. Random weights: rank correlation of the explanation "
+    "with that of trained weights. [a, b]: 95 % intervals."
 )
 
 
@@ -67,12 +67,17 @@ def _separation(tables: Tables) -> str:
 
 def _order(tables: Tables) -> str:
     """Which methods order the models beyond telling two kinds apart, at the default map."""
-    above: list[str] = []
-    open_: list[str] = []
+    kinds: dict[str, list[str]] = {
+        "beyond telling the two kinds apart, yes by": [],
+        "not shown for": [],
+        "less than telling the two kinds apart gives by": [],
+    }
+    above, open_, below = kinds.values()
     for row in rows_of(_of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
-        more = _exceeds(row.spearman_low, row.spearman_of_kinds) and _exceeds(row.followers_spearman_low, 0.0)
-        (above if more else open_).append(row.method)
-    kinds = {"beyond telling the two kinds apart, yes by": above, "not shown for": open_}
+        # A point is no interval: no seed made a difference.
+        low, high = (None, None) if row.over_kinds_low == row.over_kinds_high else _ends(row, "over_kinds")
+        chosen = above if _exceeds(low, 0.0) else below if _exceeds(0.0, high) else open_
+        chosen.append(row.method)
     return _sentence("Does it rise with motion use?", kinds)
 
 
@@ -94,13 +99,20 @@ def _best(tables: Tables) -> str:
 
 
 def _location(tables: Tables) -> str:
-    """Whether the default map of followers is above every control of its area."""
-    above: list[str] = []
-    open_: list[str] = []
+    """Whether the default map of followers is above every control of its area, or below one."""
+    kinds: dict[str, list[str]] = {
+        "more than every map of its area that knows no model, by": [],
+        "not shown for": [],
+        "less than such a map, which needs no model, by": [],
+    }
+    above, open_, below = kinds.values()
     for row, _ in _gains(tables["localisation"]):
-        lows = [getattr(row, f"{name}_gain_low") for name in controls_of(tables["localisation"])]
-        (above if all(_exceeds(low, 0.0) for low in lows) else open_).append(row.method)
-    kinds = {"more than every map of its area that knows no model, by": above, "not shown for": open_}
+        ends = [_ends(row, f"{name}_gain") for name in controls_of(tables["localisation"])]
+        if all(_exceeds(low, 0.0) for low, _ in ends):
+            chosen = above
+        else:
+            chosen = below if any(_exceeds(0.0, high) for _, high in ends) else open_
+        chosen.append(row.method)
     return _sentence("Does the map find the object that decides?", kinds)
 
 
@@ -108,7 +120,7 @@ def _random(tables: Tables) -> str:
     """Whether explanations stay as they were when weights become random."""
     stayed: list[str] = []
     changed: list[str] = []
-    for method, part in _sanity(tables):
+    for method, part in _sanity(tables, "all").items():
         likenesses = ", ".join(
             f"{row.layer} {number(row.correlation)}" for row in part if row.correlation >= _STAYED
         )
@@ -124,30 +136,30 @@ def figures(tables: Tables) -> str:
     """Give the figures behind the sentences, at the default map: a table, a row a method."""
     use = {row.method: row for row in rows_of(_of_use(default_map(tables["validity"])))}
     gains = {row.method: (row, least) for row, least in _gains(tables["localisation"])}
-    random = dict(_sanity(tables))
+    likeness, shares = (_sanity(tables, kind) for kind in ("all", "motion"))
     rows = []
     for method, row in use.items():
-        line = [method, interval(row, "auc"), interval(row, "spearman"), number(row.spearman_of_kinds)]
+        line = [method, interval(row, "auc"), interval(row, "spearman"), interval(row, "over_kinds")]
         if method in gains:
             map_, least = gains[method]
             line += [number(map_.object_iou), f"{interval(map_, f'{least}_gain')} ({called(least)})"]
         else:
             line += ["-", "-"]
-        layers = random.get(method, [])
+        layers = likeness.get(method, [])
         line += [number(layers[at].correlation) if layers else "-" for at in (0, -1)]
-        line += [_shares(layers)]
+        line += [_shares(shares.get(method, []))]
         rows.append(line)
     table = markdown(
         [
             "method",
             "AUC",
             "rank correlation",
-            "of kinds alone",
+            "over two kinds alone",
             "overlap",
             "gain over (the best)",
             "last layer random",
             "all random",
-            "motion share: trained, last layer random, all random",
+            "motion share of motion-trained models: trained, last layer random, all random",
         ],
         rows,
     )
@@ -162,25 +174,29 @@ def _shares(layers: Sequence[Any]) -> str:
 
 def _gains(table: pd.DataFrame) -> list[tuple[Any, str]]:
     """Give the default map of followers by each method, and the control it gains least over."""
-    controls = controls_of(table)
-    return [
-        (row, min(controls, key=lambda name, row=row: getattr(row, f"{name}_gain")))  # type: ignore[misc]
-        for row in rows_of(default_map(table[table.kind == "motion"]))
-    ]
+    found = []
+    for row in rows_of(default_map(table[table.kind == "followers"])):
+        gains = {name: getattr(row, f"{name}_gain") for name in controls_of(table)}
+        found.append((row, min(gains, key=gains.__getitem__)))
+    return found
 
 
-def _sanity(tables: Tables) -> list[tuple[str, list[Any]]]:
-    """Give the rows of motion-trained models by method, the last layer alone random first."""
+def _sanity(tables: Tables, kind: str) -> dict[str, list[Any]]:
+    """Give the rows of a kind of model by method, the last layer alone random first."""
     table = tables["sanity"]
-    return [
-        (str(method), rows_of(part.sort_values("randomised")))
-        for method, part in table[table.kind == "motion"].groupby("method")
-    ]
+    return {
+        str(method): rows_of(part.sort_values("randomised"))
+        for method, part in table[table.kind == kind].groupby("method")
+    }
 
 
 def _sentence(question: str, kinds: Mapping[str, Sequence[str]]) -> str:
     said = "; ".join(f"{text} {', '.join(names)}" for text, names in kinds.items() if names)
     return f"**{question}** {said[0].upper()}{said[1:]}." if said else ""
+
+
+def _ends(row: Any, name: str) -> tuple[float | None, float | None]:
+    return getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
 
 
 def _exceeds(value: float | None, other: float | None) -> bool:

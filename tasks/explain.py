@@ -176,13 +176,14 @@ class _Job:
         return int(self.description["settings"]["batch_clips"])
 
     def frames(self, start: int, stop: int) -> Tensor:
-        """The stored frames of a range of clips."""
+        """The stored frames of a range of clips, on the model's device."""
         path = self.place.dataset(self.description["dataset_id"]).frames
-        return torch.from_numpy(read_block(self.place, path, start, stop, ["frames"])["frames"])
+        frames = read_block(self.place, path, start, stop, ["frames"])["frames"]
+        return torch.from_numpy(frames).to(self.model.device)
 
     def input(self, frames: Tensor) -> Tensor:
         """What the model makes its logits of."""
-        return normalise(frames.to(self.model.device), self.model.profile)
+        return normalise(frames, self.model.profile)
 
     def explained(self, start: int, stop: int) -> Explanation:
         """Explain one batch."""

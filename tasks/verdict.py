@@ -18,9 +18,11 @@ from selrel.scores.ranks import (
     at_edge,
     auc,
     auc_interval,
+    left_out_interval,
     spearman,
     spearman_interval,
     spearman_of_kinds,
+    spearman_over_kinds,
 )
 from storage.tables import read_tables, write_table
 from storage.validity_page import write_page
@@ -222,6 +224,7 @@ def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]
     first, second, seed = first[known], second[known], np.asarray(seeds)[known]
     follows = np.asarray(use, np.float64)[known] >= FOLLOWS
     low, high = spearman_interval(first, second, seed) or (None, None)
+    over = left_out_interval(spearman_over_kinds, (first, second, follows), seed) or (None, None)
     within = [side[follows] for side in (first, second, seed)]
     within_low, within_high = spearman_interval(*within) or (None, None)
     area = auc(first[follows], first[~follows])
@@ -234,6 +237,9 @@ def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]
         "spearman_low": low,
         "spearman_high": high,
         "spearman_of_kinds": spearman_of_kinds(first, second, follows),
+        "over_kinds": spearman_over_kinds(first, second, follows),
+        "over_kinds_low": over[0],
+        "over_kinds_high": over[1],
         "followers": n,
         "followers_spearman": spearman(*within[:2]),
         "followers_spearman_low": within_low,
@@ -294,7 +300,7 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
     and models of the kind, with an interval over groups; above 0 throughout, the map is above the control.
     """
     trained, uses = models.trained, models.motion_use >= FOLLOWS
-    kinds = {"motion": trained & uses, "context": trained & ~uses, "untrained": ~trained}
+    kinds = {"followers": trained & uses, "others": trained & ~uses, "untrained": ~trained}
     measured = ("precision", "recall", "iou")
     gains = [f"{control}_gain" for control in BESIDE]
     names = ["area", "share", "object_share", "object_area", *gains]

@@ -232,6 +232,17 @@ def test_a_block_is_one_object_of_every_array(root):
     assert layout["dimension_names"] == ["clip", "time", "y", "x"]
 
 
+@pytest.mark.parametrize("name", list(values(0, 1)))
+def test_a_write_that_fails_is_not_swallowed(root, name):
+    path = create(root)
+    write_block(root, path, 0, values(0, BLOCK))
+    (written,) = objects(root, path, name)
+    written.unlink()
+    written.mkdir()
+    with pytest.raises(OSError, match=name):
+        write_block(root, path, 0, values(0, BLOCK))
+
+
 def test_writing_again_gives_the_same_files(root):
     path = create(root)
     write_all(root, path)

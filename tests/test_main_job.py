@@ -171,6 +171,16 @@ def test_the_overhead_is_recorded(run: Path, capfd: pytest.CaptureFixture[str]) 
     assert "of the workers' time was not arithmetic" in " ".join(capfd.readouterr().out.split())
 
 
+def test_every_block_times_each_method_and_the_selective_step_once(run: Path) -> None:
+    blocks = sorted((run / "overhead").glob("explain-*.parquet"))
+    assert len(blocks) == summary(run)["overhead"]["stages"]["explain"]["blocks"]
+    for block in blocks:
+        steps = pd.read_parquet(block).method.tolist()
+        assert steps.count("selective step") == 1
+        batches = steps.count("forward")
+        assert {steps.count(method) for method in METHODS} == {batches} and batches >= 1
+
+
 def test_deep_taylor_conserves(run: Path) -> None:
     cubes = open_run(str(run))
     error = np.abs(cubes.deep_taylor.sum(("time", "y", "x"), dtype="float64") - 1)

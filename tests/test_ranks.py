@@ -7,10 +7,12 @@ from selrel.scores.ranks import (
     at_edge,
     auc,
     auc_interval,
+    left_out_interval,
     ranks,
     spearman,
     spearman_interval,
     spearman_of_kinds,
+    spearman_over_kinds,
     student,
 )
 
@@ -76,17 +78,35 @@ def test_student_is_the_known_distribution():
         assert student(freedom) == pytest.approx(known, abs=1e-3)
 
 
-def test_interval_of_three_blocks_covers():
+@pytest.mark.parametrize(("of_seeds", "least"), [(0.0, 0.9), (2.0, 0.85)])
+def test_interval_of_three_blocks_covers(of_seeds, least):
     rng = np.random.default_rng(7)
-    use, covered = np.repeat(np.arange(6.0), 3), []
-    seeds = np.tile(np.arange(3), 6)
+    use, seeds, covered = np.repeat(np.arange(6.0), 3), np.tile(np.arange(3), 6), []
     # Over very many seeds, the estimate for a line with this noise.
     many = np.repeat(np.arange(6.0), 2000)
-    truth = spearman(many + rng.normal(0, 2, len(many)), many)
+    spread = np.hypot(2, of_seeds)
+    truth = spearman(many + rng.normal(0, spread, len(many)), many)
     for _ in range(400):
-        low, high = spearman_interval(use + rng.normal(0, 2, 18), use, seeds)
+        shares = use + rng.normal(0, 2, 18) + rng.normal(0, of_seeds, 3)[seeds]
+        low, high = spearman_interval(shares, use, seeds)
         covered.append(low <= truth <= high)
-    assert np.mean(covered) > 0.9
+    assert np.mean(covered) > least
+
+
+def test_order_over_kinds_is_left_out_seed_by_seed():
+    rng = np.random.default_rng(2)
+    a, b, seeds = rng.normal(size=12), rng.normal(size=12), np.repeat(np.arange(4), 3)
+    kinds = b > 0
+
+    def over(chosen):
+        return spearman(a[chosen], b[chosen]) - spearman_of_kinds(a[chosen], b[chosen], kinds[chosen])
+
+    without = np.array([over(seeds != seed) for seed in range(4)])
+    estimate = over(seeds >= 0)
+    pseudo = 4 * estimate - 3 * without
+    reach = 3.1824 * pseudo.std(ddof=1) / np.sqrt(4)
+    found = left_out_interval(spearman_over_kinds, (a, b, kinds), seeds)
+    assert found == pytest.approx((estimate - reach, estimate + reach))
 
 
 def test_interval_shrinks_with_more_blocks():

@@ -1,5 +1,6 @@
 """Rank statistics: whether one number rises with another, and whether it tells two kinds apart."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
     """Spearman's rank correlation, -1..1; None where one side is constant or there are fewer than 3 pairs."""
     if len(first) < 3:
         return None
-    found = _correlation(ranks(first)[None], ranks(second)[None], np.ones((1, len(first))))[0]
-    return None if np.isnan(found) else float(found)
+    ours, theirs = (ranks(side) - (len(first) + 1) / 2 for side in (first, second))
+    spread = (ours @ ours) * (theirs @ theirs)
+    # Ranks are multiples of a half, so what is less than that is rounding.
+    return float(ours @ theirs / np.sqrt(spread)) if spread > 1e-9 else None
 
 
 def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float | None:
@@ -72,44 +75,61 @@ def spearman_of_kinds(
     return float(means[kind] @ theirs / np.sqrt((ours @ ours) * (theirs @ theirs)))
 
 
-def spearman_interval(
-    first: npt.NDArray[Any], second: npt.NDArray[Any], blocks: npt.NDArray[Any]
+def spearman_over_kinds(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], kinds: npt.NDArray[Any]
+) -> float | None:
+    """Give the part of Spearman's correlation that telling the kinds apart does not: above 0 is an order."""
+    whole, of_kinds = spearman(first, second), spearman_of_kinds(first, second, kinds)
+    return None if whole is None or of_kinds is None else whole - of_kinds
+
+
+def left_out_interval(
+    statistic: Callable[..., float | None], columns: Sequence[npt.NDArray[Any]], blocks: npt.NDArray[Any]
 ) -> Interval | None:
-    """Interval (95 %) of Spearman's correlation over blocks of pairs, by leaving each block out in turn.
+    """Interval (95 %) of a statistic over blocks of values, by leaving each block out in turn.
 
     The jackknife's standard error times Student's t of one degree of freedom less than there are blocks (4.3
-    for three), cut at -1 and 1. A bootstrap of three blocks would be both too narrow and too high, since a
-    block that is drawn twice agrees with itself.
+    for three). A bootstrap of three blocks would be both too narrow and too high, since a block that is drawn
+    twice agrees with itself. It covers what other blocks may give about nine times in ten where blocks differ
+    no more than their values do, and less often where they differ much more.
 
     Parameters
     ----------
-    first, second : array, (pair,)
-        The two sides.
-    blocks : array, (pair,)
-        Label of the block that each pair is from; pairs of a block need not be independent.
+    statistic : callable
+        Of the columns, such as `spearman`; None where it has no value.
+    columns : sequence of array, (value,)
+        The values.
+    blocks : array, (value,)
+        Label of the block that each value is from; values of a block need not be independent.
 
     Returns
     -------
     (low, high) or None
         A point where no block makes a difference, which says no more than that. None where there are fewer
-        than two blocks, or no correlation without one of them.
+        than two blocks, or no statistic without one of them.
 
     References
     ----------
     Tukey 1958, *Bias and confidence in not quite large samples*; Kott 2001, *The delete-a-group jackknife*,
     Journal of Official Statistics 17:521.
     """
-    names, block = np.unique(blocks, return_inverse=True)
-    estimate, n = spearman(first, second), len(names)
-    if estimate is None or n < 2:
-        return None
-    weights = (np.arange(n)[:, None] != block).astype(np.float64)
-    without = _correlation(_weighted_ranks(first, weights), _weighted_ranks(second, weights), weights)
-    if np.isnan(without).any():
+    names = np.unique(blocks)
+    estimate, n = statistic(*columns), len(names)
+    left_out = [statistic(*(column[blocks != name] for column in columns)) for name in names]
+    without = np.array([value for value in left_out if value is not None])
+    if estimate is None or n < 2 or len(without) < n:
         return None
     error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     reach = student(n - 1) * error
-    return max(-1.0, estimate - reach), min(1.0, estimate + reach)
+    return estimate - reach, estimate + reach
+
+
+def spearman_interval(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], blocks: npt.NDArray[Any]
+) -> Interval | None:
+    """Give the `left_out_interval` of Spearman's correlation over blocks of pairs, cut at -1 and 1."""
+    found = left_out_interval(spearman, (first, second), blocks)
+    return None if found is None else (max(-1.0, found[0]), min(1.0, found[1]))
 
 
 def student(freedom: int) -> float:
@@ -119,13 +139,6 @@ def student(freedom: int) -> float:
     first, second = (_Z**3 + _Z) / 4, (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
     third = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
     return _Z + first / freedom + second / freedom**2 + third / freedom**3
-
-
-def _weighted_ranks(values: npt.NDArray[Any], weights: Floats) -> Floats:
-    """Rank values that come as often as the weights say: (row of weights, value)."""
-    below, level = values < values[:, None], values == values[:, None]
-    shared: Floats = weights @ below.T + (weights @ level.T + 1) / 2
-    return shared
 
 
 def auc_interval(estimate: float, n: int, m: int) -> Interval:
@@ -166,22 +179,6 @@ def _auc_variance(area: float, n: int, m: int) -> float:
     others = (n + m) / 2 - 1
     spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
     return area * (1 - area) * spread / (n * m)
-
-
-def _correlation(first: Floats, second: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation of each row's weighted values; NaN where a side is constant."""
-    n = weights.sum(axis=1, keepdims=True)
-    a, b = (side - (weights * side).sum(axis=1, keepdims=True) / n for side in (first, second))
-    spread = [(weights * side * side).sum(axis=1) for side in (a, b)]
-    # Ranks are multiples of a half, so what is less than that is rounding.
-    varies = np.minimum(*spread) > 1e-9
-    found: Floats = np.divide(
-        (weights * a * b).sum(axis=1),
-        np.sqrt(spread[0] * spread[1]),
-        out=np.full(len(a), np.nan),
-        where=varies,
-    )
-    return found
 
 
 def at_edge(n: int) -> float:
