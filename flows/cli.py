@@ -30,7 +30,7 @@ from flows.settings import sources
 
 app = App(
     name="selrel",
-    help="Measure how much of a video classifier's decision rests on motion, and see where.",
+    help="Measure how much of the evidence for a video classifier's decisions changes over time, and where.",
     help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
     help_format="markdown",
     version=lambda: metadata.version("selrel"),
