@@ -26,6 +26,12 @@ def default_map(table: pd.DataFrame, *, sigma: float | None = SIGMA) -> pd.DataF
     return chosen if sigma is None else chosen[chosen.sigma == sigma]
 
 
+def of_use(validity: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows that hold the motion share against motion use, over all videos."""
+    chosen = (validity.camera == "all") & (validity.measure == "motion_use") & (validity.what == "share")
+    return validity[chosen]
+
+
 def controls_of(localisation: pd.DataFrame) -> list[str]:
     """Give the controls that a table of localisation has, in its order."""
     return [name.removesuffix("_gain") for name in localisation.columns if name.endswith("_gain")]

@@ -16,6 +16,7 @@ from storage.validity_format import (
     interval,
     markdown,
     number,
+    of_use,
     percent,
     rows_of,
     span,
@@ -130,9 +131,7 @@ def _validity(tables: Tables) -> str:
 
 
 def _best(validity: pd.DataFrame) -> str:
-    chosen = validity[
-        (validity.camera == "all") & (validity.measure == "motion_use") & (validity.what == "share")
-    ]
+    chosen = of_use(validity)
     rows = []
     for method, part in chosen[(chosen.sigma > 0)].dropna(subset=["spearman"]).groupby("method"):
         ordered = rows_of(part.sort_values("spearman"))

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from storage.layout import Root, ValidityPaths
-from storage.validity_format import called, controls_of, default_map
+from storage.validity_format import called, controls_of, default_map, of_use
 
 FORMATS = ("png", "svg")
 _COLOURS = {"magnitude": "C0", "rising": "C1", "falling": "C2"}
@@ -52,12 +52,7 @@ def _panels(names: list[str], title: str) -> tuple[Figure, list[Any]]:
 def _scatter(tables: Tables) -> Figure:
     """Motion share against true motion use: a dot a model."""
     shares = tables["shares"]
-    chosen = shares[
-        (shares.camera == "all")
-        & (shares.edge == "magnitude")
-        & (shares.sign == "positive")
-        & (shares.sigma == 2)
-    ]
+    chosen = default_map(shares[shares.camera == "all"])
     joined = chosen.merge(tables["models"], on="case")
     figure, axes = _panels(
         sorted(joined.method.unique()), "Motion share (2 sigma) against what the model does"
@@ -75,13 +70,7 @@ def _scatter(tables: Tables) -> Figure:
 
 def _correlations(validity: pd.DataFrame) -> Figure:
     """Rank correlation of motion share and motion use against sigma."""
-    chosen = validity[
-        (validity.camera == "all")
-        & (validity.sign == "positive")
-        & (validity.what == "share")
-        & (validity.measure == "motion_use")
-        & (validity.sigma > 0)
-    ]
+    chosen = of_use(validity[(validity["sign"] == "positive") & (validity.sigma > 0)])
     figure, axes = _panels(sorted(chosen.method.unique()), "Rank correlation of motion share and motion use")
     for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
         for edge, line in part.groupby("edge"):

@@ -14,6 +14,7 @@ from storage.validity_format import (
     interval,
     markdown,
     number,
+    of_use,
     rows_of,
 )
 
@@ -54,7 +55,7 @@ def _separation(tables: Tables) -> str:
         "followers have the lower share by": [],
     }
     whole, mostly, open_, lower = kinds.values()
-    for row in rows_of(_of_use(default_map(tables["validity"])).dropna(subset=["auc"])):
+    for row in rows_of(of_use(default_map(tables["validity"])).dropna(subset=["auc"])):
         if row.auc == 1:
             chosen = whole
         elif _exceeds(row.auc_low, 0.5):
@@ -73,7 +74,7 @@ def _order(tables: Tables) -> str:
         "less than telling the two kinds apart gives by": [],
     }
     above, open_, below = kinds.values()
-    for row in rows_of(_of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
+    for row in rows_of(of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
         # A point is no interval: no seed made a difference.
         low, high = (None, None) if row.over_kinds_low == row.over_kinds_high else _ends(row, "over_kinds")
         chosen = above if _exceeds(low, 0.0) else below if _exceeds(0.0, high) else open_
@@ -83,7 +84,7 @@ def _order(tables: Tables) -> str:
 
 def _best(tables: Tables) -> str:
     """Which map has the highest rank correlation, and how far the default of its method is from it."""
-    found = _of_use(tables["validity"])
+    found = of_use(tables["validity"])
     found = found[found.sigma > 0].dropna(subset=["spearman"])
     if found.empty:
         return ""
@@ -134,7 +135,7 @@ def _random(tables: Tables) -> str:
 
 def figures(tables: Tables) -> str:
     """Give the figures behind the sentences, at the default map: a table, a row a method."""
-    use = {row.method: row for row in rows_of(_of_use(default_map(tables["validity"])))}
+    use = {row.method: row for row in rows_of(of_use(default_map(tables["validity"])))}
     gains = {row.method: (row, least) for row, least in _gains(tables["localisation"])}
     likeness, shares = (_sanity(tables, kind) for kind in ("all", "motion"))
     rows = []
@@ -202,10 +203,3 @@ def _ends(row: Any, name: str) -> tuple[float | None, float | None]:
 def _exceeds(value: float | None, other: float | None) -> bool:
     """Whether a value is above another, both known."""
     return not pd.isna(value) and not pd.isna(other) and value > other
-
-
-def _of_use(validity: pd.DataFrame) -> Any:
-    """The rows that hold the motion share against motion use, over all videos."""
-    return validity[
-        (validity.camera == "all") & (validity.measure == "motion_use") & (validity.what == "share")
-    ]

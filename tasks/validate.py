@@ -40,7 +40,7 @@ from selrel.scores.truth import score_truth
 from selrel.selective import PRESETS, selective_mask
 from selrel.training import fit, measure
 from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.cubes import read_block, read_relevance
+from storage.cubes import read_block, read_relevances
 from storage.receipts import Written, read_receipt, write_receipt
 from storage.runs import read_summary
 from storage.synthetic import make_dataset, read_truth
@@ -233,7 +233,7 @@ def score_case(bench: Bench, number: int) -> Written:
         frames = read_block(place, place.dataset(dataset_id).frames, start, stop, ["frames"])["frames"]
         motion = read_block(place, place.dataset(dataset_id).motion, start, stop, ["flow", "camera"])
         own = object_flow(motion["flow"], motion["camera"])
-        cubes = {n: read_relevance(place, run.relevance, n, start, stop) for n in settings.methods}
+        cubes = read_relevances(place, run.relevance, settings.methods, start, stop)
         for position, clip in enumerate(clips.table.iloc[start:stop].to_dict("records")):
             found = score_truth(
                 {name: cube[position] for name, cube in cubes.items()},

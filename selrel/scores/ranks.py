@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
+from selrel.scores.intervals import CONFIDENCE, Interval
 
-CONFIDENCE = 0.95
+Floats = npt.NDArray[np.float64]
+
 # Of the normal distribution, at that confidence.
 _Z = 1.959963984540054
 _STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
@@ -26,10 +26,15 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
     """Spearman's rank correlation, -1..1; None where one side is constant or there are fewer than 3 pairs."""
     if len(first) < 3:
         return None
-    ours, theirs = (ranks(side) - (len(first) + 1) / 2 for side in (first, second))
+    ours, theirs = _centred(first), _centred(second)
     spread = (ours @ ours) * (theirs @ theirs)
     # Ranks are multiples of a half, so what is less than that is rounding.
     return float(ours @ theirs / np.sqrt(spread)) if spread > 1e-9 else None
+
+
+def _centred(values: npt.NDArray[Any]) -> Floats:
+    """Rank values about their mean rank, which is the same whatever the values."""
+    return ranks(values) - (len(values) + 1) / 2
 
 
 def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float | None:
@@ -68,7 +73,7 @@ def spearman_of_kinds(
     """
     if spearman(first, second) is None:
         return None
-    ours, theirs = (ranks(side) - (len(first) + 1) / 2 for side in (first, second))
+    ours, theirs = _centred(first), _centred(second)
     _, kind = np.unique(kinds, return_inverse=True)
     # Spearman's correlation is linear in the ranks of one side, so its mean is that of their mean.
     means = np.bincount(kind, ours) / np.bincount(kind)
