@@ -87,10 +87,22 @@ def read_table(
     # pyarrow takes no other sequence.
     chosen = None if columns is None else list(columns)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=chosen, page_checksum_verification=True)
+        return pq.read_table(_of_arrow(data), columns=chosen, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
+
+
+def _of_arrow(data: bytes) -> pa.BufferReader:
+    """Copy a file's bytes to memory of Arrow's own, to read from.
+
+    Arrow's threads may still let go of the file when the table is there. Bytes of Python's need Python's lock
+    for that, and a thread that waits for it while Python ends takes the process down (SIGABRT, "terminate
+    called without an active exception"): measured at 11 of 440 processes that ended right after reading.
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
 
 
 def read_tables(

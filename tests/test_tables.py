@@ -1,4 +1,5 @@
 import hashlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,22 @@ def scores(seed=0, n=50):
 def test_a_table_comes_back(root):
     write_table(root, "scores/000000.parquet", scores())
     assert read_table(root, "scores/000000.parquet").equals(scores())
+
+
+def test_what_was_read_is_let_go_by_the_thread_that_read_it(root, monkeypatch):
+    """Another that waits for Python's lock while Python ends takes the process down with it."""
+    write_table(root, "scores/000000.parquet", scores())
+    data = root.read_bytes("scores/000000.parquet")
+    released_by = []
+
+    class Watched(bytes):
+        def __del__(self):
+            released_by.append(threading.get_ident())
+
+    monkeypatch.setattr(Root, "read_bytes", lambda *_: Watched(data))
+    for _ in range(200):
+        assert read_table(root, "scores/000000.parquet").equals(scores())
+    assert released_by == [threading.get_ident()] * 200
 
 
 def test_a_frame_is_written_as_the_same_bytes_as_its_table(root):
