@@ -22,10 +22,9 @@ from storage.figures import (
     same_row,
 )
 from storage.layout import Root, RunPaths
-from storage.runs import Run, read_run, read_summary
+from storage.runs import Run, finished_run, read_run, read_summary
 from storage.tables import read_table
 from tasks.command import command
-from tasks.compare import check_finished
 
 if TYPE_CHECKING:
     from tasks.checkup import Finding
@@ -64,7 +63,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     ValueError
         If there is no finished run.
     """
-    root, paths = check_finished(url)
+    root, paths = finished_run(url)
     summary = read_summary(root, paths)
     console.print(_headline(summary), highlight=False)
     if summary.get("comparison"):
@@ -91,7 +90,7 @@ def result_of(url: str) -> dict[str, Any]:
     ValueError
         If there is no finished run.
     """
-    root, paths = check_finished(url)
+    root, paths = finished_run(url)
     names = [name.removesuffix(".parquet") for name in root.listdir(paths.tables)]
     shown = [name for name in names if name != "clips"]
     return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.layout import Root, RunPaths
+from storage.layout import Root, RunPaths, run_at
 from storage.receipts import is_sealed, sealed
 
 
@@ -107,6 +107,24 @@ def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
 def is_finished(root: Root, paths: RunPaths) -> bool:
     """Whether the run has its success marker."""
     return root.exists(paths.success)
+
+
+def finished_run(url: str) -> tuple[Root, RunPaths]:
+    """Root and paths of a finished run.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run, or it is not finished.
+    """
+    root, paths = run_at(url)
+    if is_finished(root, paths):
+        return root, paths
+    if root.exists(paths.directory):
+        raise ValueError(
+            f"{url} is not finished: the `selrel explain` command that started it goes on where it stopped"
+        )
+    raise ValueError(f"there is no run {url}; `selrel runs --root {root}` lists the runs")
 
 
 def name_of_run(root: Root, run_id: str) -> str | None:

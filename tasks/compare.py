@@ -11,8 +11,8 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
-from storage.layout import Root, RunPaths, run_at
-from storage.runs import is_finished, list_runs, read_run
+from storage.layout import Root, RunPaths
+from storage.runs import finished_run, list_runs, read_run
 from storage.tables import read_table, read_tables
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def compare_runs(before: str, after: str) -> tuple[list[Row], list[str]]:
     ValueError
         If a run is not finished, both are the same, or `NotComparable`: they share no clip.
     """
-    first, second = (read_side(*check_finished(url)) for url in (before, after))
+    first, second = (read_side(*finished_run(url)) for url in (before, after))
     if first.url == second.url:
         raise ValueError(f"{before} is on both sides; give two runs (`selrel runs` lists them)")
     notes = _notes(first, second)
@@ -131,20 +131,6 @@ def previous_run(place: Root, run: str) -> str | None:
     return max(others)[-1] if others else None
 
 
-def check_finished(url: str) -> tuple[Root, RunPaths]:
-    """Root and paths of a finished run.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    place, paths = run_at(url)
-    if not is_finished(place, paths):
-        raise ValueError(f"{url} is not a finished run; `selrel runs --root {place}` lists the runs")
-    return place, paths
-
-
 def check_alike(url: str, description: Mapping[str, Any]) -> None:
     """Check that a run to gate against is finished, on the same data set, and measured in the same way.
 
@@ -153,7 +139,7 @@ def check_alike(url: str, description: Mapping[str, Any]) -> None:
     ValueError
         If it is not finished, or `NotComparable`: the message names what differs.
     """
-    other = read_run(*check_finished(url))
+    other = read_run(*finished_run(url))
     if differing := _differing(other, description):
         raise NotComparable(
             f"{url} can't be the measure of this run: they differ in {', '.join(differing)}; name a run of "

@@ -19,9 +19,8 @@ from selrel.selective import SelectiveParameters, selective_mask
 from storage import exports, vector_figures
 from storage.cubes import open_run, read_block
 from storage.report.columns import main_method, overall, shown_table
-from storage.runs import read_run
+from storage.runs import finished_run, read_run
 from storage.tables import read_table
-from tasks.compare import check_finished
 from tasks.page import FLOW_SCALE
 
 Kind = Literal["webm", "gif", "mp4", "png", "npz"]
@@ -93,7 +92,7 @@ def method_of_film(url: str) -> str:
     ValueError
         If there is no finished run.
     """
-    return main_method(read_run(*check_finished(url))["settings"]["methods"])
+    return main_method(read_run(*finished_run(url))["settings"]["methods"])
 
 
 def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigma: float = SIGMA) -> Clip:
@@ -115,7 +114,7 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     ValueError
         If there is no finished run, the run has no such clip or method, or sigma means nothing.
     """
-    root, paths = check_finished(url)
+    root, paths = finished_run(url)
     run, description = open_run(url), read_run(root, paths)
     chosen = _chosen(methods, list(description["settings"]["methods"]))
     parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
@@ -193,7 +192,7 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     ValueError
         If there is no finished run.
     """
-    root, paths = check_finished(url)
+    root, paths = finished_run(url)
     found = {}
     for name, columns in _PRINTED.items():
         # A single method agrees with none.

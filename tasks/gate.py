@@ -11,8 +11,8 @@ from prefect.events import emit_event
 
 from selrel.scores.compare import dropped
 from storage.layout import Root, run_at
-from storage.runs import read_run, read_summary
-from tasks.compare import check_finished, comparison, headline, previous_run, read_side
+from storage.runs import finished_run, read_run, read_summary
+from tasks.compare import comparison, headline, previous_run, read_side
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
     if url is None:
         return [], None
     try:
-        rows = comparison(read_side(*check_finished(url)), read_side(place, paths))
+        rows = comparison(read_side(*finished_run(url)), read_side(place, paths))
     except (FileNotFoundError, ValueError) as error:
         # A gate that can't judge must not pass; without one, an old damaged run stops no new one.
         if gate.get("max_drop") is not None:
@@ -105,7 +105,7 @@ def _explained(found: Row, url: str, max_drop: float) -> str:
 
 def _found(url: str, max_drop: float, against: str | None) -> Row | None:
     """The comparison stored with the run, or a new one where that says nothing, or of another run."""
-    place, paths = check_finished(url)
+    place, paths = finished_run(url)
     stored: Row | None = read_summary(place, paths).get("comparison")
     if stored is None and against is None:
         return None
@@ -115,7 +115,7 @@ def _found(url: str, max_drop: float, against: str | None) -> Row | None:
             return stored
     assert against is not None
     try:
-        rows = comparison(read_side(*check_finished(against)), read_side(place, paths))
+        rows = comparison(read_side(*finished_run(against)), read_side(place, paths))
         found = _verdict(headline(rows), against, max_drop)
     except (FileNotFoundError, ValueError) as error:
         found = {"error": str(error)}

@@ -1,4 +1,4 @@
-"""Verify: reads a finished run and its data set again, and compares every byte with the receipts."""
+"""Verify: reads a run and its data set again, and compares every byte with the receipts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Verification:
         How much was compared.
     left_out : int
         Blocks that the run ended without, since they killed their workers or need one that did.
+    finished : bool
+        Whether the run has its success marker. Without it, only what has a receipt was compared.
     damaged : list of str
         A line for everything that is not as it was written.
     """
@@ -37,11 +39,12 @@ class Verification:
     clips: int = 0
     receipts: int = 0
     left_out: int = 0
+    finished: bool = True
     damaged: list[str] = field(default_factory=list)
 
 
 def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verification:
-    """Compare everything that belongs to a finished run with its receipts.
+    """Compare everything that belongs to a run, or is there of an unfinished one, with its receipts.
 
     Parameters
     ----------
@@ -60,14 +63,14 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
         raise FileNotFoundError(
             f"no run at {root.join(paths.directory)}: `selrel runs --root {root}` lists them"
         )
-    found = Verification()
+    found = Verification(finished=is_finished(root, paths))
     summary = _summary(root, paths, found)
     pieces = [piece for piece in _pieces(root, paths, found) if _belongs(root, piece, summary)]
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
     found.damaged += [f"{root.join(path)} {what}" for damage in damage_of for path, what in damage.items()]
     found.receipts, found.left_out = len(pieces), len(summary.get("left_out_blocks", []))
-    if not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
+    if summary and not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
         found.damaged.append(f"{root.join(paths.success)} belongs to other results than the receipts")
     if repair and (found.damaged or found.left_out):
         # First: a run half repaired must not look finished.
@@ -83,8 +86,7 @@ def _discard(root: Root, looked_at: Iterable[tuple[_Piece, dict[str, str]]]) -> 
 
 
 def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:
-    if not is_finished(root, paths):
-        found.damaged.append(f"{root.join(paths.success)} is missing: the run is not finished")
+    if not found.finished:
         return {}
     try:
         if not is_sealed(root.read_json(paths.success)):
@@ -105,6 +107,9 @@ def _pieces(root: Root, paths: RunPaths, found: Verification) -> list[_Piece]:
         pieces += [(dataset, "index", b) for b in range(len(video_blocks(videos_of(root, dataset_id))))]
         clips = clips_of(root, dataset_id)
     except (FileNotFoundError, UnreadableFile, ValueError, KeyError) as error:
+        # A start that ended early left no index; the next one writes it.
+        if isinstance(error, FileNotFoundError) and not found.finished:
+            return pieces
         found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
         return pieces
     found.clips = len(clips.table)

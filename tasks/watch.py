@@ -21,10 +21,10 @@ from selrel.models import from_factory
 from storage.layout import Root, RunPaths, UnreadableFile, UnusableRoot, content_hash, file_at
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
-from storage.runs import is_finished, read_run, read_summary
+from storage.runs import finished_run, is_finished, read_run, read_summary
 from storage.sources import Candidate, candidates
 from storage.ucf101 import read_dataset
-from tasks.compare import NotComparable, check_alike, check_finished
+from tasks.compare import NotComparable, check_alike
 from tasks.plan import machinery, plan
 from tasks.request import Request
 
@@ -219,7 +219,7 @@ def _check(place: str, request: Request, tries: int) -> None:
 def _check_shared(request: Request) -> None:
     """Check what no checkpoint can mend, so that none is refused for it."""
     if request.against is not None:
-        measure = read_run(*check_finished(request.against))
+        measure = read_run(*finished_run(request.against))
         # Its data set hangs on each checkpoint's profile.
         wanted = {"dataset_id": measure.get("dataset_id"), "settings": request.settings()}
         check_alike(request.against, wanted)

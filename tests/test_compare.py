@@ -340,4 +340,6 @@ def test_comparing_needs_two_finished_runs(make_run: MakeRun, capsys: pytest.Cap
     assert main(["compare", before]) == BAD_INPUT
     assert "name another" in capsys.readouterr().err
     assert main(["compare", before, unfinished]) == BAD_INPUT
-    assert "b is not a finished run" in capsys.readouterr().err
+    assert "b is not finished: the `selrel explain` command" in capsys.readouterr().err
+    assert main(["compare", before, unfinished + "x"]) == BAD_INPUT
+    assert "there is no run" in capsys.readouterr().err

@@ -184,10 +184,13 @@ def test_bad_input_is_answered_in_one_line(made, arguments, words, capsys):
     assert all(word in said for word in words), said
 
 
-def test_an_unfinished_run_is_not_exported(tmp_path, capsys):
+def test_what_is_no_finished_run_is_not_exported(tmp_path, capsys):
     url = str(tmp_path / "runs" / "nothing")
     assert cli.main(["export", url, "--clip", "0"]) == 2
-    assert "is not a finished run" in capsys.readouterr().err
+    assert "there is no run" in capsys.readouterr().err
+    (tmp_path / "runs" / "nothing").mkdir(parents=True)
+    assert cli.main(["export", url, "--clip", "0"]) == 2
+    assert "is not finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "magic"), [("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -160,7 +160,6 @@ DAMAGES: list[tuple[str, Callable[[bytes], bytes | None]]] = [
     ("runs/*/exclusions.parquet", flip),
     ("runs/*/run.json", lambda data: data.replace(b'"tau": 0.5', b'"tau": 0.6')),
     ("runs/*/_SUCCESS.json", lambda data: data.replace(b'"clips": 1', b'"clips": 2')),
-    ("runs/*/_SUCCESS.json", lambda data: None),
     ("datasets/*/motion.zarr/flow/c/1/*/*/*/*", flip),
     ("datasets/*/index.parquet", flip),
     ("datasets/*/counts/000000.parquet", lambda data: None),

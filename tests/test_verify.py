@@ -113,6 +113,31 @@ def test_a_description_that_cannot_be_read_is_damage(place: Root, paths: RunPath
     assert not Path(place.join(path)).is_symlink()
 
 
+def test_an_unfinished_run_is_sound_so_far_and_goes_on(
+    place: Root, paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goes_on = "The run is not finished: the same `selrel explain` command goes on where it stopped."
+    place.delete(paths.success)
+    code, lines = verify(place, capsys)
+    assert code == 1
+    assert lines[0].startswith("Sound so far: ") and lines[1:] == [goes_on]
+    place.delete(paths.score(0))
+    code, lines = verify(place, capsys)
+    assert code == 1
+    assert lines[0].startswith(place.join(paths.score(0))) and lines[1].startswith("Damage found; ")
+    assert lines[2:] == [goes_on]
+
+
+def test_a_run_that_was_stopped_before_there_was_an_index_is_sound_so_far(
+    place: Root, paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (paths.success, place.dataset(DATASET).index):
+        place.delete(path)
+    withdraw(place, place.dataset(DATASET), "dataset", 0)
+    code, lines = verify(place, capsys)
+    assert code == 1 and lines[0].startswith("Sound so far: "), lines
+
+
 def test_a_run_half_repaired_is_not_finished(place: Root, paths: RunPaths) -> None:
     """Repairing stops at what can't be deleted like a file: a directory in the place of one."""
     place.write_bytes(paths.table("table1"), b"other")

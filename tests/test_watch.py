@@ -215,7 +215,7 @@ def test_what_no_checkpoint_can_mend_refuses_none(
 ) -> None:
     published(tiny_checkpoint, place / "a.pth")
     root = Root(request_of.root)
-    with pytest.raises(ValueError, match="runs/typo is not a finished run"):
+    with pytest.raises(ValueError, match="there is no run .*runs/typo"):
         look_at(place, replace(request_of, max_drop=0.05, against=root.join("runs/typo")))
     with pytest.raises(ValueError, match="'no_such_package:make' can't be imported"):
         look_at(place, replace(request_of, model="no_such_package:make"))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 
 from flows.exits import FAILED
 
+if TYPE_CHECKING:
+    from tasks.verify import Verification
+
 
 def verify(run: str, *, repair: bool = False) -> int:
-    """Read a finished run and its data set again, and compare every byte with the receipts.
+    """Read a run and its data set again, and compare every byte with the receipts.
 
-    Prints a line for everything that is missing or changed, and exits with 1; with 0 if the run is sound.
-    That it left blocks out is said in a line, and no damage.
+    Prints a line for everything that is missing or changed, and exits with 1, as it does for a run that is
+    not finished; with 0 if the run is sound. That it left blocks out is said in a line, and no damage.
 
     Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
 
@@ -27,16 +32,21 @@ def verify(run: str, *, repair: bool = False) -> int:
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(run), repair=repair)
-    if found.damaged:
-        lines = [*found.damaged, _last_line(len(found.damaged), repair)]
-    else:
-        lines = [f"Sound: {found.clips:,} clips, {found.receipts:,} receipts and all their files."]
+    last = _last_line(len(found.damaged), repair) if found.damaged else _sound_line(found)
+    lines = [*found.damaged, last]
+    if not found.finished:
+        lines.append("The run is not finished: the same `selrel explain` command goes on where it stopped.")
     if found.left_out:
         lines.append(_left_out_line(found.left_out, repair))
     console = Console()
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    return FAILED if found.damaged else 0
+    return 0 if found.finished and not found.damaged else FAILED
+
+
+def _sound_line(found: Verification) -> str:
+    receipts = f"{found.receipts:,} receipts and all their files"
+    return f"Sound: {found.clips:,} clips, {receipts}." if found.finished else f"Sound so far: {receipts}."
 
 
 def _last_line(n_damaged: int, repair: bool) -> str:
