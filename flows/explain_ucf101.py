@@ -12,8 +12,8 @@ from prefect import flow, get_run_logger
 
 from flows.cluster import check_cluster, cluster
 from selrel.selective import PRESETS, SIGMAS
-from storage.layout import Root
 from storage.leases import Lease, lease
+from storage.root import Root
 from tasks.decode import decode
 from tasks.explain import explain
 from tasks.gate import check_gate

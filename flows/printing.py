@@ -21,7 +21,8 @@ from storage.figures import (
     percent_range,
     same_row,
 )
-from storage.layout import Root, RunPaths
+from storage.layout import RunPaths
+from storage.root import Root
 from storage.runs import Run, finished_run, read_run, read_summary
 from storage.tables import read_table
 from tasks.command import command

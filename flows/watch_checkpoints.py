@@ -13,8 +13,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from flows.explain_ucf101 import explain_ucf101, request_from
-from storage.layout import Root
 from storage.ledger import Entry, append
+from storage.root import Root
 from storage.sources import PATTERNS
 from tasks.request import Request
 from tasks.watch import look

@@ -25,8 +25,9 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from storage.bounded_zstd import bounded
-from storage.layout import Root, content_hash
+from storage.layout import content_hash
 from storage.receipts import REPAIR, Written, array_sha256
+from storage.root import Root
 from storage.zarr_metadata import UnsafeGroup, check_arrays
 
 Attributes = Mapping[str, Any]

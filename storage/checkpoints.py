@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from storage.layout import file_at
 from storage.pickles import UnreadablePickle, unfolded_size
+from storage.root import file_at
 
 GIB = 2**30
 MAX_BYTES = 8 * GIB

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from storage.blocks import Attributes, Coordinate, Variable, blocks, create_group, read_block, write_block
 from storage.bounded_zstd import bounded
-from storage.layout import Root, run_at
 from storage.receipts import Written
+from storage.root import Root, run_at
 from storage.zarr_metadata import check_arrays
 
 __all__ = [

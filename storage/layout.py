@@ -1,66 +1,18 @@
-"""Where everything lies under a root, and how bytes get there and back, on a disk or on S3."""
+"""Where everything lies under a root: paths and names, spelled here only. Nothing here reads or writes.
+
+`storage.root` takes these paths to a disk or to S3.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from dataclasses import dataclass
 
-import fsspec  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
-from zarr.storage import FsspecStore, LocalStore
-
-from storage.patience import may_pass, patiently
-
-Result = TypeVar("Result")
-
+# The directory of all runs.
+RUNS = "runs"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
-# What this process or machine lacks: no word about the file.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a listing says about a file.
-
-    Attributes
-    ----------
-    size_bytes, modified
-        Its size, and when it was written (seconds since 1970, by the clock of whoever wrote it).
-    version
-        Another one whenever the content may be another: inode, size and both times of a file on a disk, ETag,
-        size and time of an object.
-    """
-
-    size_bytes: int
-    modified: float
-    version: str
-
-
-class UnusableRoot(ValueError):
-    """A root that names no place, or a place that can't be written."""
-
-
-class UnreadableFile(OSError):
-    """A file on a disk that is there but can't be read; an S3 server that does not answer is none."""
-
-    def __str__(self) -> str:
-        """Name the file and the reason."""
-        return f"{self.filename} can't be read: {self.strerror}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +20,11 @@ class DatasetPaths:
     """The files of one data set in one view, relative to the root."""
 
     directory: str
+
+    @classmethod
+    def of(cls, dataset_id: str) -> DatasetPaths:
+        """Paths of the data set with this id."""
+        return cls(f"datasets/{_checked_name('data set id', dataset_id)}")
 
     @property
     def description(self) -> str:
@@ -138,6 +95,11 @@ class RunPaths:
     """The files of one run, relative to the root."""
 
     directory: str
+
+    @classmethod
+    def of(cls, name: str) -> RunPaths:
+        """Paths of the run with this name."""
+        return cls(f"{RUNS}/{_checked_name('run name', name)}")
 
     @property
     def name(self) -> str:
@@ -255,21 +217,16 @@ class TrainingPaths:
         return f"{self.directory}/epoch-{number:04d}.pth.tar"
 
 
-def sidecar(checkpoint: str) -> str:
-    """Path of the file that holds a checkpoint's sha256, written after everything else."""
-    return f"{checkpoint}.sha256"
-
-
-def profile_of(checkpoint: str) -> str:
-    """Path of the file that says what a checkpoint expects of its input."""
-    return f"{checkpoint}.profile.json"
-
-
 @dataclass(frozen=True)
 class ValidityPaths:
     """The files of one validity benchmark, relative to the root; a case is one model of it."""
 
     directory: str
+
+    @classmethod
+    def of(cls, benchmark_id: str) -> ValidityPaths:
+        """Paths of the validity benchmark with this id."""
+        return cls(f"validity/{_checked_name('benchmark id', benchmark_id)}")
 
     @property
     def description(self) -> str:
@@ -316,306 +273,30 @@ class ValidityPaths:
         return f"{self.directory}/_SUCCESS.json"
 
 
-@dataclass(frozen=True)
-class Root:
-    """One place for all data sets and runs, named by a directory, ``file://`` or ``s3://`` URL.
-
-    Paths given to its methods are relative to it and use ``/``. It holds no connection, so it
-    can be sent to a worker. S3 credentials and the endpoint come from the usual AWS chain of
-    the process that reads or writes, never from the URL.
-
-    Parameters
-    ----------
-    url : str
-        A directory (made absolute), ``file:///directory`` or ``s3://bucket/prefix``.
-    patient : bool
-        Whether an S3 server that does not answer is asked again for some minutes, with growing pauses.
-
-    Raises
-    ------
-    UnusableRoot
-        If the URL names none of these.
-    """
-
-    url: str
-    patient: bool = field(default=True, compare=False)
-
-    def __post_init__(self) -> None:
-        """Bring the URL into its one form: an absolute directory or ``s3://bucket/prefix``."""
-        object.__setattr__(self, "url", _normalised(os.fspath(self.url)))
-
-    def __str__(self) -> str:
-        """Return the URL."""
-        return self.url
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the root is a directory of this machine."""
-        return not self.url.startswith("s3://")
-
-    def dataset(self, dataset_id: str) -> DatasetPaths:
-        """Paths of the data set with this id."""
-        return DatasetPaths(f"datasets/{_checked_name('data set id', dataset_id)}")
-
-    def run(self, name: str) -> RunPaths:
-        """Paths of the run with this name."""
-        return RunPaths(f"runs/{_checked_name('run name', name)}")
-
-    def validity(self, benchmark_id: str) -> ValidityPaths:
-        """Paths of the validity benchmark with this id."""
-        return ValidityPaths(f"validity/{_checked_name('benchmark id', benchmark_id)}")
-
-    def ledger(self, place: str) -> str:
-        """Parquet, a row for everything that watching a directory or prefix for checkpoints has shown."""
-        return f"watch/{content_hash(Root(place).url)}.parquet"
-
-    def join(self, path: str) -> str:
-        """Full directory or URL of a path under the root.
-
-        Raises
-        ------
-        ValueError
-            If the path leaves the root.
-        """
-        parts = path.split("/") if path else []
-        if any(part in ("", ".", "..") for part in parts):
-            raise ValueError(
-                f"path {path!r} does not stay under {self.url}: use relative names joined by '/'"
-            )
-        return "/".join([self.url.rstrip("/"), *parts])
-
-    def read_bytes(self, path: str) -> bytes:
-        """Contents of a file.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        UnreadableFile
-            If it lies on a disk and can't be read.
-        """
-        full = self.join(path)
-        try:
-            data = _read_file(Path(full)) if self.is_local else self.ask(lambda: _s3().cat_file(full))
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"no file {full}") from None
-        return bytes(data)
-
-    def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file so that a reader sees all of it or none, whatever happens meanwhile."""
-        full = self.join(path)
-        if self.is_local:
-            _replace_file(Path(full), data)
-        else:
-            self.ask(lambda: _s3().pipe_file(full, data))
-
-    def create_bytes(self, path: str, data: bytes) -> bool:
-        """Write a file unless there is one; say whether it was written.
-
-        On S3 it takes a server that knows conditional writes to be sure; others may overwrite.
-        """
-        full = self.join(path)
-        if self.is_local:
-            return _create_file(Path(full), data)
-        put = {"Bucket": _bucket(full), "Key": _key(full), "Body": data, "IfNoneMatch": "*"}
-        try:
-            self.ask(lambda: _s3().call_s3("put_object", **put))
-        except (OSError, ClientError) as error:
-            if self.exists(path):
-                return False
-            raise error
-        return True
-
-    def read_parts(self, path: str, size_bytes: int) -> Iterator[bytes]:
-        """Contents of a file in parts of a size, so that a large one needs little memory.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        """
-        full = self.join(path)
-        with Path(full).open("rb") if self.is_local else _s3().open(full, "rb") as file:
-            while part := file.read(size_bytes):
-                yield bytes(part)
-
-    def read_json(self, path: str) -> Any:
-        """Parsed contents of a JSON file.
-
-        Raises
-        ------
-        ValueError
-            If the file is not JSON.
-        """
-        try:
-            return json.loads(self.read_bytes(path))
-        except (ValueError, RecursionError):
-            raise ValueError(
-                f"{self.join(path)} is not JSON: it is damaged; `selrel verify RUN --repair` drops it"
-            ) from None
-
-    def write_json(self, path: str, value: object) -> None:
-        """Write a value as JSON with sorted keys: the same value always gives the same bytes."""
-        text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
-        self.write_bytes(path, (text + "\n").encode())
-
-    def exists(self, path: str) -> bool:
-        """Whether a file or directory is there."""
-        full = self.join(path)
-        return Path(full).exists() if self.is_local else bool(self.ask(lambda: _s3().exists(full)))
-
-    def size(self, path: str) -> int | None:
-        """Bytes of a file; None if it is absent."""
-        full = self.join(path)
-        try:
-            if self.is_local:
-                return os.stat(full).st_size
-            return int(self.ask(lambda: _s3().info(full))["size"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def listdir(self, path: str) -> list[str]:
-        """Sorted names in a directory, without hidden ones; empty if it is absent."""
-        full = self.join(path)
-        try:
-            found = os.listdir(full) if self.is_local else self.ask(lambda: _s3().ls(full, detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found)
-        return sorted(name for name in names if not name.startswith("."))
-
-    def find(self, path: str) -> list[str]:
-        """Sorted paths, under the root, of all files in a directory and below, without hidden ones."""
-        full = self.join(path)
-        if self.is_local:
-            found = [file.as_posix() for file in Path(full).rglob("*") if file.is_file()]
-        else:
-            found = [f"s3://{key}" for key in self.ask(lambda: _s3().find(full))]
-        start = len(self.url.rstrip("/")) + 1
-        return sorted(file[start:] for file in found if not file.rsplit("/", 1)[-1].startswith("."))
-
-    def files(self) -> dict[str, FileFacts]:
-        """All files under the root, at any depth, by path; hidden ones and hidden directories are left out.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the root is no directory; a prefix without objects is an empty one.
-        """
-        found = _local_files(Path(self.url)) if self.is_local else self.ask(lambda: _s3_files(self.url))
-        return {path: found[path] for path in sorted(found)}
-
-    def delete(self, path: str) -> None:
-        """Delete a file; nothing happens if it is absent."""
-        full = self.join(path)
-        if self.is_local:
-            Path(full).unlink(missing_ok=True)
-        else:
-            self.ask(lambda: _s3().call_s3("delete_object", Bucket=_bucket(full), Key=_key(full)))
-
-    def ask(self, request: Callable[[], Result]) -> Result:
-        """Make a request to the store; if that does not answer, again after a pause, and so on for minutes.
-
-        Raises
-        ------
-        Exception
-            Whatever the request raises, if it is no such failure or was one to the last.
-        """
-        return patiently(request) if self.patient and not self.is_local else request()
-
-    def zarr_store(self, path: str, *, read_only: bool = False) -> LocalStore | FsspecStore:
-        """Return the zarr store at a path, for one group."""
-        full = self.join(path)
-        if self.is_local:
-            return LocalStore(full, read_only=read_only)
-        return FsspecStore.from_url(full, storage_options=_s3_options(), read_only=read_only)
-
-    def check_writable(self) -> None:
-        """Write and delete a small file, so that a run fails before its work and not after.
-
-        Nothing is left: directories made on the way are removed again.
-
-        Raises
-        ------
-        UnusableRoot
-            If the root can't be written; one line says why.
-        """
-        probe = f".probe-{uuid.uuid4().hex}"
-        absent = [path for path in (Path(self.url), *Path(self.url).parents) if not path.exists()]
-        at_once = replace(self, patient=False)
-        with _unusable(self.url):
-            at_once.write_bytes(probe, b"probe")
-            at_once.delete(probe)
-        # Somebody else may have put something there by now.
-        with contextlib.suppress(OSError):
-            for made in absent if self.is_local else ():
-                made.rmdir()
-
-    def size_of(self, path: str) -> int:
-        """Bytes of all files under a directory of a local root; 0 where there is none, and on S3."""
-        files = Path(self.join(path)).rglob("*") if self.is_local else []
-        return sum(file.stat().st_size for file in files if file.is_file())
-
-    def free_bytes(self) -> int | None:
-        """Free space for this user under a local root; None on S3, where nobody can tell."""
-        if not self.is_local:
-            return None
-        path = Path(self.url)
-        while not path.exists():
-            path = path.parent
-        return shutil.disk_usage(path).free
+def sidecar(checkpoint: str) -> str:
+    """Path of the file that holds a checkpoint's sha256, written after everything else."""
+    return f"{checkpoint}.sha256"
 
 
-def run_at(url: str) -> tuple[Root, RunPaths]:
-    """Root and paths of the run at ``<root>/runs/<name>``.
-
-    Raises
-    ------
-    ValueError
-        If the URL does not end like that.
-    """
-    head, _, name = _normalised(url).rpartition("/")
-    root, _, runs = head.rpartition("/")
-    if runs != "runs" or not root:
-        raise ValueError(
-            f"{url!r} is not a run: give <root>/runs/<name>; `selrel runs --root URL` lists them"
-        )
-    return Root(root), Root(root).run(name)
+def profile_of(checkpoint: str) -> str:
+    """Path of the file that says what a checkpoint expects of its input."""
+    return f"{checkpoint}.profile.json"
 
 
-def training_at(checkpoint: str) -> tuple[Root, TrainingPaths]:
-    """Root and paths of the training that publishes a checkpoint there.
-
-    Raises
-    ------
-    ValueError
-        If the path names no file.
-    """
-    head, slash, name = checkpoint.rpartition("/")
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{checkpoint!r} names no checkpoint file; use letters, digits, '.', '_' and '-', such as "
-            "c3d.pth.tar"
-        )
-    return Root(head or ("/" if slash else ".")), TrainingPaths(name)
-
-
-def report_at(url: str) -> tuple[Root, ReportPaths]:
-    """Root and paths of a report of its own, in a directory or at ``s3://bucket/prefix``."""
-    parent, _, name = _normalised(url).rpartition("/")
-    return Root(parent or "/"), ReportPaths(name)
-
-
-def file_at(url: str) -> tuple[Root, str]:
-    """Root and path of a file given by its directory or ``s3://`` URL."""
-    head, _, name = _normalised(url).rpartition("/")
-    return Root(head or "/"), name
+def ledger_path(place: str) -> str:
+    """Parquet, a row for everything that watching a directory or prefix, given by its one URL, has shown."""
+    return f"watch/{content_hash(place)}.parquet"
 
 
 def run_name(checkpoint_name: str, run_id: str) -> str:
     """Directory name of a run: the checkpoint's name in plain characters, then the run's id."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", checkpoint_name).strip("-.") or "checkpoint"
     return f"{plain[:80]}-{run_id}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can be that of a directory or file under a root."""
+    return _NAME.fullmatch(name) is not None
 
 
 def content_hash(value: object) -> str:
@@ -632,39 +313,8 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _normalised(url: str) -> str:
-    scheme = re.match(r"file:|s3:|[A-Za-z][A-Za-z0-9+.-]*:/", url)
-    if not url.strip():
-        raise UnusableRoot(f"an empty root names no place: give {_ALLOWED}")
-    if scheme is None:
-        return os.path.abspath(os.path.expanduser(url))
-    parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return os.path.abspath(url2pathname(parts.path))
-    if parts.scheme == "s3":
-        return _normalised_s3(url)
-    raise UnusableRoot(f"root {_without_secret(url)!r} can't be used: give {_ALLOWED}")
-
-
-def _normalised_s3(url: str) -> str:
-    bucket, *prefix = url.removeprefix("s3://").rstrip("/").split("/")
-    if "@" in bucket or ":" in bucket:
-        raise UnusableRoot(
-            "an s3:// root must not hold keys, a host or a port: give s3://bucket/prefix, and the rest by"
-            " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL or the AWS configuration files"
-        )
-    sound = all(part not in ("", ".", "..") and not re.search(r"[?#*\[\x00-\x1f]", part) for part in prefix)
-    if not _BUCKET.fullmatch(bucket) or not sound:
-        raise UnusableRoot(f"root {url!r} can't be used: give s3://bucket/prefix with plain names")
-    return "s3://" + "/".join([bucket, *prefix])
-
-
-def _without_secret(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//...@", url)
-
-
 def _checked_name(kind: str, name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not is_plain_name(name):
         raise ValueError(f"{kind} {name!r} is not allowed: use letters, digits, '.', '_' and '-'")
     return name
 
@@ -675,113 +325,3 @@ def _block_name(block: int) -> str:
 
 def _receipt(directory: str, stage: str, block: int) -> str:
     return f"{directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        if error.errno in _EXHAUSTED or may_pass(error):
-            raise
-        raise UnreadableFile(error.errno, error.strerror, str(path)) from error
-
-
-def _create_file(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # A receipt must not outlive a power cut as an empty file.
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _unusable(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, BotoCoreError, ClientError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UnusableRoot(
-            f"root {url} can't be written: {reason}; give another one, or access to it"
-        ) from error
-
-
-def _local_files(top: Path) -> dict[str, FileFacts]:
-    if not top.is_dir():
-        raise FileNotFoundError(f"there is no directory {top}")
-    found = {}
-    for directory, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(directory, name)
-            # A file may go while its directory is read.
-            with suppress(OSError):
-                if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(top).as_posix()] = _local_facts(path.stat())
-    return found
-
-
-def _local_facts(status: os.stat_result) -> FileFacts:
-    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-    return FileFacts(status.st_size, status.st_mtime, version)
-
-
-def _s3_files(url: str) -> dict[str, FileFacts]:
-    prefix = url.removeprefix("s3://") + "/"
-    objects = {key.removeprefix(prefix): info for key, info in _s3().find(url, detail=True).items()}
-    return {
-        path: _s3_facts(info)
-        for path, info in objects.items()
-        if not any(part.startswith(".") or not part for part in path.split("/"))
-    }
-
-
-def _s3_facts(info: Mapping[str, Any]) -> FileFacts:
-    modified = info["LastModified"].timestamp()
-    return FileFacts(int(info["size"]), modified, f"{info.get('ETag')}-{info['size']}-{modified}")
-
-
-def _s3_options() -> dict[str, Any]:
-    # Many S3 servers reject the checksum trailers botocore sends by default; receipts carry our own hashes.
-    config: dict[str, Any] = {
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-    }
-    if _has_own_endpoint(os.environ):
-        # bucket.host resolves at AWS; a server of one's own seldom has such names.
-        config["s3"] = {"addressing_style": "path"}
-    return {"config_kwargs": config, "use_listings_cache": False}
-
-
-def _has_own_endpoint(environment: Mapping[str, str]) -> bool:
-    return any(environment.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-
-
-def _s3() -> Any:
-    return fsspec.filesystem("s3", **_s3_options())
-
-
-def _bucket(url: str) -> str:
-    return url.removeprefix("s3://").split("/", 1)[0]
-
-
-def _key(url: str) -> str:
-    return url.removeprefix("s3://").split("/", 1)[1]

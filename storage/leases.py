@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from storage.layout import Root
+from storage.root import Root
 
 BEAT_S = 10.0
 # Six missed beats, and clocks that differ a little.

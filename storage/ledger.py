@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from storage.layout import Root
+from storage.root import Root
 from storage.tables import read_table, write_table
 
 Outcome = Literal["waiting", "refused", "started", "failed", "given up", "finished"]

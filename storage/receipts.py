@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.layout import Root, UnreadableFile, content_hash
+from storage.layout import content_hash
+from storage.root import Root, UnreadableFile
 
 REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.layout import Root, RunPaths, run_at
+from storage.layout import RUNS, RunPaths
 from storage.receipts import is_sealed, sealed
+from storage.root import Root, run_at
 
 
 class FinishedRun(ValueError):
@@ -132,17 +133,17 @@ def name_of_run(root: Root, run_id: str) -> str | None:
 
     Of several, a finished one.
     """
-    names = [name for name in root.listdir("runs") if name.endswith(f"-{run_id}")]
+    names = [name for name in root.listdir(RUNS) if name.endswith(f"-{run_id}")]
     return min(names, key=lambda name: (not is_finished(root, root.run(name)), name), default=None)
 
 
 def list_runs(root: Root) -> list[Run]:
     """All runs under a root, sorted by name, finished or not; a damaged one is listed with a note."""
-    return [_run(root, name) for name in root.listdir("runs")]
+    return [_run(root, name) for name in root.listdir(RUNS)]
 
 
 def _run(root: Root, name: str) -> Run:
-    url = root.join(f"runs/{name}")
+    url = root.join(f"{RUNS}/{name}")
     description: dict[str, Any] = {}
     try:
         paths = root.run(name)

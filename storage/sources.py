@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from storage.layout import Root
+from storage.root import Root
 
 PATTERNS = ("*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors")
 _SIDECAR = ".sha256"
@@ -28,7 +28,7 @@ class Candidate:
     name : str
         Its path inside the watched place.
     size_bytes, modified, version
-        As in `storage.layout.FileFacts`.
+        As in `storage.root.FileFacts`.
     promised : str or None
         The sha256 that a sidecar promises; None without a sidecar, empty if that holds none.
     """

@@ -11,8 +11,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from storage.layout import Root
 from storage.receipts import REPAIR, Written
+from storage.root import Root
 
 
 class DamagedTable(ValueError):

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from storage.checkpoints import checkpoint_bytes
-from storage.layout import Root, TrainingPaths, profile_of, sidecar
+from storage.layout import TrainingPaths, profile_of, sidecar
+from storage.root import Root
 from storage.tables import write_table
 
 Row = Mapping[str, Any]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from storage.layout import Root, ValidityPaths
+from storage.layout import ValidityPaths
+from storage.root import Root
 from storage.validity_format import (
     SIGMA,
     called,

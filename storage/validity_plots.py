@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from storage.layout import Root, ValidityPaths
+from storage.layout import ValidityPaths
+from storage.root import Root
 from storage.validity_format import called, controls_of, default_map, of_use
 
 FORMATS = ("png", "svg")

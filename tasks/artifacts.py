@@ -9,8 +9,8 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from selrel.scores.paper import PAPER
-from storage.layout import Root
 from storage.report.columns import shown_table
+from storage.root import Root
 from storage.runs import Run, list_runs, read_run
 
 Row = Mapping[str, Any]

@@ -9,7 +9,8 @@ from typing import Any
 
 from selrel.explain import method
 from selrel.selective import SIGMAS, check_sigmas
-from storage.layout import Root, ValidityPaths, content_hash
+from storage.layout import ValidityPaths, content_hash
+from storage.root import Root
 from storage.scenes import Setting
 from storage.synthetic import make_dataset
 from tasks.plan import code_version

@@ -17,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from storage.layout import Root
+from storage.root import Root
 from storage.videos import UndecodableVideo, read_frames
 
 # Servers of this project's world, whose ports must not be open to other machines.

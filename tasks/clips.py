@@ -11,7 +11,7 @@ import pandas as pd
 
 from selrel.profiles import View
 from storage.blocks import blocks
-from storage.layout import Root
+from storage.root import Root
 from storage.tables import read_table
 
 _COORDINATES = ("video", "class", "label", "group", "split", "start_frame", "n_valid_frames", "fps")

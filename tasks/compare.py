@@ -11,7 +11,8 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
-from storage.layout import Root, RunPaths
+from storage.layout import RunPaths
+from storage.root import Root
 from storage.runs import finished_run, list_runs, read_run
 from storage.tables import read_table, read_tables
 

@@ -15,8 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from selrel.clips import loop_pad
 from selrel.profiles import View, crop, resize_frame
 from storage.cubes import create_frames, write_block
-from storage.layout import Root
 from storage.receipts import Written
+from storage.root import Root
 from storage.ucf101 import video_path
 from storage.videos import read_frames
 from tasks.clips import Clips, clips_of

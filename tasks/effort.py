@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from storage.layout import Root
 from storage.receipts import HasReceipts
+from storage.root import Root
 
 Result = TypeVar("Result")
 

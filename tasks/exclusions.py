@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.layout import Root
+from storage.root import Root
 from storage.runs import read_run
 from storage.tables import read_table
 from tasks.clips import clips_of

@@ -24,8 +24,8 @@ from selrel.profiles import Profile, bounds, normalise
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.checkpoints import read_checkpoint
 from storage.cubes import create_relevance, encode, read_block, write_block
-from storage.layout import Root
 from storage.receipts import Written
+from storage.root import Root
 from storage.runs import read_run
 from storage.tables import write_tables
 from storage.ucf101 import label_index

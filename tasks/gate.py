@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from selrel.scores.compare import dropped
-from storage.layout import Root, run_at
+from storage.root import Root, run_at
 from storage.runs import finished_run, read_run, read_summary
 from tasks.compare import comparison, headline, previous_run, read_side
 

@@ -12,8 +12,8 @@ from prefect.cache_policies import NO_CACHE
 
 from selrel.clips import windows
 from storage.blocks import blocks
-from storage.layout import Root
 from storage.receipts import Written, file_hashes, recorded_files
+from storage.root import Root
 from storage.tables import read_table, read_tables, write_tables
 from storage.ucf101 import video_path
 from storage.videos import UndecodableVideo, count_frames

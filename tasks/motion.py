@@ -14,8 +14,8 @@ from selrel.camera import camera_motion, moved_origin
 from selrel.motion import farneback, grey
 from selrel.profiles import crop, crop_window
 from storage.cubes import create_motion, write_block
-from storage.layout import Root
 from storage.receipts import Written
+from storage.root import Root
 from storage.ucf101 import video_path
 from tasks.clips import Clips, clips_of
 from tasks.decode import resized_frames

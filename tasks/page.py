@@ -19,10 +19,11 @@ from selrel.scores.aggregate import SIGMA
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.cubes import read_block, read_relevance
-from storage.layout import ReportPaths, Root
+from storage.layout import ReportPaths
 from storage.report import write_clip, write_report
 from storage.report.columns import main_method
 from storage.report.media import clip_script
+from storage.root import Root
 from storage.runs import read_run
 from storage.tables import read_table, read_tables
 from tasks.command import command

@@ -26,7 +26,8 @@ from selrel.explanation import explain_batch
 from selrel.models import Recognised, check_outputs, from_factory, recognise
 from selrel.profiles import Profile, bounds
 from storage.checkpoints import Checkpoint, read_checkpoint
-from storage.layout import Root, UnusableRoot, content_hash, run_name
+from storage.layout import content_hash, run_name
+from storage.root import Root, UnusableRoot
 from storage.runs import is_finished, name_of_run, write_run
 from storage.ucf101 import Dataset, Video, choose_classes, draw_subset, read_dataset, video_path
 from storage.videos import UndecodableVideo, header_frames

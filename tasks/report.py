@@ -15,8 +15,9 @@ from prefect.context import TaskRunContext
 from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
 from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
 from storage.cubes import read_block
-from storage.layout import Root, RunPaths, content_hash, report_at, run_at
+from storage.layout import RunPaths, content_hash
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
+from storage.root import Root, report_at, run_at
 from storage.runs import is_finished, mark_success, read_run, read_summary
 from storage.tables import read_table, read_tables, write_table
 from tasks.artifacts import show_result

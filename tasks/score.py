@@ -15,8 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
 from storage.cubes import read_block, read_relevances
-from storage.layout import Root
 from storage.receipts import Written
+from storage.root import Root
 from storage.runs import read_run
 from storage.tables import write_tables
 from tasks.clips import clips_of

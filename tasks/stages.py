@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypedDict
 
-from storage.layout import Root
 from storage.receipts import (
     HasReceipts,
     Written,
@@ -23,6 +22,7 @@ from storage.receipts import (
     withdraw,
     write_receipt,
 )
+from storage.root import Root
 from tasks.effort import record_effort, with_seconds
 from tasks.fanout import FanoutReport, current_client, run_blocks, threads
 from tasks.progress import progress

@@ -23,7 +23,8 @@ from selrel.models.c3d import C3D
 from selrel.profiles import Profile, View, resize_frame
 from selrel.training import Epoch, Recipe, Samples, Trainer, initialise
 from storage.checkpoints import read_checkpoint
-from storage.layout import Root, TrainingPaths, training_at
+from storage.layout import TrainingPaths
+from storage.root import Root, training_at
 from storage.trainings import describe, publish, read_state, write_history, write_state
 from storage.ucf101 import Dataset, Video, choose_classes, hold_out, label_index, read_dataset
 from storage.videos import UndecodableVideo, read_frames

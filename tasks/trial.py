@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from storage.layout import Root, content_hash
+from storage.layout import content_hash
 from storage.receipts import pending
+from storage.root import Root
 from storage.runs import read_run
 from storage.tables import read_table, write_table
 from tasks.decode import decode, decode_block

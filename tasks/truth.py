@@ -19,7 +19,7 @@ from selrel.selective import SelectiveParameters, selective_mask
 from selrel.training import measure
 from storage.checkpoints import read_checkpoint
 from storage.cubes import read_relevance
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_run
 from storage.synthetic import Truth, read_truth
 from storage.ucf101 import read_dataset

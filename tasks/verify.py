@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.layout import Root, RunPaths, UnreadableFile
+from storage.layout import RunPaths
 from storage.receipts import HasReceipts, damages, discard, is_sealed
+from storage.root import Root, UnreadableFile
 from storage.runs import is_finished, read_run, read_summary
 from tasks.clips import clips_of, videos_of
 from tasks.index import video_blocks

@@ -18,9 +18,10 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from selrel.models import from_factory
-from storage.layout import Root, RunPaths, UnreadableFile, UnusableRoot, content_hash, file_at
+from storage.layout import RunPaths, content_hash
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
+from storage.root import Root, UnreadableFile, UnusableRoot, file_at
 from storage.runs import finished_run, is_finished, read_run, read_summary
 from storage.sources import Candidate, candidates
 from storage.ucf101 import read_dataset

@@ -9,7 +9,7 @@ import torch
 
 from selrel.models.c3d import C3D
 from storage.checkpoints import write_checkpoint
-from storage.layout import Root
+from storage.root import Root
 from tests.servers import BUCKET, S3Server, s3_client, s3_server
 
 TINY_CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")

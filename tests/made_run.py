@@ -13,8 +13,8 @@ from selrel.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
 from storage.blocks import blocks
 from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
-from storage.layout import Root
 from storage.receipts import file_hashes, write_receipt
+from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of

@@ -1,4 +1,4 @@
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_summary
 from tasks.artifacts import headline, history
 from tests.made_run import make_run

@@ -11,7 +11,7 @@ import torch
 
 from flows.cli import BAD_INPUT, main
 from selrel.models.c3d import C3D
-from storage.layout import Root
+from storage.root import Root
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import torch
 
 from flows.cli import main
 from selrel.models.c3d import C3D
-from storage.layout import Root
 from storage.receipts import write_receipt
+from storage.root import Root
 from storage.tables import read_table
 from storage.ucf101 import read_dataset
 from storage.videos import UndecodableVideo, count_frames, read_frames

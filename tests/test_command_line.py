@@ -11,7 +11,7 @@ import pytest
 from flows import cli
 from flows.cli import main
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED
-from storage.layout import Root
+from storage.root import Root
 from storage.runs import mark_success, write_run
 from tasks.checkup import checkup
 

@@ -22,7 +22,7 @@ from flows.local_server import temporary_server
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare, dropped
 from selrel.scores.intervals import difference_interval
-from storage.layout import Root
+from storage.root import Root
 from storage.runs import mark_success, write_run
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run

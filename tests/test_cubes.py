@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from storage import blocks, cubes
 from storage.blocks import DamagedBlock, MissingBlock, TemplateMismatch
 from storage.cubes import decode, encode, open_run, read_block, read_relevance, write_block
-from storage.layout import Root
 from storage.receipts import array_sha256, file_hashes
+from storage.root import Root
 
 N_CLIPS, BLOCK, LENGTH, HEIGHT, WIDTH = 10, 4, 4, 6, 8
 CUBE = (LENGTH, HEIGHT, WIDTH)

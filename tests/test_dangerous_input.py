@@ -32,7 +32,7 @@ from flows.cli import main
 from storage import decoder, videos
 from storage.checkpoints import UnusableCheckpoint, read_checkpoint
 from storage.cubes import create_frames, create_relevance, open_run, read_block, write_block
-from storage.layout import Root
+from storage.root import Root
 from storage.ucf101 import read_dataset, video_path
 from storage.videos import UndecodableVideo, count_frames
 from storage.zarr_metadata import UnsafeGroup

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from storage import decoder, videos
-from storage.layout import Root
+from storage.root import Root
 from storage.tables import read_table
 from storage.videos import UndecodableVideo, count_frames, header_frames, read_frames
 from tasks import index

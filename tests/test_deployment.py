@@ -17,7 +17,7 @@ from prefect.server.events.schemas.events import ReceivedEvent
 
 from flows.cli import main
 from flows.standing_server import HEARTBEAT
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_summary
 from tests.prefect_server import prefect_server
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.layout import Root
+from storage.root import Root
 from tasks.effort import arithmetic, overhead, record_effort, with_seconds
 
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_summary
 from tasks.verify import verify_run
 from tests.faults import faulty

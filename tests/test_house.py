@@ -122,13 +122,24 @@ def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def store_paths(path: str, text: str) -> list[str]:
-    """Where things lie below the root is spelled in `storage.layout` alone, without the local file system."""
-    if path != "storage/layout.py":
+    """Where things lie below the root is spelled in `storage.layout` alone, which reaches no file itself."""
+    if path == "storage/layout.py":
         return [
-            f"{path}:{node.lineno}: spells {node.value!r}, which storage/layout.py does"
-            for node in ast.walk(without_docstrings(ast.parse(text)))
-            if isinstance(node, ast.Constant) and node.value in LAYOUT_NAMES
+            f"{path}:{line}: imports {module}: the layout is names alone, storage/root.py reads and writes"
+            for line, module in imports(text)
+            if module.partition(".")[0] not in sys.stdlib_module_names - OUTSIDE_WORLD - {"pathlib", "glob"}
         ]
+    return [
+        f"{path}:{node.lineno}: spells {node.value!r}, which storage/layout.py does"
+        for node in ast.walk(without_docstrings(ast.parse(text)))
+        if isinstance(node, ast.Constant) and node.value in LAYOUT_NAMES
+    ]
+
+
+def one_way_to_s3(path: str, text: str) -> list[str]:
+    """What every root is reached by works for every root."""
+    if path not in {"storage/root.py", "storage/s3.py"}:
+        return []
     return [
         f"{path}:{line}: imports {module}: use fsspec, so that every root works"
         for line, module in imports(text)
@@ -176,7 +187,7 @@ def dotted(node: ast.AST) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    arrows, core_is_arrays, environment_at_import, store_paths, file_names, machine_paths,
+    arrows, core_is_arrays, environment_at_import, store_paths, one_way_to_s3, file_names, machine_paths,
 )  # fmt: skip
 
 
@@ -220,7 +231,12 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
         (environment_at_import, "flows/cli.py", "import os\nif os.getenv('X'):\n    pass"),
         (environment_at_import, "tasks/plan.py", "class A:\n    text = open('a').read()"),
         (store_paths, "tasks/decode.py", "store = root + '/x/' + 'frames.zarr'"),
-        (store_paths, "storage/layout.py", "import s3fs"),
+        (store_paths, "storage/root.py", "path = 'run.json'"),
+        (store_paths, "storage/layout.py", "import fsspec"),
+        (store_paths, "storage/layout.py", "from pathlib import Path"),
+        (store_paths, "storage/layout.py", "from storage.root import Root"),
+        (one_way_to_s3, "storage/root.py", "import s3fs"),
+        (one_way_to_s3, "storage/s3.py", "import boto3"),
         (file_names, "tasks/utils.py", ""),
         (file_names, "selrel/common/precision.py", ""),
         (machine_paths, "flows/cli.py", "data = '/home/me/UCF-101'"),
@@ -239,7 +255,8 @@ def test_a_planted_violation_is_found(rule: Rule, path: str, text: str) -> None:
         ),
         ("tasks/fanout.py", "from distributed import Client\nfrom prefect import task"),
         ("flows/cluster.py", "import dask\nfrom distributed import LocalCluster"),
-        ("storage/layout.py", "import os\nimport fsspec\nname = 'frames.zarr'"),
+        ("storage/layout.py", "import re\nname = 'frames.zarr'"),
+        ("storage/root.py", "import os\nimport fsspec\nfrom storage.layout import RUNS"),
         ("flows/cli.py", "import os\ndef home():\n    return os.environ['HOME']"),
         ("flows/cli.py", "import os, sys\nif __name__ == '__main__':\n    print(os.environ)"),
         ("tasks/decode.py", 'def decode():\n    """Write frames.zarr."""'),

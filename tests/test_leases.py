@@ -12,8 +12,8 @@ import uuid
 import pytest
 
 from storage import leases
-from storage.layout import Root
 from storage.leases import LostLease, lease, read_holder
+from storage.root import Root
 from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 

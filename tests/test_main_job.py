@@ -27,7 +27,7 @@ from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
 from storage.checkpoints import read_checkpoint
 from storage.cubes import open_run
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_summary
 from storage.ucf101 import label_index, read_dataset
 from storage.videos import read_frames

@@ -9,7 +9,7 @@ import pytest
 
 from storage import cubes, patience
 from storage.blocks import read_block, write_block
-from storage.layout import Root, UnusableRoot
+from storage.root import Root, UnusableRoot
 from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 SIZES = {"length": 2, "height": 4, "width": 4, "block_clips": 4}

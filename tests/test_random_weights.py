@@ -10,7 +10,7 @@ from selrel.augmentation import centre
 from selrel.randomised import cascade
 from selrel.samples import inputs
 from storage.checkpoints import write_checkpoint
-from storage.layout import Root
+from storage.root import Root
 from storage.synthetic import make_dataset
 from storage.tables import read_table
 from storage.ucf101 import read_dataset

@@ -5,7 +5,6 @@ import struct
 import numpy as np
 import pytest
 
-from storage.layout import Root
 from storage.patience import may_pass
 from storage.receipts import (
     DamagedReceipt,
@@ -21,6 +20,7 @@ from storage.receipts import (
     withdraw,
     write_receipt,
 )
+from storage.root import Root
 from tests.servers import BUCKET, s3_client, s3_server
 
 

@@ -12,11 +12,11 @@ from selrel.pictures import PALETTES, flow_wheel, png, relevance_legend, webp
 from selrel.playback import layer
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters
-from storage.layout import Root, report_at
 from storage.report import render_report, write_clip, write_report
 from storage.report.columns import COLUMNS, TERMS
 from storage.report.media import clip_script
 from storage.report.words import plain_flag
+from storage.root import Root, report_at
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7*7 }}</table>"
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")

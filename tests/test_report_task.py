@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from storage.layout import run_at
+from storage.root import run_at
 from tasks import report
 from tests.made_run import make_run
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from storage import cubes
 from storage.cubes import encode, open_run, write_block
-from storage.layout import Root
+from storage.root import Root
 from tests.counting_proxy import counting_proxy
 from tests.servers import BUCKET, s3_client
 

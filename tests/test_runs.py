@@ -1,6 +1,6 @@
 import pytest
 
-from storage.layout import Root
+from storage.root import Root
 from storage.runs import (
     FinishedRun,
     is_finished,

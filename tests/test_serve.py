@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from storage.checkpoints import write_checkpoint
-from storage.layout import Root
 from storage.ledger import read_ledger
+from storage.root import Root
 from storage.runs import list_runs
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
 

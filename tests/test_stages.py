@@ -14,8 +14,9 @@ import pytest
 from distributed import Client
 
 from flows.cluster import cluster
-from storage.layout import DatasetPaths, Root
+from storage.layout import DatasetPaths
 from storage.receipts import Written, file_hashes, pending, write_receipt
+from storage.root import Root
 from tasks.stages import Quarantined, StageFailed, once, run_stage
 
 RANGES = [(0, 4), (4, 8), (8, 10)]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from storage.checkpoints import read_checkpoint
-from storage.layout import Root, TrainingPaths, training_at
+from storage.layout import TrainingPaths
+from storage.root import Root, training_at
 from storage.tables import read_table
 from storage.trainings import (
     DamagedState,

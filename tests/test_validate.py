@@ -12,8 +12,8 @@ import pytest
 from flows.cluster import cluster
 from selrel import small_c3d
 from storage.cubes import read_relevance
-from storage.layout import Root, run_at
 from storage.receipts import Written, pending
+from storage.root import Root, run_at
 from storage.runs import mark_success, read_run, write_run
 from storage.synthetic import make_dataset, read_truth
 from storage.tables import read_table

@@ -5,7 +5,7 @@ import pytest
 from selrel.behaviour import CHANGES
 from selrel.scores.localisation import CONTROLS
 from selrel.scores.ranks import auc_interval
-from storage.layout import Root
+from storage.root import Root
 from storage.tables import read_table, write_table
 from storage.validity_format import called
 from storage.validity_page import PLOTS, page

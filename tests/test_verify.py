@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from storage.layout import Root, RunPaths
+from storage.layout import RunPaths
 from storage.receipts import Written, file_hashes, read_receipt, withdraw, write_receipt
+from storage.root import Root
 from storage.runs import is_finished
 from tasks.report import report
 from tasks.verify import verify_run

@@ -23,8 +23,8 @@ from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
 from flows.local_server import temporary_server
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
 from storage.checkpoints import write_checkpoint
-from storage.layout import Root
 from storage.ledger import Entry, append, read_ledger
+from storage.root import Root
 from storage.runs import list_runs, mark_success, write_run
 from storage.sources import candidates
 from tasks.gate import MotionShareDropped

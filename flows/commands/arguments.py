@@ -37,7 +37,7 @@ def settings_of(words: list[str]) -> dict[str, Any]:
 
 def place(url: str) -> str:
     """A directory made absolute, or an S3 URL as it is: a worker runs elsewhere."""
-    from storage.layout import Root
+    from storage.root import Root
 
     return Root(url).url
 

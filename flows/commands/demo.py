@@ -73,7 +73,7 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
 def _show_truth(data: Path, checkpoint: Path, root: Path) -> None:
     """Print what the model does with changed clips, and how much relevance is where the class is told."""
     from storage.checkpoints import read_checkpoint
-    from storage.layout import Root
+    from storage.root import Root
     from storage.runs import list_runs
     from tasks.truth import accuracies, on_the_object
 

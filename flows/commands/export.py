@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from flows.commands.arguments import Several
 
 if TYPE_CHECKING:
-    from storage.layout import Root
+    from storage.root import Root
 
 Format = Literal["webm", "gif", "mp4", "png", "npz", "pdf", "svg"]
 
@@ -61,7 +61,7 @@ def export(
     if figures is not None:
         _export_figures(run, figures, format or "pdf")
         return
-    from storage.layout import run_at
+    from storage.root import run_at
     from tasks.export import export_clip, method_of_film, read_clip
 
     kind = format or "webm"
@@ -76,7 +76,7 @@ def export(
 
 
 def _export_figures(run: str, directory: str, kind: Format) -> None:
-    from storage.layout import Root
+    from storage.root import Root
     from tasks.export import export_figures
 
     if kind != "pdf" and kind != "svg":
@@ -88,7 +88,7 @@ def _export_figures(run: str, directory: str, kind: Format) -> None:
 
 
 def _place(path: str) -> tuple[Root, str]:
-    from storage.layout import Root
+    from storage.root import Root
 
     directory, name = os.path.split(path)
     if not name:

@@ -23,7 +23,7 @@ def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) ->
     import dataclasses
 
     from flows.printing import print_json, print_runs
-    from storage.layout import Root
+    from storage.root import Root
     from storage.runs import list_runs
 
     place = Root(root, patient=False)

@@ -28,7 +28,7 @@ def verify(run: str, *, repair: bool = False) -> int:
         Drop what is damaged and mark the run as unfinished, so that the `selrel explain` command that made it
         redoes just that, and tries again the blocks that were left out.
     """
-    from storage.layout import run_at
+    from storage.root import run_at
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(run), repair=repair)

@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 from storage import figures
 from storage.figures import Row
-from storage.layout import ReportPaths, Root
+from storage.layout import ReportPaths
 from storage.report import charts
 from storage.report.columns import MAIN_METHOD, class_rows, main_method, overall, shown_table
 from storage.report.media import as_script, clip_file
 from storage.report.words import WORDS, method_name, plain_flag
+from storage.root import Root
 
 # What the page shows, and the table that it is of.
 _TABLES = {

@@ -30,7 +30,7 @@ from selrel.scores.sums import group_sums
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.blocks import read_block
 from storage.cubes import read_relevance
-from storage.layout import run_at
+from storage.root import run_at
 from storage.runs import read_run
 from storage.tables import read_table
 

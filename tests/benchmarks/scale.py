@@ -28,8 +28,8 @@ from flows.cluster import cluster
 from selrel.profiles import View
 from selrel.scores import score_clip
 from selrel.selective import PRESETS
-from storage.layout import Root
 from storage.receipts import Written, write_receipt
+from storage.root import Root
 from storage.runs import write_run
 from storage.tables import write_table, write_tables
 from tasks.clips import clips_of
