@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -311,23 +311,23 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
         cases = models.case[chosen]
         held = clips[clips.case.isin(cases)]
         if len(held):
-            found = held.groupby(MAP)[names].mean().reset_index()
-            for name in ("object_iou", *gains):
-                found = found.assign(**_intervals(held, found, MAP, name))
+            maps = held.groupby(MAP)
+            ends = _intervals(maps, dict.fromkeys(("object_iou", *gains), group_bootstrap))
+            found = maps[names].mean().reset_index().assign(**ends)
             parts.append(found.assign(kind=kind, models=len(cases)))
     return pd.concat(parts, ignore_index=True)
 
 
-def _intervals(
-    held: Frame, found: Frame, by: list[str], name: str, interval: Interval = group_bootstrap
-) -> dict[str, Any]:
-    """Intervals over groups of a column's mean, in the order of the rows found."""
-    parts = {key: part for key, part in held.groupby(by)}
-    rows = [parts[tuple(row)] for row in found[by].itertuples(index=False)]
-    intervals = [
-        interval(row[name].to_numpy(np.float64), row.group.to_numpy()) or (None, None) for row in rows
-    ]
-    return {f"{name}_low": [low for low, _ in intervals], f"{name}_high": [high for _, high in intervals]}
+def _intervals(rows: Iterable[tuple[Any, Frame]], of: Mapping[str, Interval]) -> dict[str, Any]:
+    """Intervals over groups of columns' means, each by its own function, in the order of the grouped rows."""
+    parts = [part for _, part in rows]
+    found: dict[str, Any] = {}
+    for name, interval in of.items():
+        ends = [
+            interval(part[name].to_numpy(np.float64), part.group.to_numpy()) or (None, None) for part in parts
+        ]
+        found |= {f"{name}_low": [low for low, _ in ends], f"{name}_high": [high for _, high in ends]}
+    return found
 
 
 def sanity_table(models: Frame, rows: Frame) -> Frame:
@@ -337,17 +337,16 @@ def sanity_table(models: Frame, rows: Frame) -> Frame:
     ``share_change`` is the motion share after less that before, clip by clip.
     """
     order = {layer: number for number, layer in enumerate(dict.fromkeys(rows.layer), start=1)}
-    by = ["method", "layer"]
     names = ["correlation", "iou", "share_before", "share_after", "share_change"]
     rows = rows.assign(share_change=rows.share_after - rows.share_before)
+    intervals: dict[str, Interval] = dict.fromkeys(names, group_bootstrap)
+    intervals |= dict.fromkeys(("right_before", "right_after"), _share_interval)
     by_motion = rows.case.isin(models.case[models.motion > 0])
     parts = []
     for kind, held in {"all": rows, "motion": rows[by_motion], "context": rows[~by_motion]}.items():
-        found = held.groupby(by)[[*names, "chance_iou", "right_before", "right_after"]].mean().reset_index()
-        for name in names:
-            found = found.assign(**_intervals(held, found, by, name))
-        for name in ("right_before", "right_after"):
-            found = found.assign(**_intervals(held, found, by, name, _share_interval))
+        layers = held.groupby(["method", "layer"])
+        means = layers[[*names, "chance_iou", "right_before", "right_after"]].mean().reset_index()
+        found = means.assign(**_intervals(layers, intervals))
         parts.append(found.assign(kind=kind, clips=held["clip"].nunique()))
     found = pd.concat(parts, ignore_index=True)
     return found.assign(randomised=found.layer.map(order)).sort_values(
