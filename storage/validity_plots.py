@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -71,42 +71,45 @@ def _scatter(tables: Tables) -> Figure:
 
 def _correlations(validity: pd.DataFrame) -> Figure:
     """Rank correlation of motion share and motion use against sigma."""
-    chosen = of_use(validity[(validity["sign"] == "positive") & (validity.sigma > 0)])
-    figure, axes = _panels(sorted(chosen.method.unique()), "Rank correlation of motion share and motion use")
-    for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
-        for edge, line in part.groupby("edge"):
-            colour = _COLOURS[str(edge)]
-            axis.plot(line.sigma, line.spearman, marker="o", markersize=3, color=colour, label=str(edge))
-            # Of one seed there are no intervals.
-            low, high = line.spearman_low.astype(float), line.spearman_high.astype(float)
-            axis.fill_between(line.sigma, low, high, color=colour, alpha=0.12, linewidth=0)
+    figure, axes = _against_sigma(
+        of_use(validity), "spearman", "Rank correlation of motion share and motion use", banded=_COLOURS
+    )
+    for axis in axes:
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_ylim(-1.05, 1.05)
-        axis.set_xlabel("sigma", fontsize=8)
     axes[0].set_ylabel("Spearman", fontsize=8)
-    axes[-1].legend(fontsize=7)
     return figure
 
 
 def _same_clip(pairs: pd.DataFrame) -> Figure:
     """How often a clip has the higher share under a motion- than under a scene-trained model."""
-    chosen = pairs[(pairs["sign"] == "positive") & (pairs.sigma > 0)]
-    figure, axes = _panels(
-        sorted(chosen.method.unique()), "The same clip under motion- and under scene-trained models"
+    figure, axes = _against_sigma(
+        pairs, "clip_auc", "The same clip under motion- and under scene-trained models", banded=["magnitude"]
     )
+    for axis in axes:
+        axis.axhline(0.5, color="black", linewidth=0.6)
+        axis.set_ylim(-0.03, 1.03)
+    axes[0].set_ylabel("AUC of the motion share", fontsize=8)
+    return figure
+
+
+def _against_sigma(
+    table: pd.DataFrame, name: str, title: str, *, banded: Container[str]
+) -> tuple[Figure, list[Any]]:
+    """Draw a column of the selective positive maps, a line an edge; those banded with their intervals."""
+    chosen = table[(table["sign"] == "positive") & (table.sigma > 0)]
+    figure, axes = _panels(sorted(chosen.method.unique()), title)
     for axis, (_, part) in zip(axes, chosen.groupby("method"), strict=True):
         for edge, line in part.groupby("edge"):
             colour = _COLOURS[str(edge)]
-            axis.plot(line.sigma, line.clip_auc, marker="o", markersize=3, color=colour, label=str(edge))
-        line = part[part.edge == "magnitude"]
-        low, high = line.clip_auc_low.astype(float), line.clip_auc_high.astype(float)
-        axis.fill_between(line.sigma, low, high, color=_COLOURS["magnitude"], alpha=0.12, linewidth=0)
-        axis.axhline(0.5, color="black", linewidth=0.6)
-        axis.set_ylim(-0.03, 1.03)
+            axis.plot(line.sigma, line[name], marker="o", markersize=3, color=colour, label=str(edge))
+            if edge in banded:
+                # Of one seed there are no intervals.
+                low, high = (line[f"{name}{end}"].astype(float) for end in ("_low", "_high"))
+                axis.fill_between(line.sigma, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xlabel("sigma", fontsize=8)
-    axes[0].set_ylabel("AUC of the motion share", fontsize=8)
     axes[-1].legend(fontsize=7)
-    return figure
+    return figure, axes
 
 
 def _localisation(table: pd.DataFrame) -> Figure:
