@@ -6,6 +6,7 @@ import io
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -25,9 +26,10 @@ def write_plots(root: Root, paths: ValidityPaths, tables: Tables) -> None:
     for name, figure in _figures(tables):
         for suffix in FORMATS:
             buffer = io.BytesIO()
-            # Without a date, the same tables give the same bytes.
+            # With a fixed salt and no date, the same tables give the same bytes.
             about: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
-            figure.savefig(buffer, format=suffix, dpi=110, metadata=about)
+            with matplotlib.rc_context({"svg.hashsalt": "selrel"}):
+                figure.savefig(buffer, format=suffix, dpi=110, metadata=about)
             root.write_bytes(paths.plot(f"{name}.{suffix}"), buffer.getvalue())
 
 

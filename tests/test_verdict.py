@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -280,6 +282,14 @@ def test_page_and_plots_are_written(bench):
     for name in PLOTS:
         assert bench.place.read_bytes(bench.paths.plot(f"{name}.png")).startswith(b"\x89PNG")
         assert b"<svg" in bench.place.read_bytes(bench.paths.plot(f"{name}.svg"))
+
+
+def test_the_same_measurements_make_the_same_bytes(bench, planted):
+    verdict.fn(planted)
+    made, again = Path(bench.root), Path(planted.root)
+    files = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
+    assert {path.suffix for path in files} == {".json", ".md", ".parquet", ".png", ".svg"}
+    assert [name for name in files if (made / name).read_bytes() != (again / name).read_bytes()] == []
 
 
 def test_page_says_in_words_what_the_tables_hold(bench):
