@@ -255,23 +255,22 @@ def png(image: Image) -> bytes:
     return _encoded(".png", image)
 
 
-def webp(image: Image, *, quality: int | None = None) -> bytes:
-    """Encode an RGB picture as WebP.
+def webp(image: Image, *, quality: int) -> bytes:
+    """Encode an RGB picture as WebP, with losses.
 
     Parameters
     ----------
     image : uint8, (y, x, 3)
         RGB, up to 16,383 pixels wide and high.
-    quality : int, optional
-        1..100; lossless by default.
+    quality : int
+        1..100.
 
     Returns
     -------
     bytes
         The same picture gives the same bytes.
     """
-    # OpenCV: above 100 is lossless.
-    return _encoded(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 101 if quality is None else quality])
+    return _encoded(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])
 
 
 def write_words(sheet: Image, words: str, *, x: int, y: int, size: float = 0.38) -> None:

@@ -85,7 +85,8 @@ def figures_of(source):
 def script_of(clip):
     cube = np.random.default_rng(clip).normal(size=(4, 8, 8)).astype(np.float32)
     layers = {method: layer(cube, SIGMAS[1:], SelectiveParameters(), scale=1.0) for method in METHODS}
-    return clip_script(clip, frames=webp(flow_wheel(8)), flow=webp(flow_wheel(8)), layers=layers)
+    wheel = webp(flow_wheel(8), quality=85)
+    return clip_script(clip, frames=wheel, flow=wheel, layers=layers)
 
 
 def context_of(classes=("Archery", "Biking")):
