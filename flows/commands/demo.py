@@ -47,7 +47,7 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
     directory
         Where data set, checkpoint and results go; what is there already is used.
     workers
-        Worker processes; one a CPU by default.
+        Worker processes; by default one a GPU, or one a CPU where there is none.
     """
     from storage.synthetic import make_dataset
 

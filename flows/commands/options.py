@@ -44,7 +44,8 @@ class RunOptions:
         Explanations; by default the paper's four: `deep_taylor grad_cam guided_backprop guided_grad_cam`.
         Also `gradient_x_input` and `sensitivity`.
     sigmas
-        Thresholds of the selective step in standard deviations; 2 is always among them.
+        Thresholds of the selective step in standard deviations; by default 0.5 to 4 in steps of 0.5. 2 is
+        always among them.
     target
         Class to explain: `predicted` for the clip, `video` (for its whole video), `true`, or a name.
     preset
@@ -85,7 +86,7 @@ class RunOptions:
     label_order
         Order of the model's outputs.
     workers
-        Worker processes; one a CPU by default.
+        Worker processes; by default one a GPU, or one a CPU where there is none.
     scheduler
         An existing Dask scheduler to use instead, such as `tls://host:8786`.
     insecure

@@ -50,7 +50,7 @@ def validate(
     epochs
         Passes over the training videos.
     workers
-        Worker processes; one a CPU by default.
+        Worker processes; by default one a GPU, or one a CPU where there is none.
     """
     from flows.scratch import scratch_directory
     from storage.validity_page import opening
