@@ -6,47 +6,65 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cyclopts import App, CycloptsError
-
-from flows.commands.compare import compare
-from flows.commands.demo import demo
-from flows.commands.doctor import doctor
-from flows.commands.explain import explain
-from flows.commands.export import export
-from flows.commands.plan import plan
-from flows.commands.report import report
-from flows.commands.runs import runs
-from flows.commands.serve import serve
-from flows.commands.train import train
-from flows.commands.validate import validate
-from flows.commands.verify import verify
-from flows.commands.watch import watch
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
-from flows.local_server import cache_directory
-from flows.settings import sources
+from flows.interrupts import one_interrupt
 
-app = App(
-    name="selrel",
-    help="Measure how much of the evidence for a video classifier's decisions changes over time, and where.",
-    help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
-    help_format="markdown",
-    version=lambda: metadata.version("selrel"),
-    # Ours says how to go on.
-    suppress_keyboard_interrupt=False,
-)
-
-for _command in (
-    compare, demo, doctor, explain, export, plan, report, runs, serve, train, validate, verify, watch,
-):  # fmt: skip
-    app.command(_command)
-app.config = sources([name for name in app if not name.startswith("-")])
+if TYPE_CHECKING:
+    from cyclopts import App
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    with one_interrupt(lambda: os._exit(_interrupted())):
+        return _guarded(lambda: _run(arguments))
+
+
+def application() -> App:
+    """Every command, imported only here: a Ctrl-C while that takes its time meets `main` already."""
+    from importlib import metadata
+
+    from cyclopts import App
+
+    from flows.commands.compare import compare
+    from flows.commands.demo import demo
+    from flows.commands.doctor import doctor
+    from flows.commands.explain import explain
+    from flows.commands.export import export
+    from flows.commands.plan import plan
+    from flows.commands.report import report
+    from flows.commands.runs import runs
+    from flows.commands.serve import serve
+    from flows.commands.train import train
+    from flows.commands.validate import validate
+    from flows.commands.verify import verify
+    from flows.commands.watch import watch
+    from flows.settings import sources
+
+    app = App(
+        name="selrel",
+        help="Measure how much of the evidence for a video classifier's decisions changes over time, "
+        "and where.",
+        help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
+        help_format="markdown",
+        version=lambda: metadata.version("selrel"),
+        # Ours says how to go on.
+        suppress_keyboard_interrupt=False,
+    )
+    for command in (
+        compare, demo, doctor, explain, export, plan, report, runs, serve, train, validate, verify, watch,
+    ):  # fmt: skip
+        app.command(command)
+    app.config = sources([name for name in app if not name.startswith("-")])
+    return app
+
+
+def _run(arguments: list[str] | None) -> int:
+    from cyclopts import CycloptsError
+
+    from flows.local_server import cache_directory
+
     # Prefect and Dask would print a line for every request; what people want to see is ours.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
@@ -57,19 +75,19 @@ def main(arguments: list[str] | None = None) -> int:
     log.handlers = [logging.StreamHandler()]
     log.setLevel(logging.INFO)
     log.propagate = False
-    return _guarded(
-        lambda: app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
-    )
-
-
-def _guarded(command: Callable[[], Any]) -> int:
-    """Turn what stops a command into one line and an exit code."""
     try:
-        return int(command() or 0)
+        app = application()
+        return int(app(arguments, exit_on_error=False, print_error=True, result_action="return_value") or 0)
     except CycloptsError:
         return BAD_INPUT
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Turn what stops a command into one line and an exit code."""
+    try:
+        return command()
     except KeyboardInterrupt:
-        return stopped("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        return _interrupted()
     except (ValueError, OSError) as error:
         return stopped(str(error), BAD_INPUT)
     except RuntimeError as error:
@@ -79,6 +97,10 @@ def _guarded(command: Callable[[], Any]) -> int:
         if type(error).__module__.startswith(("botocore.", "aiobotocore.")):
             return stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
         raise
+
+
+def _interrupted() -> int:
+    return stopped("interrupted; the same command goes on where it stopped", INTERRUPTED)
 
 
 if __name__ == "__main__":

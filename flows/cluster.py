@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ import torch
 from distributed import Client, LocalCluster, Nanny, Security, Status, Worker, WorkerPlugin
 from tornado.ioloop import PeriodicCallback
 
+from flows.interrupts import uninterrupted
 from flows.scratch import scratch_directory
 from tasks.versions import differences, versions
 
@@ -63,18 +65,6 @@ class ThreadLimit(WorkerPlugin):
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-
-
-class InterruptGuard(WorkerPlugin):
-    """Leave Ctrl-C, which reaches every process of a terminal, to the process that owns the cluster."""
-
-    name = "selrel-interrupt-guard"
-
-    def setup(self, worker: Worker) -> None:
-        """Ignore the signal in the worker's process."""
-        # Only the main thread may; a worker that runs elsewhere does not get the signal either.
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class SameVersions(WorkerPlugin):
@@ -242,17 +232,23 @@ def check_cluster(
 
 @contextmanager
 def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
+    with uninterrupted(_starting_cluster(workers, threads, timeout)) as client:
+        client.wait_for_workers(workers, timeout=timeout)
+        client.register_plugin(ThreadLimit(threads))
+        yield client
+
+
+@contextmanager
+def _starting_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
+    """A scheduler, and the order to start its workers, which then takes seconds."""
     variables = {name: str(threads) for name in THREAD_VARIABLES}
     with (
         scratch_directory("dask") as directory,
-        dask.config.set(_local_settings(variables)),
+        dask.config.set(_local_settings(variables, directory)),
         _restored_environment(variables),
-        _start_local(workers, directory) as local,
+        _start_local(workers) as local,
         Client(local, timeout=timeout) as client,
     ):
-        client.wait_for_workers(workers, timeout=timeout)
-        client.register_plugin(InterruptGuard())
-        client.register_plugin(ThreadLimit(threads))
         yield client
 
 
@@ -272,11 +268,24 @@ def _with_gpu(spec: dict[str, Any], gpu: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _start_local(workers: int, directory: Path) -> Iterator[LocalCluster]:
-    with _empty_cluster(directory) as local:
+def _start_local(workers: int) -> Iterator[LocalCluster]:
+    with _empty_cluster() as local:
+        _keep_interrupts_from_workers(local)
         local.scale(workers)
         with _replacing(local, workers):
             yield local
+
+
+def _keep_interrupts_from_workers(local: LocalCluster) -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to this one, from their first moment on.
+
+    A process begins with the signal mask of the thread that starts it, and a thread with that of its own.
+    """
+    # Python unblocks the signal where it starts this process of its own.
+    resource_tracker.ensure_running()
+    loop = local.loop
+    assert loop is not None
+    loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextmanager
@@ -299,12 +308,11 @@ def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
         loop.add_callback(look.stop)
 
 
-def _empty_cluster(directory: Path) -> LocalCluster:
+def _empty_cluster() -> LocalCluster:
     return _OneGpuEach(  # type: ignore[no-untyped-call]
         n_workers=0,
         processes=True,
         worker_class=Nanny,
-        local_directory=str(directory),
         **_on_loopback(),
     )
 
@@ -329,8 +337,10 @@ def _on_loopback() -> dict[str, Any]:
     }
 
 
-def _local_settings(variables: dict[str, str]) -> dict[str, object]:
+def _local_settings(variables: dict[str, str], directory: Path) -> dict[str, object]:
     return {
+        # The scheduler's as well, which takes no directory of its own.
+        "temporary-directory": str(directory),
         # A zarr array on S3 that was opened before a fork hangs in the child.
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.nanny.pre-spawn-environ": variables,

@@ -57,11 +57,12 @@ def temporary_server(
     Exception
         Whatever `meanwhile` raises; the server is stopped first.
     """
+    from flows.interrupts import uninterrupted
     from flows.scratch import scratch_directory
 
     password = f"selrel:{secrets.token_urlsafe(24)}"
     with (
-        scratch_directory("prefect") as home,
+        uninterrupted(scratch_directory("prefect")) as home,
         _server_process(home, password, timeout, meanwhile) as url,
         _client_settings(url, home, password),
     ):
@@ -145,11 +146,18 @@ def _client_settings(url: str, home: Path, password: str) -> Iterator[None]:
         PREFECT_API_AUTH_STRING,
         PREFECT_API_KEY,
         PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_HOME,
         temporary_settings,
     )
 
-    updates = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password, PREFECT_HOME: home}
+    updates = {
+        PREFECT_API_URL: url,
+        PREFECT_API_AUTH_STRING: password,
+        PREFECT_HOME: home,
+        # Nobody listens, and on a busy machine the last of them keeps this process waiting for its server.
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+    }
     with temporary_settings(updates=updates, restore_defaults=[PREFECT_API_KEY]):
         try:
             yield

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import cli
-from flows.cli import main
+from flows.cli import application, main
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED
 from storage.root import Root
 from storage.runs import mark_success, write_run
@@ -83,7 +82,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     assert main(["--help"]) == 0
     overview = " ".join(capsys.readouterr().out.split())
     assert all(word in overview for word in EXPLAINED.replace("`", "").split())
-    for name in cli.app:
+    for name in application():
         if not name.startswith("-"):
             assert main([name, "--help"]) == 0
             assert f"Example: selrel {name}" in capsys.readouterr().out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -269,30 +271,59 @@ def killed(
     yield tmp_path, started
 
 
+def has_worker(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any("spawn_main" in " ".join(process.cmdline()) for process in family(pid))
+    return False
+
+
+# What can be seen of a run as it goes on. In the first two, Python imports: the commands, and torch.
+MOMENTS: dict[str, Callable[[int, Path], object]] = {
+    "commands": lambda pid, _: "/_ssl." in Path(f"/proc/{pid}/maps").read_text(),
+    "torch": lambda pid, _: "/libtorch_python." in Path(f"/proc/{pid}/maps").read_text(),
+    "server": lambda _, place: list(place.glob("tmp/selrel-prefect-*")),
+    "cluster": lambda _, place: list(place.glob("tmp/selrel-dask-*")),
+    "workers": lambda pid, _: has_worker(pid),
+    "blocks": lambda _, place: list(place.glob("datasets/*/receipts/*/*.json")),
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "again"), [*((moment, False) for moment in MOMENTS), ("cluster", True), ("blocks", True)]
+)
 def test_interrupted_command_says_how_to_go_on(
-    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
+    moment: str, again: bool, tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
         command(tiny_ucf101, tiny_checkpoint, tmp_path, "--subset", "all", "--workers", "1"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        process_group=0,
     )
     try:
         deadline = time.monotonic() + 200
-        while not list(tmp_path.glob("datasets/*/receipts/*/*.json")):
+        while not MOMENTS[moment](process.pid, tmp_path):
             assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+            time.sleep(0.005)
         started = family(process.pid)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        while again and process.poll() is None:
+            time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
+    *progress, last = said.splitlines()
+    assert last == "selrel: interrupted; the same command goes on where it stopped"
+    assert all(re.match(r"\w+: \d+ of \d+ ", line) for line in progress), said
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("selrel: interrupted; the same command goes on")
     assert wait_until_gone(started, timeout=30) == []
+    assert list(tmp_path.glob("tmp/selrel-*")) == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,128 @@
+"""Ctrl-C at moments when it can be obeyed: once, and not in the middle of a start or a stop."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import TypeVar
+
+Value = TypeVar("Value")
+_AGAIN_S = 0.05
+_open: list[_Hold] = []
+
+
+@contextmanager
+def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
+    """Obey the first Ctrl-C, and none that comes while the process is stopping for it.
+
+    Within an import, it is not raised: some compiled modules would abort the process. Where Ctrl-C is
+    ignored, as for a shell's background job, or handled by somebody else, that stays so.
+
+    Parameters
+    ----------
+    leave : callable
+        Called instead where an import is under way and nothing is open (`uninterrupted`) that must be
+        stopped in order: it ends the process at once. With something open, the import is ended first.
+    """
+    obeyed = False
+
+    def obey(_: int, frame: FrameType | None) -> None:
+        nonlocal obeyed
+        if obeyed:
+            return
+        if _is_importing(frame):
+            if not _open:
+                leave()
+            # threading.Thread takes locks, which the code that was interrupted may hold.
+            _thread.start_new_thread(_interrupt_later, (threading.get_ident(),))
+            return
+        obeyed = True
+        raise KeyboardInterrupt
+
+    if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, obey)
+    try:
+        yield
+    finally:
+        # A handler of Python's own would be taken off as the interpreter ends, which takes a while.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if obeyed else signal.default_int_handler)
+
+
+@contextmanager
+def uninterrupted(context: AbstractContextManager[Value]) -> Iterator[Value]:
+    """Enter and leave a context as a whole: a Ctrl-C meanwhile counts as soon as that is done.
+
+    What is half started can't be stopped in order, and what is half stopped stays. So a context that is
+    entered in here must not wait for long.
+
+    Parameters
+    ----------
+    context : context manager
+        What to enter; its body can be interrupted as usual.
+
+    Yields
+    ------
+    object
+        What `context` yields.
+    """
+    hold = _Hold()
+    hold.begin()
+    _open.append(hold)
+    try:
+        with context as value:
+            try:
+                hold.end()
+                yield value
+            finally:
+                hold.begin()
+    finally:
+        _open.remove(hold)
+        hold.end()
+
+
+class _Hold:
+    """Notes a Ctrl-C between `begin` and `end`, and passes it on at the end."""
+
+    def __init__(self) -> None:
+        self.before = signal.getsignal(signal.SIGINT)
+        # Other threads don't get the signal, and one that is ignored stays so.
+        self.applies = _in_main_thread() and callable(self.before)
+        self.noted = False
+
+    def begin(self) -> None:
+        if self.applies:
+            signal.signal(signal.SIGINT, self._note)
+
+    def end(self) -> None:
+        if self.applies:
+            signal.signal(signal.SIGINT, self.before)
+        if self.noted:
+            self.noted = False
+            signal.raise_signal(signal.SIGINT)
+
+    def _note(self, *_: object) -> None:
+        self.noted = True
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt_later(thread: int) -> None:
+    time.sleep(_AGAIN_S)
+    signal.pthread_kill(thread, signal.SIGINT)

@@ -1,0 +1,142 @@
+"""Ctrl-C is obeyed once, and neither within an import nor in the middle of a start or a stop."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flows.interrupts import one_interrupt, uninterrupted
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Python's own at first, and afterwards what it was: an obeyed Ctrl-C leaves a process deaf to more."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def never() -> None:
+    raise AssertionError("it has something to stop")
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def steps(done: list[str], *, pressed_in: str) -> Iterator[str]:
+    """A context that notes what it has done."""
+    if pressed_in == "start":
+        press()
+    done.append("start")
+    try:
+        yield "value"
+    finally:
+        if pressed_in == "stop":
+            press()
+        done.append("stop")
+
+
+@pytest.mark.parametrize(
+    ("pressed_in", "expected"),
+    [
+        ("start", ["start", "stop"]),
+        ("body", ["start", "body", "stop"]),
+        ("stop", ["start", "body", "end", "stop"]),
+    ],
+)
+def test_a_context_is_entered_and_left_as_a_whole(pressed_in: str, expected: list[str]) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted(steps(done, pressed_in=pressed_in)) as value:
+        done.append("body")
+        assert value == "value"
+        if pressed_in == "body":
+            press()
+        done.append("end")
+    assert done == expected
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_contexts_within_each_other_are_all_left() -> None:
+    done: list[str] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        one_interrupt(never),
+        uninterrupted(steps(done, pressed_in="stop")),
+        uninterrupted(steps(done, pressed_in="start")),
+    ):
+        done.append("body")
+    assert done == ["start", "start", "stop", "stop"]
+
+
+def test_an_error_in_the_body_stays_what_it_is() -> None:
+    done: list[str] = []
+    with pytest.raises(OSError, match="no disk"), uninterrupted(steps(done, pressed_in="never")):
+        raise OSError("no disk")
+    assert done == ["start", "stop"]
+
+
+def test_only_the_first_is_obeyed() -> None:
+    with one_interrupt(never):
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        press()
+    press()
+
+
+def test_without_one_everything_is_as_before() -> None:
+    with one_interrupt(never):
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        press()
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """A shell's background job does not stop for the Ctrl-C of what runs in front."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done: list[str] = []
+    with one_interrupt(never), uninterrupted(steps(done, pressed_in="start")):
+        press()
+        done.append("body")
+    assert done == ["start", "body", "stop"]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module during whose import Ctrl-C is pressed."""
+    name = "interrupted_module"
+    (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nended = 'yes'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_an_import_is_ended_where_something_is_open(module: str) -> None:
+    done: list[str] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        one_interrupt(never),
+        uninterrupted(steps(done, pressed_in="never")),
+    ):
+        importlib.import_module(module)
+        while True:
+            # It comes again by itself.
+            signal.pause()
+    assert sys.modules[module].ended == "yes"
+    assert done == ["start", "stop"]
+
+
+def test_an_import_is_left_at_once_where_nothing_is_open(module: str) -> None:
+    def leave() -> None:
+        raise SystemExit("left")
+
+    with pytest.raises(SystemExit, match="left"), one_interrupt(leave):
+        importlib.import_module(module)
+    assert module not in sys.modules
