@@ -245,7 +245,7 @@ def _starting_cluster(workers: int, threads: int, timeout: float) -> Iterator[Cl
     with (
         scratch_directory("dask") as directory,
         dask.config.set(_local_settings(variables, directory)),
-        _restored_environment(variables),
+        _environment(variables),
         _start_local(workers) as local,
         Client(local, timeout=timeout) as client,
     ):
@@ -422,9 +422,10 @@ def _cpus() -> int:
 
 
 @contextmanager
-def _restored_environment(names: dict[str, str]) -> Iterator[None]:
-    """Undo what Dask does to this process's variables in order to hand them to its workers."""
-    before = {name: os.environ.get(name) for name in names}
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables of this process, which Dask hands to its workers before what its configuration says."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -98,7 +98,8 @@ def test_a_cluster_in_this_process_listens_on_loopback_only() -> None:
         assert all(map(is_loopback, addresses)), addresses
 
 
-def test_threads_reach_a_worker_that_was_restarted() -> None:
+def test_threads_reach_a_worker_that_was_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     with cluster(1, threads_per_worker=2) as client:
         ((address, first),) = client.run(by_value(describe_worker)).items()
         os.kill(first["pid"], signal.SIGKILL)
@@ -112,6 +113,7 @@ def test_threads_reach_a_worker_that_was_restarted() -> None:
         again = client.submit(by_value(describe_worker), pure=False).result(timeout=60)
         assert again["pid"] != first["pid"]
         assert (again["torch"], again["cv2"], again["variables"]) == (2, 2, {"2"})
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_worker_that_was_given_up_is_replaced() -> None:
