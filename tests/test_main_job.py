@@ -289,7 +289,7 @@ MOMENTS: dict[str, Callable[[int, Path], object]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("moment", "again"), [*((moment, False) for moment in MOMENTS), ("cluster", True)])
+@pytest.mark.parametrize(("moment", "again"), [(moment, moment == "cluster") for moment in MOMENTS])
 def test_interrupted_command_says_how_to_go_on(
     moment: str, again: bool, tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
