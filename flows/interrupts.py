@@ -13,12 +13,13 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 _AGAIN_S = 0.05
+_STOPPING_S = 10.0
 _open: list[_Hold] = []
 
 
 @contextmanager
 def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
-    """Obey the first Ctrl-C, and none that comes while the process is stopping for it.
+    """Obey the first Ctrl-C, and none that comes while the process is stopping for it, for ten seconds.
 
     Within an import, it is not raised: some compiled modules would abort the process. Where Ctrl-C is
     ignored, as for a shell's background job, or handled by somebody else, that stays so.
@@ -29,11 +30,12 @@ def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
         Called instead where an import is under way and nothing is open (`uninterrupted`) that must be
         stopped in order: it ends the process at once. With something open, the import is ended first.
     """
-    obeyed = False
+    obeyed_at: float | None = None
 
     def obey(_: int, frame: FrameType | None) -> None:
-        nonlocal obeyed
-        if obeyed:
+        nonlocal obeyed_at
+        # Python loses an exception that is raised within a finaliser; and a stop may hang.
+        if obeyed_at is not None and time.monotonic() - obeyed_at < _STOPPING_S:
             return
         if _is_importing(frame):
             if not _open:
@@ -41,7 +43,7 @@ def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
             # threading.Thread takes locks, which the code that was interrupted may hold.
             _thread.start_new_thread(_interrupt_later, (threading.get_ident(),))
             return
-        obeyed = True
+        obeyed_at = time.monotonic()
         raise KeyboardInterrupt
 
     if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -52,7 +54,7 @@ def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         # A handler of Python's own would be taken off as the interpreter ends, which takes a while.
-        signal.signal(signal.SIGINT, signal.SIG_IGN if obeyed else signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler if obeyed_at is None else signal.SIG_IGN)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import interrupts
 from flows.interrupts import one_interrupt, uninterrupted
 
 
@@ -89,6 +90,20 @@ def test_only_the_first_is_obeyed() -> None:
             press()
         press()
     press()
+
+
+def test_one_after_ten_seconds_is_obeyed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first may have been lost, or its stop hang."""
+    now = 0.0
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now)
+    with one_interrupt(never):
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        now = 9.0
+        press()
+        now = 11.0
+        with pytest.raises(KeyboardInterrupt):
+            press()
 
 
 def test_without_one_everything_is_as_before() -> None:
