@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    with one_interrupt(lambda: os._exit(_interrupted())):
+    with one_interrupt(_leave):
         return _guarded(lambda: _run(arguments))
 
 
@@ -97,6 +97,12 @@ def _guarded(command: Callable[[], int]) -> int:
         if type(error).__module__.startswith(("botocore.", "aiobotocore.")):
             return stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
         raise
+
+
+def _leave() -> None:
+    """End in the middle of an import; what was printed is."""
+    sys.stdout.flush()
+    os._exit(_interrupted())
 
 
 def _interrupted() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,31 +31,18 @@ def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
         Called instead where an import is under way and nothing is open (`uninterrupted`) that must be
         stopped in order: it ends the process at once. With something open, the import is ended first.
     """
-    obeyed_at: float | None = None
-
-    def obey(_: int, frame: FrameType | None) -> None:
-        nonlocal obeyed_at
-        # Python loses an exception that is raised within a finaliser; and a stop may hang.
-        if obeyed_at is not None and time.monotonic() - obeyed_at < _STOPPING_S:
-            return
-        if _is_importing(frame):
-            if not _open:
-                leave()
-            # threading.Thread takes locks, which the code that was interrupted may hold.
-            _thread.start_new_thread(_interrupt_later, (threading.get_ident(),))
-            return
-        obeyed_at = time.monotonic()
-        raise KeyboardInterrupt
-
     if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, obey)
+    once = _Once(leave, sys.unraisablehook)
+    signal.signal(signal.SIGINT, once.obey)
+    sys.unraisablehook = once.obey_if_lost
     try:
         yield
     finally:
+        sys.unraisablehook = once.hook
         # A handler of Python's own would be taken off as the interpreter ends, which takes a while.
-        signal.signal(signal.SIGINT, signal.default_int_handler if obeyed_at is None else signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if once.pressed else signal.default_int_handler)
 
 
 @contextmanager
@@ -87,6 +75,36 @@ def uninterrupted(context: AbstractContextManager[Value]) -> Iterator[Value]:
     finally:
         _open.remove(hold)
         hold.end()
+
+
+class _Once:
+    """What Ctrl-C does while a command runs."""
+
+    def __init__(self, leave: Callable[[], object], hook: Callable[[sys.UnraisableHookArgs], object]) -> None:
+        self.leave, self.hook = leave, hook
+        self.pressed = False
+        self.obeyed_at: float | None = None
+
+    def obey(self, _: int, frame: FrameType | None) -> None:
+        # A stop may hang.
+        if self.obeyed_at is not None and time.monotonic() - self.obeyed_at < _STOPPING_S:
+            return
+        self.pressed = True
+        if _is_importing(frame):
+            if not _open:
+                self.leave()
+            _press_later()
+            return
+        self.obeyed_at = time.monotonic()
+        raise KeyboardInterrupt
+
+    def obey_if_lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Raise it again where Python could not: in a finaliser, or a callback of its garbage collection."""
+        if unraisable.exc_type is not KeyboardInterrupt or self.obeyed_at is None or not _in_main_thread():
+            self.hook(unraisable)
+            return
+        self.obeyed_at = None
+        _press_later()
 
 
 class _Hold:
@@ -125,6 +143,11 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _interrupt_later(thread: int) -> None:
+def _press_later() -> None:
+    # threading.Thread takes locks, which the code that was interrupted may hold.
+    _thread.start_new_thread(_press, (threading.get_ident(),))
+
+
+def _press(thread: int) -> None:
     time.sleep(_AGAIN_S)
     signal.pthread_kill(thread, signal.SIGINT)

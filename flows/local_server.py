@@ -57,12 +57,11 @@ def temporary_server(
     Exception
         Whatever `meanwhile` raises; the server is stopped first.
     """
-    from flows.interrupts import uninterrupted
     from flows.scratch import scratch_directory
 
     password = f"selrel:{secrets.token_urlsafe(24)}"
     with (
-        uninterrupted(scratch_directory("prefect")) as home,
+        scratch_directory("prefect") as home,
         _server_process(home, password, timeout, meanwhile) as url,
         _client_settings(url, home, password),
     ):

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.interrupts import uninterrupted
+
 PREFIX = "selrel-"
 _LOCK_NAME = ".owner"
 
 
 @contextmanager
 def scratch_directory(kind: str) -> Iterator[Path]:
-    """Make a private temporary directory, and remove it on the way out.
+    """Make a private temporary directory, and remove it on the way out, whenever Ctrl-C is pressed.
 
     Directories of this kind whose owner is gone (killed before it could tidy up) are removed first: an owner
     holds a lock on its directory, and the system drops that lock with the owner's last process.
@@ -31,6 +33,12 @@ def scratch_directory(kind: str) -> Iterator[Path]:
     Path
         A new, empty directory that only this user can read.
     """
+    with uninterrupted(_directory(kind)) as directory:
+        yield directory
+
+
+@contextmanager
+def _directory(kind: str) -> Iterator[Path]:
     _sweep(kind)
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
     lock = os.open(directory / _LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o600)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.layout import RunPaths
-from storage.receipts import HasReceipts, damages, discard, is_sealed
+from storage.receipts import HasReceipts, count_receipts, damages, discard, is_sealed
 from storage.root import Root, UnreadableFile
 from storage.runs import is_finished, read_run, read_summary
 from tasks.clips import clips_of, videos_of
@@ -109,7 +109,8 @@ def _pieces(root: Root, paths: RunPaths, found: Verification) -> list[_Piece]:
         clips = clips_of(root, dataset_id)
     except (FileNotFoundError, UnreadableFile, ValueError, KeyError) as error:
         # A start that ended early left no index; the next one writes it.
-        if isinstance(error, FileNotFoundError) and not found.finished:
+        begun = found.finished or count_receipts(root, paths, "explain") > 0
+        if isinstance(error, FileNotFoundError) and not begun:
             return pieces
         found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
         return pieces

@@ -216,6 +216,10 @@ def test_what_is_damaged_is_redone_and_nothing_else(clean: Path, job: Job) -> No
     assert code == 0, said
     assert begun(notes) == {"index-0": 1, "decode-0": 1, "explain-1": 1, "score-2": 1}
     check_same(job.result, clean)
+    (job.result / "_SUCCESS.json").unlink()
+    code, said = job.run()
+    assert code == 0, said
+    check_same(job.result, clean)
 
 
 def begun(notes: Path) -> Counter[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from flows import interrupts
 from flows.interrupts import one_interrupt, uninterrupted
+from flows.scratch import scratch_directory
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,20 @@ def test_only_the_first_is_obeyed() -> None:
     press()
 
 
+def test_one_that_python_can_not_raise_comes_again() -> None:
+    """As in the callback that Dask has Python's garbage collection call."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            press()
+
+    with one_interrupt(never), pytest.raises(KeyboardInterrupt):
+        Finalised()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
 def test_one_after_ten_seconds_is_obeyed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first may have been lost, or its stop hang."""
     now = 0.0
@@ -143,9 +159,17 @@ def test_an_import_is_ended_where_something_is_open(module: str) -> None:
         importlib.import_module(module)
         while True:
             # It comes again by itself.
-            signal.pause()
+            time.sleep(0.01)
     assert sys.modules[module].ended == "yes"
     assert done == ["start", "stop"]
+
+
+def test_a_scratch_directory_is_something_open(module: str) -> None:
+    with pytest.raises(KeyboardInterrupt), one_interrupt(never), scratch_directory("test") as directory:
+        importlib.import_module(module)
+        while True:
+            time.sleep(0.01)
+    assert not directory.exists()
 
 
 def test_an_import_is_left_at_once_where_nothing_is_open(module: str) -> None:

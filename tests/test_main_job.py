@@ -310,6 +310,7 @@ def test_interrupted_command_says_how_to_go_on(
         started = family(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         while again and process.poll() is None:
+            assert time.monotonic() < deadline
             time.sleep(0.1)
             os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)

@@ -136,6 +136,11 @@ def test_a_run_that_was_stopped_before_there_was_an_index_is_sound_so_far(
         place.delete(path)
     withdraw(place, place.dataset(DATASET), "dataset", 0)
     code, lines = verify(place, capsys)
+    assert code == 1
+    assert any("its blocks can't be listed" in line for line in lines), "some were explained"
+    for block in range(2):
+        withdraw(place, paths, "explain", block)
+    code, lines = verify(place, capsys)
     assert code == 1 and lines[0].startswith("Sound so far: "), lines
 
 
