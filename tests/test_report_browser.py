@@ -126,16 +126,38 @@ def test_the_page_loads_without_complaint_and_without_a_network(report, visit):
     page = opened.page
     everything_open(page)
     assert opened.complaints == []
-    # Chromium doesn't always tell a page's first requests, so what was loaded is asked of the page too.
-    loaded = page.evaluate("Array.from(document.scripts, (script) => script.src).filter((url) => url)")
-    assert loaded, "the clips of a class are files beside the page"
-    places = {url for url in [*loaded, *opened.requests] if not url.startswith("data:")}
+    places = {url for url in opened.requests if not url.startswith("data:")}
+    assert len(places) > 1, "the clips of a class are files beside the page"
     assert all(url.startswith(report.parent.as_uri() + "/") for url in places), places
     # What the page forbids itself, and what there is no network for, would have been heard.
     for url in ("http://127.0.0.1:9/a.png", "file:///a.png"):
         with page.expect_console_message():
             page.evaluate("(url) => { new Image().src = url; }", url)
     assert opened.complaints
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_nothing_moves_under_the_pointer_while_charts_are_drawn(report, visit, width):
+    """What is pressed in one place and let go of in another is not clicked."""
+    page = visit(report, width=width).page
+    player_of(page)
+    full_figures(page)
+    page.evaluate("""() => {
+        window.moved = [];
+        const tell = (list) => moved.push(...list.getEntries().flatMap((entry) => entry.sources));
+        window.moves = new PerformanceObserver(tell);
+        moves.observe({ type: "layout-shift" });
+    }""")
+    charts = page.locator("#threshold .chart")
+    assert charts.locator("svg").count() < charts.count(), "those far away wait"
+    page.locator(".opener").first.evaluate("(opener) => opener.scrollIntoView({ block: 'center' })")
+    expect(charts.last.locator("svg")).to_have_count(1)
+    for chart in charts.all():
+        chart.evaluate("(chart) => chart.scrollIntoView({ block: 'end' })")
+        expect(chart.locator("svg")).to_have_count(1)
+    # A frame later, all that moved is known.
+    page.evaluate("() => new Promise((go) => requestAnimationFrame(() => setTimeout(go)))")
+    assert page.evaluate("[...moves.takeRecords(), ...moved].length") == 0
 
 
 def test_the_slider_shows_the_numbers_of_the_sweep(made, report, visit):

@@ -66,7 +66,7 @@ def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict
     line = base.mark_line(strokeWidth=2, aria=False).encode(y=y)
     points = base.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=shape, tooltip=tooltip)
     layers = [band, line, points, _marker("sigma", 2.0)]
-    return _plain(altair.layer(*layers, data=data, title=title), height=210)
+    return _plain(altair.layer(*layers, data=data, title=title))
 
 
 def _told_apart(methods: Sequence[str]) -> tuple[altair.Color, altair.Shape]:
@@ -102,7 +102,7 @@ def curve_chart(methods: Sequence[str]) -> dict[str, Any]:
     lines = base.mark_line(aria=False).encode(strokeDash=maps)
     points = base.mark_point(filled=True, size=30, opacity=1).encode(shape=shape, tooltip=tooltip)
     chart = altair.layer(lines, points, _marker("frame", 1.0))
-    return _plain(chart, height=180)
+    return _plain(chart)
 
 
 def _marker(name: str, value: float) -> Any:
@@ -114,13 +114,14 @@ def _marker(name: str, value: float) -> Any:
     return rule.encode(x=altair.datum(altair.ExprRef(name), type="quantitative")).add_params(place)
 
 
-def _plain(chart: altair.LayerChart | altair.FacetChart, *, height: int) -> dict[str, Any]:
+def _plain(chart: altair.LayerChart | altair.FacetChart) -> dict[str, Any]:
+    """The specification of a chart that fills its place: the page knows its height before it is drawn."""
     configured = (
         chart.configure(font="system-ui, sans-serif")
         .properties(
             width="container",
-            autosize=altair.AutoSizeParams(type="fit-x", contains="padding"),
-            height=height,
+            height="container",
+            autosize=altair.AutoSizeParams(type="fit", contains="padding"),
             background="transparent",
         )
         .configure_axis(

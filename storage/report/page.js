@@ -1,7 +1,7 @@
 "use strict";
 
 // The interpreter instead of compiled expressions: the page's content security policy forbids to make code.
-const EMBEDDED = { ast: true, actions: false, renderer: "svg", logLevel: 1 };
+const EMBEDDED = { ast: true, actions: false, defaultStyle: false, renderer: "svg", logLevel: 1 };
 const USUAL_SIGMA = 2;
 const charts = new Map();
 
@@ -57,21 +57,14 @@ function read(level) {
   }
 }
 
-// Players and charts are made when they are first seen, so that a page with many opens at once.
+// Charts are drawn when they are first seen. Their places are as high as they are: nothing moves under a pointer.
 const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     seen.unobserve(target);
-    if (target.dataset.chart) drawChart(target);
-    else addPlayer(target);
+    drawChart(target);
   }
 }, { rootMargin: "300px" });
-
-function addPlayer(place) {
-  new Player(place);
-  // Its controls show what is chosen already.
-  choose({});
-}
 
 async function drawChart(place) {
   const { view } = await vegaEmbed(place, shared.charts[place.dataset.chart], EMBEDDED);
@@ -144,5 +137,6 @@ makeChoices();
 makeTips();
 document.getElementById("copy").addEventListener("click", copyCommand);
 for (const button of document.querySelectorAll(".opener")) makeOpener(button);
-for (const place of document.querySelectorAll(".player[data-clips], .chart")) seen.observe(place);
+for (const place of document.querySelectorAll(".player[data-clips]")) new Player(place);
+for (const place of document.querySelectorAll(".chart")) seen.observe(place);
 if (shared.sigmas.length) choose({ map: usualMap() });
