@@ -6,11 +6,12 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from pydantic import TypeAdapter, ValidationError
 
 from flows.explain_ucf101 import explain_ucf101, request_from
 from storage.ledger import Entry, append
@@ -146,9 +147,30 @@ def request_for(*, data: str, root: str, settings: Mapping[str, Any]) -> Request
     allowed = [name for name in inspect.signature(explain_ucf101.fn).parameters if name not in _OWN]
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f"settings name {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+    checked = {name: setting(name, value) for name, value in settings.items()}
     # Where the work is done is no part of a request.
     asked = {field.name for field in dataclasses.fields(Request)} | set(
         inspect.signature(request_from).parameters
     )
-    given = {name: value for name, value in settings.items() if name in asked}
+    given = {name: value for name, value in checked.items() if name in asked}
     return request_from(data=data, checkpoint="", root=root, **given)
+
+
+def setting(name: str, *readings: Any) -> Any:
+    """Give a setting's value as explain-ucf101 takes it: the first of its readings that is of the right type.
+
+    Raises
+    ------
+    ValueError
+        If none is; the message says what is allowed.
+    """
+    wanted: TypeAdapter[Any] = TypeAdapter(get_type_hints(explain_ucf101.fn).get(name, Any))
+    refusals = []
+    for value in readings:
+        try:
+            return wanted.validate_python(value)
+        except ValidationError as error:
+            refusals.append(error.errors()[0])
+    where = "".join(f"{part}: " for part in refusals[0]["loc"])
+    takes = inspect.signature(explain_ucf101.fn).parameters[name].annotation
+    raise ValueError(f"setting {name} is {readings[0]!r}, but takes {takes}: {where}{refusals[0]['msg']}")

@@ -74,8 +74,8 @@ class SelectiveParameters:
         _check_choice("border", self.border, get_args(Border))
         _check_choice("scaling", self.scaling, get_args(Scaling))
         check_sigmas([self.sigma])
-        if not 0 <= self.floor < 1:
-            raise ValueError(f"floor is {self.floor}; use a part of the largest relevance, 0 up to below 1")
+        if not isinstance(self.floor, int | float) or not 0 <= self.floor < 1:
+            raise ValueError(f"floor is {self.floor!r}; use a part of the largest relevance, 0 up to below 1")
 
 
 PRESETS = {

@@ -141,5 +141,6 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has no setting {key!r}; its settings: {allowed}")
         usual = known[key]
         number = isinstance(usual, int | float) and not isinstance(usual, bool)
-        if isinstance(value, str) == number or (number and not math.isfinite(value)):
+        kind = int | float if number else type(usual)
+        if not isinstance(value, kind) or (number and not math.isfinite(value)):
             raise ValueError(f"{name}: {key} is {value!r}; give one like its default, {usual!r}")

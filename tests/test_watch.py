@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed
 
 from flows.cli import main
-from flows.commands.arguments import settings_elsewhere
+from flows.commands.arguments import settings_elsewhere, settings_of
 from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
 from flows.local_server import temporary_server
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
@@ -344,10 +344,63 @@ def test_a_start_on_a_server_is_made_once_a_root_and_again_when_the_root_is_new(
 
 
 @pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("videos=10", 10),
+        ("videos=null", None),
+        ("target=true", "true"),
+        ('target="Diving"', "Diving"),
+        ("family=3", "3"),
+        ("classes=Diving", ["Diving"]),
+        ("methods=deep_taylor", ["deep_taylor"]),
+        ('methods=["grad_cam", "sensitivity"]', ["grad_cam", "sensitivity"]),
+        ("sigmas=2", [2.0]),
+        ("insecure=no", False),
+        ('profile={"scale": 2}', {"scale": 2}),
+    ],
+)
+def test_a_setting_is_read_as_its_type(word: str, value: object) -> None:
+    name = word.partition("=")[0]
+    read = settings_of([word])[name]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("videos=ten", "setting videos is 'ten', but takes int | None: Input should be a valid integer"),
+        ("videos=3.5", "setting videos is 3.5"),
+        ("preset=papr", "setting preset is 'papr', but takes Literal['default', 'paper']"),
+        ("max_drop=5%", "setting max_drop is '5%', but takes float | None"),
+        ("method_settings=5", "setting method_settings is 5"),
+        ("selective=[1]", "setting selective is [1]"),
+        ("profile=3", "setting profile is 3"),
+        ("workers=x", "setting workers is 'x'"),
+        (
+            'sigmas=["a"]',
+            "setting sigmas is ['a'], but takes Sequence[float]: 0: Input should be a valid number",
+        ),
+        ("against=5", "5, but max drop is not given"),
+    ],
+)
+def test_a_setting_of_another_type_is_one_line(
+    word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(tmp_path), "--root", str(tmp_path / "root")]
+    assert main(["watch", str(tmp_path), *where, "--settings", word]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"settings": {"video": 3}}, "settings name video; allowed are .*videos"),
         ({"settings": {"tau": -1}}, "tau"),
+        ({"settings": {"sigmas": 2}}, "setting sigmas is 2, but takes Sequence.float."),
+        ({"settings": {"classes": "Diving"}}, "setting classes is 'Diving', but takes Sequence.str. "),
+        ({"settings": {"selective": {"floor": "x"}}}, "floor is 'x'; use a part"),
+        ({"settings": {"method_settings": {"deep_taylor": {"alpha": [1]}}}}, "alpha is .1.; give one like"),
         ({"watch": "nowhere"}, "there is no directory"),
         ({"root": "."}, "lies inside the watched place"),
         ({"tries": 0}, "tries is 0; give 1 or more"),

@@ -16,23 +16,30 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(words: list[str]) -> dict[str, Any]:
-    """Settings given as name=value, with the value in JSON, or plain text where it is none.
+    """Settings of explain-ucf101 given as name=value; the value in JSON or plain text, one for a list of one.
 
     Raises
     ------
     ValueError
-        If a word has no equals sign.
+        If a word has no equals sign, or no reading of its value is one that the setting takes.
     """
+    from flows.watch_checkpoints import setting
+
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise ValueError(f"setting {word!r}: give name=value, such as videos=1010")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        read = _as_json(value)
+        found[name] = setting(name, read, value, [read], [value])
     return found
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def place(url: str) -> str:
