@@ -33,6 +33,7 @@ def explain_ucf101(
     split: int = 1,
     subset: Literal["train", "test", "all"] = "test",
     classes: Sequence[str] | None = None,
+    held_out_groups: int = 0,
     videos: int | None = None,
     methods: Sequence[str] = PAPER_METHODS,
     method_settings: dict[str, dict[str, Any]] | None = None,
@@ -62,7 +63,8 @@ def explain_ucf101(
         root: Directory or s3:// URL under which all results lie.
         split: UCF-101's split, 1 to 3.
         subset: Which of the split's videos: train, test, or all on disk.
-        classes: The only classes there are, those that the checkpoint was trained on; all if empty.
+        classes: The only classes there are; if empty, those that the checkpoint says it was trained on.
+        held_out_groups: Only the groups of each class that a training with as many, and this seed, held out.
         videos: How many videos to draw, evenly over the classes; all of them if empty.
         methods: The explanations.
         method_settings: Settings of methods by name, such as {"deep_taylor": {"alpha": 2}}.
@@ -80,7 +82,7 @@ def explain_ucf101(
         insecure: Accept an unencrypted scheduler on another machine.
         block_clips: Clips of a block, the unit of work, storage and resuming.
         batch_clips: Clips of one forward pass.
-        seed: Seed of the draw of videos.
+        seed: Seed of the draw of videos, and of the held-out groups.
         max_drop: The largest fall of the motion share that passes, such as 0.05 for five percentage points;
             a run that falls by more, and by more than chance, is complete, but its flow run fails and emits
             the event selrel.motion-share.dropped.
@@ -98,6 +100,7 @@ def explain_ucf101(
             split=split,
             subset=subset,
             classes=classes,
+            held_out_groups=held_out_groups,
             videos=videos,
             seed=seed,
             methods=methods,

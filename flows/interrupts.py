@@ -14,13 +14,13 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 _AGAIN_S = 0.05
-_STOPPING_S = 10.0
+_STOPPING_S = 30.0
 _open: list[_Hold] = []
 
 
 @contextmanager
 def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
-    """Obey the first Ctrl-C, and none that comes while the process is stopping for it, for ten seconds.
+    """Obey the first Ctrl-C, and none that comes while the process is stopping for it, for half a minute.
 
     Within an import, it is not raised: some compiled modules would abort the process. Where Ctrl-C is
     ignored, as for a shell's background job, or handled by somebody else, that stays so.

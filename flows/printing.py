@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -68,7 +69,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     summary = read_summary(root, paths)
     console.print(_headline(summary), highlight=False)
     if summary.get("comparison"):
-        console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True)
+        console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True, markup=False)
     for name, table in (
         ("table1", _precision),
         ("object_motion", _object_motion),
@@ -79,7 +80,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
         # A single method agrees with none.
         if root.exists(paths.table(name)):
             console.print(table(_overall(root, paths, name)), "")
-    console.print(_places(root, paths, summary), highlight=False, soft_wrap=True)
+    console.print(_places(root, paths, summary), highlight=False, soft_wrap=True, markup=False)
     return summary
 
 
@@ -148,7 +149,7 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
         interval = f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}" if known else "-"
         # A space instead keeps the figures below each other.
         values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
-        table.add_row(name(row), *values, interval, f"{row['n_clips']:,}")
+        table.add_row(escape(name(row)), *values, interval, f"{row['n_clips']:,}")
     return table
 
 
@@ -242,6 +243,7 @@ def print_training(console: Console, made: Mapping[str, Any]) -> None:
         sep="\n",
         highlight=False,
         soft_wrap=True,
+        markup=False,
     )
 
 

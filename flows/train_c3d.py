@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,13 +73,12 @@ def train_c3d(
 
 
 def announce(checkpoint: str, sha256: str) -> None:
-    """Tell Prefect that a checkpoint was published: watch-checkpoints is triggered by it."""
-    place = os.path.abspath(checkpoint)
+    """Tell Prefect of a published checkpoint, by its absolute path or URL: watch-checkpoints is triggered."""
     emit_event(
         "selrel.checkpoint.published",
         resource={
             "prefect.resource.id": f"selrel.checkpoint.{sha256}",
-            "prefect.resource.name": place,
-            "path": place,
+            "prefect.resource.name": checkpoint,
+            "path": checkpoint,
         },
     )

@@ -117,7 +117,7 @@ class Trainer:
         Raises
         ------
         ValueError
-            If the loss is not finite any more.
+            If the loss or a weight is not finite any more.
         """
         while self.epoch < self._recipe.epochs:
             yield self._next()
@@ -146,10 +146,11 @@ class Trainer:
         chance, pixels = _seeded((self._seed, number), self._device), _pixels_in_unit
         with chance, in_mode(self._model, training=True), pixels(self._model, recipe.pixel_unit):
             loss, accuracy = self._learn()
-        if not math.isfinite(loss):
+        # The last step of an epoch comes after its last loss.
+        if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in self._model.parameters())):
             raise ValueError(
-                f"the loss of epoch {number} is not finite; make learning_rate ({recipe.learning_rate}) "
-                "smaller, or set max_gradient_norm"
+                f"the loss or a weight of epoch {number} is not finite; make learning_rate "
+                f"({recipe.learning_rate}) smaller, or set max_gradient_norm"
             )
         rate = self._optimiser.param_groups[0]["lr"]
         self._schedule.after_epoch(loss)

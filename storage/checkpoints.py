@@ -69,12 +69,16 @@ class Checkpoint:
         Of the whole file.
     state : dict of str to Tensor
         Weights on the CPU under their published names; wrappers such as ``state_dict`` are removed.
+    classes : tuple of str, optional
+        The classes that it was trained on, if it says so, as `write_checkpoint` can under ``meta``; as
+        untrusted as the file.
     """
 
     path: str
     sha256: str
     size_bytes: int
     state: dict[str, Tensor]
+    classes: tuple[str, ...] | None = None
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Checkpoint:
@@ -106,11 +110,12 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
     _check_sidecar(name, sha256)
     try:
-        state = _weights(_loaded(data))
+        content = _loaded(data)
+        state = _weights(content)
         _check_weights(state, len(data), max_bytes)
     except _Refusal as refusal:
         raise UnusableCheckpoint(f"{name} {refusal}") from refusal.__cause__
-    return Checkpoint(name, sha256, len(data), state)
+    return Checkpoint(name, sha256, len(data), state, _classes(content))
 
 
 def write_checkpoint(
@@ -388,6 +393,14 @@ def _weights(content: object) -> dict[str, Tensor]:
             f"allowed are weights by name, or a dict with them under {' or '.join(WRAPPERS)}"
         )
     return {key: value.detach() for key, value in content.items()}
+
+
+def _classes(content: object) -> tuple[str, ...] | None:
+    meta = content.get("meta") if isinstance(content, dict) else None
+    names = meta.get("classes") if isinstance(meta, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
 
 
 def _quoted(key: object) -> str:

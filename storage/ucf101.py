@@ -246,6 +246,11 @@ def hold_out(
     -------
     learn, held_out : tuples of Video
         In the order given; no group is in both.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to hold out: no class has a second group.
     """
     by_class: dict[str, set[str]] = defaultdict(set)
     for video in videos:
@@ -254,6 +259,10 @@ def hold_out(
     for own in by_class.values():
         drawn = sorted(own, key=lambda group: _lot(seed, group))
         held.update(drawn[: min(groups, len(drawn) - 1)])
+    if not held:
+        raise ValueError(
+            "no class has a second group, so none can be held out; choose other classes, lists or subset"
+        )
     learn = tuple(video for video in videos if video.group not in held)
     return learn, tuple(video for video in videos if video.group in held)
 

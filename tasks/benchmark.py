@@ -22,6 +22,8 @@ SIZE = (128, 96)
 FRAMES = 16
 PAN = 2.0
 TEST_SEED = 1_000_000
+# Fewer models have no rank correlation.
+LEAST_MODELS = 3
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,21 @@ class Benchmark:
             method(name)
         check_sigmas(self.sigmas)
         correlations = self.correlations
-        if not correlations or len(set(correlations)) < len(correlations):
-            raise ValueError(f"correlations are {list(correlations)}; give one or more different ones")
+        if not correlations or len({f"{c:.2f}" for c in correlations}) < len(correlations):
+            raise ValueError(
+                f"correlations are {list(correlations)}; give one or more that differ in two decimals"
+            )
         if not all(0 <= correlation <= 1 for correlation in correlations):
             raise ValueError(f"correlations are {list(correlations)}; each is 0 to 1")
         least = {"seeds": 1, "videos_per_class": 8, "test_groups": 8, "epochs": 1, "sanity_clips": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; give {value} or more")
+        if sum(case.trained for case in self.cases) < LEAST_MODELS:
+            raise ValueError(
+                f"{len(correlations)} correlation and {self.seeds} seed make too few models to rank; "
+                "give two correlations or two seeds, or more"
+            )
 
     @property
     def cases(self) -> tuple[Case, ...]:

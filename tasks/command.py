@@ -23,6 +23,7 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
         "split": dataset["split"],
         "subset": dataset["subset"],
         "classes": description["drawn"].get("classes"),
+        "held-out-groups": description["drawn"].get("held_out_groups") or None,
         "videos": description["drawn"]["videos"],
         "seed": description["drawn"]["seed"],
         "methods": list(methods),

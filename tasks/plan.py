@@ -12,7 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,15 @@ from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import content_hash, run_name
 from storage.root import Root, UnusableRoot
 from storage.runs import is_finished, name_of_run, write_run
-from storage.ucf101 import Dataset, Video, choose_classes, draw_subset, read_dataset, video_path
+from storage.ucf101 import (
+    Dataset,
+    Video,
+    choose_classes,
+    draw_subset,
+    hold_out,
+    read_dataset,
+    video_path,
+)
 from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
 from tasks.request import Request
@@ -108,10 +116,9 @@ def plan(request: Request) -> Plan:
     """
     # A wrong address should be told at once.
     root = Root(request.root, patient=False)
-    found = read_dataset(request.data, split=request.split, subset=request.subset)
-    if request.classes is not None:
-        found = choose_classes(found, request.classes)
+    on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
     checkpoint = read_checkpoint(request.checkpoint)
+    found = _chosen(on_disk, request, checkpoint)
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
     check_outputs(recognised.n_outputs, len(found.classes))
     _check_target(request.target, found.classes)
@@ -123,12 +130,25 @@ def plan(request: Request) -> Plan:
         check_alike(request.against, description)
     run_id = content_hash(_identity(description))
     name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
-    made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, found, dataset))
+    made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, on_disk, dataset))
     if not made.finished:
         _check_space(root, made)
         _rehearse(recognised.model, profile, description["settings"]["methods"])
         root.check_writable()
     return made
+
+
+def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint) -> Dataset:
+    """What the classes and the held-out groups leave of a data set."""
+    found, classes = on_disk, request.classes
+    if classes is None and checkpoint.classes and set(checkpoint.classes) < set(on_disk.classes):
+        classes = checkpoint.classes
+    if classes is not None:
+        found = choose_classes(found, classes)
+    if request.held_out_groups:
+        _, held_out = hold_out(found.videos, request.held_out_groups, seed=request.seed)
+        found = replace(found, videos=held_out)
+    return found
 
 
 def publish(made: Plan, *, work: Mapping[str, Any]) -> None:
@@ -206,6 +226,7 @@ def _description(
             "seed": request.seed,
             "videos": request.videos,
             "classes": request.classes and list(request.classes),
+            "held_out_groups": request.held_out_groups,
         },
         "gate": {"max_drop": request.max_drop, "against": request.against and Root(request.against).url},
     }
@@ -242,6 +263,11 @@ def _checkpoint_name(path: str) -> str:
 
 def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tuple[str, ...]:
     notes = [f"{len(dataset['videos']):,} of {len(found.videos):,} videos on disk chosen"]
+    if request.classes is None and len(dataset["classes"]) < len(found.classes):
+        notes.append(
+            f"the checkpoint was trained on {len(dataset['classes'])} of the {len(found.classes)} classes, "
+            "so there are no others"
+        )
     if found.absent:
         notes.append(
             f"{found.absent:,} videos that the lists name (split {request.split}, {request.subset}) are not "

@@ -23,10 +23,11 @@ class Request:
     ----------
     data, checkpoint, root
         The data set's directory, the checkpoint file, and the root URL of all results.
-    split, subset, classes, videos, seed
-        UCF-101's split 1 to 3; "train", "test" or "all"; the only classes there are, those that the
-        checkpoint was trained on (None: all of classInd.txt); how many videos to draw, the same number
-        from each class as far as they go (None: all of them); the seed of that draw.
+    split, subset, classes, held_out_groups, videos, seed
+        UCF-101's split 1 to 3; "train", "test" or "all"; the only classes there are (None: those that the
+        checkpoint says it was trained on, or all of classInd.txt); how many groups of each class `train`
+        held out, which are then the only ones (0: all groups); how many videos to draw, the same number
+        from each class as far as they go (None: all of them); the seed of that draw and of those groups.
     methods
         Settings of every method, by its name: the ones not given are the method's own defaults.
     sigmas
@@ -59,6 +60,7 @@ class Request:
     split: int = 1
     subset: str = "test"
     classes: tuple[str, ...] | None = None
+    held_out_groups: int = 0
     videos: int | None = None
     seed: int = 0
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict.fromkeys(PAPER_METHODS, {}))
@@ -90,6 +92,8 @@ class Request:
             raise ValueError(
                 f"family {self.family} and model {self.model} exclude each other; give one of them"
             )
+        if self.held_out_groups < 0:
+            raise ValueError(f"held_out_groups is {self.held_out_groups}; give 1 or more, or 0 for all")
         _check_gate(self.max_drop, self.against, self.methods)
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")

@@ -98,6 +98,7 @@ def train(
     """
     settings = recipe_of(recipe)
     _check_every(every)
+    _check_device(device)
     place, paths = training_at(checkpoint)
     _check_target(place, paths)
     learn, held_out = divided(
@@ -111,6 +112,7 @@ def train(
         "recipe": dataclasses.asdict(settings),
         "seed": seed,
     }
+    _tell_unjudged(learn, held_out)
     describe(place, paths, description)
     profile = families()[FAMILY][0].profile
     samples = read_samples(learn, profile)
@@ -121,7 +123,7 @@ def train(
         samples,
         profile=profile,
         recipe=settings,
-        validation=read_samples(held_out, profile) if held_out.videos else None,
+        validation=_judges(held_out, profile) if held_out.videos else None,
         seed=seed,
         device=device,
         readers=torch.get_num_threads(),
@@ -219,18 +221,23 @@ class _Clips:
 
     def decoded(self, video: Video) -> int:
         """Decode a video to its end, keep its frames if there is room, and give their number."""
+        n_frames, size, kept = 0, 0, list[npt.NDArray[np.uint8]]()
         try:
-            frames = [resize_frame(frame, self._view) for frame in read_frames(video.path)]
+            for frame in read_frames(video.path):
+                n_frames += 1
+                # A long video is counted to its end, not collected.
+                if size <= self._room:
+                    kept.append(resize_frame(frame, self._view))
+                    size += kept[-1].nbytes
         except UndecodableVideo as error:
             _log.warning("%s is left out of the training: %s", video.name, error.reason)
             return 0
-        size = sum(frame.nbytes for frame in frames)
         with self._lock:
             fits = size <= self._room
             self._room -= size * fits
         if fits:
-            self._kept[video.path] = np.stack(frames)
-        return len(frames)
+            self._kept[video.path] = np.stack(kept)
+        return n_frames
 
     def add(self, video: Video, n_frames: int) -> int:
         """Cut a video into clips, and give their number."""
@@ -351,6 +358,31 @@ def _check_divided(learn: Dataset, held_out: Dataset, classes: Sequence[str] | N
         raise ValueError(
             f"group {min(both)} is in the train list and in the test list; what is learnt from can't judge: "
             "move its videos to one of them, or hold out groups of the train list"
+        )
+
+
+def _tell_unjudged(learn: Dataset, held_out: Dataset) -> None:
+    unjudged = {video.class_name for video in learn.videos} - {video.class_name for video in held_out.videos}
+    if unjudged:
+        _log.warning("no held-out video judges %s", ", ".join(sorted(unjudged)))
+
+
+def _judges(held_out: Dataset, profile: Profile) -> Samples:
+    samples = read_samples(held_out, profile)
+    if not len(samples.labels):
+        raise ValueError(
+            f"none of the {len(held_out.videos)} held-out videos can be decoded, so nothing could judge; "
+            "see the lines above, and copy them again"
+        )
+    return samples
+
+
+def _check_device(device: str) -> None:
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{number}" for number in range(n_gpus))]
+    if device not in usable:
+        raise ValueError(
+            f"device is {device!r}; usable here: {', '.join(usable)} (`selrel doctor` says why no GPU is)"
         )
 
 

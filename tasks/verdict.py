@@ -38,6 +38,7 @@ CAMERAS = {"all": (False, True), "still": (False,), "panned": (True,)}
 MEASURES = ("motion_use", "freeze_effect")
 MAP = ["method", "edge", "sign", "sigma"]
 BESIDE = ("random", *CONTROLS)
+# More than this: a model that always gives the same answer has exactly this motion use.
 FOLLOWS = 0.5
 TRUTHS = ("object", "swept", "moving")
 
@@ -222,7 +223,7 @@ def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]
     if known.sum() < 3:
         return
     first, second, seed = first[known], second[known], np.asarray(seeds)[known]
-    follows = np.asarray(use, np.float64)[known] >= FOLLOWS
+    follows = np.asarray(use, np.float64)[known] > FOLLOWS
     low, high = spearman_interval(first, second, seed) or (None, None)
     over = left_out_interval(spearman_over_kinds, (first, second, follows), seed) or (None, None)
     within = [side[follows] for side in (first, second, seed)]
@@ -299,7 +300,7 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
     ``<control>_gain`` is the map's IoU less the control's of the same area in the same clip, over all clips
     and models of the kind, with an interval over groups; above 0 throughout, the map is above the control.
     """
-    trained, uses = models.trained, models.motion_use >= FOLLOWS
+    trained, uses = models.trained, models.motion_use > FOLLOWS
     kinds = {"followers": trained & uses, "others": trained & ~uses, "untrained": ~trained}
     measured = ("precision", "recall", "iou")
     gains = [f"{control}_gain" for control in BESIDE]

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from selrel.models.c3d import C3D
 from storage.checkpoints import write_checkpoint
@@ -29,6 +30,11 @@ TINY_VIDEOS = {
     "HandstandPushups/v_HandStandPushups_g08_c01.avi": (12, "train"),
 }
 TINY_ABSENT = 5
+
+
+# A machine that does other work as well may be slow at any moment.
+settings.register_profile("selrel")
+settings.load_profile("selrel")
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ def assert_summary(row: Row, rows: Rows, score: str, prefix: str = "") -> None:
         assert (row[name("low")], row[name("high")]) == pytest.approx(interval, rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

@@ -46,7 +46,7 @@ def test_agreement_restated(seed: int) -> None:
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_agreement_is_symmetric_and_bounded(seed: int) -> None:
     a, b, counted = clip(seed)
@@ -57,7 +57,7 @@ def test_agreement_is_symmetric_and_bounded(seed: int) -> None:
     assert ratios["agreement"] <= ratios["iou"] <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_counts_of_the_parts_add_up_to_those_of_the_whole(seed: int) -> None:
     a, b, counted = clip(seed)

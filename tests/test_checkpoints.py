@@ -46,6 +46,22 @@ def test_a_round_trip(tmp_path, state):
     assert content["epoch"] == 3 and content["meta"] == {"accuracy": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("meta", "classes"),
+    [
+        ({}, None),
+        ({"classes": ["YoYo", "Archery"]}, ("YoYo", "Archery")),
+        ({"classes": []}, None),
+        ({"classes": "YoYo"}, None),
+        ({"classes": ["YoYo", 3]}, None),
+        ({"classes": {"YoYo": 1}}, None),
+    ],
+)
+def test_checkpoint_says_the_classes_it_was_trained_on(tmp_path, meta, classes):
+    write_checkpoint(tmp_path / "a.pth", {"w": torch.ones(2)}, meta=meta)
+    assert read_checkpoint(tmp_path / "a.pth").classes == classes
+
+
 def test_the_same_weights_are_the_same_bytes(tmp_path, state):
     assert write_checkpoint(tmp_path / "a.pth", state) == write_checkpoint(tmp_path / "b.pth", state)
 

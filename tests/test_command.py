@@ -36,6 +36,7 @@ def checkpoint(tmp_path):
         {"selective": {"edge": "falling", "floor": 1e-5}, "method_settings": {"deep_taylor": {"alpha": 2.0}}},
         {"profile": {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130]}, "split": 1},
         {"family": "c3d-sports1m"},
+        {"subset": "all", "held_out_groups": 1, "seed": 4},
     ],
 )
 def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkeypatch, choices):

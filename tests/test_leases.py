@@ -50,7 +50,9 @@ def test_a_lease_beats(root):
             assert time.monotonic() < deadline
 
 
-def test_one_works_and_the_others_wait(root):
+def test_one_works_and_the_others_wait(root, monkeypatch):
+    # A store without conditional writes: nobody may be slower than this between looking and writing.
+    monkeypatch.setattr(leases, "_SETTLE_S", 3.0)
     inside, most, waited = [], [], []
 
     def work(number):
@@ -129,10 +131,12 @@ def test_a_living_process_elsewhere_is_waited_for(root):
         assert waited == ["process 1 on elsewhere"]
 
 
-def test_who_loses_its_lease_does_not_delete_that_of_another(root):
+def test_who_loses_its_lease_does_not_delete_that_of_another(root, monkeypatch):
+    # Nor beats on; a beat that has looked already would.
+    monkeypatch.setattr(leases, "BEAT_S", 1.0)
     with lease(root, "lease.json"):
         write_holder(root)
-        time.sleep(0.3)
+        time.sleep(1.5)
     assert read_holder(root, "lease.json").host == "elsewhere"
 
 
@@ -143,7 +147,8 @@ def test_who_holds_its_lease_is_let_go_on(root):
         held.check()
 
 
-def test_who_loses_its_lease_is_told_who_has_it_and_what_to_do(root):
+def test_who_loses_its_lease_is_told_who_has_it_and_what_to_do(root, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_S", 60.0)
     with lease(root, "lease.json") as held:
         write_holder(root)
         told = "held by process 1 on elsewhere: .* start the same command"

@@ -86,7 +86,7 @@ def test_ratios_restated() -> None:
     assert precision.ratios(counts) == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_a_map_positive_everywhere_has_the_base_rate_to_the_last_digit(seed: int) -> None:
     relevance, moving, counted, _ = clip(seed, positive=True)
@@ -95,7 +95,7 @@ def test_a_map_positive_everywhere_has_the_base_rate_to_the_last_digit(seed: int
     assert ratios["lift"] in (1.0, None)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_counts_of_the_parts_add_up_to_those_of_the_whole(seed: int) -> None:
     relevance, moving, counted, selected = clip(seed)
@@ -161,7 +161,7 @@ def test_area_matched_precision_restated(seed: int, ties: bool) -> None:
         assert result["area_precision_60"] is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_area_matched_precision_does_not_depend_on_the_order_of_ties(seed: int) -> None:
     relevance, moving, _, _ = clip(seed, positive=True, ties=True)

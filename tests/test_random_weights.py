@@ -73,7 +73,7 @@ def bench(tmp_path_factory):
     """A benchmark of which one case has weights: those that training starts from."""
     directory = tmp_path_factory.mktemp("bench")
     bench = Bench(Root(str(directory / "root")).url, "planted", str(directory))
-    settings = Benchmark(correlations=(0.0,), seeds=1, test_groups=8, methods=METHODS, sanity_clips=3)
+    settings = Benchmark(correlations=(0.0, 1.0), seeds=1, test_groups=8, methods=METHODS, sanity_clips=3)
     bench.place.write_json(bench.paths.description, {"settings": settings.as_dict()})
     make_dataset(
         bench.test_data,

@@ -138,7 +138,7 @@ def test_a_batch_is_its_clips(edge: Any, border: Any) -> None:
     assert selective_mask(batch[:0], 6, parameters).shape == (0, 6, 5, 7)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), n_valid=st.integers(1, 6), choice=st.sampled_from(CHOICES))
 def test_the_mask_shrinks_as_sigma_grows(seed: int, n_valid: int, choice: tuple[Any, Any]) -> None:
     cube = random_cube(seed)
@@ -148,7 +148,7 @@ def test_the_mask_shrinks_as_sigma_grows(seed: int, n_valid: int, choice: tuple[
         assert not (narrower & ~wider).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-40, 20), choice=st.sampled_from(CHOICES))
 def test_the_mask_does_not_depend_on_units(seed: int, exponent: int, choice: tuple[Any, Any]) -> None:
     cube = random_cube(seed)

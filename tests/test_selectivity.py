@@ -40,7 +40,7 @@ def test_selectivity_restated(seed: int) -> None:
     assert selectivity.ratios(counts) == pytest.approx(expected, rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_a_smaller_mask_keeps_less_and_complements_keep_all(seed: int) -> None:
     baseline, selected, counted = clip(seed)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,8 +219,54 @@ def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path
     # In classInd's order, counted anew, as the model's outputs are.
     assert made.dataset["classes"] == ["Archery", "HammerThrow"]
     assert [row[1:3] for row in made.dataset["videos"]] == [["Archery", 0], ["HammerThrow", 1]]
-    with pytest.raises(ValueError, match="2 outputs and the data set 4 classes"):
-        plan(request_from(**places))
+    # The checkpoint knows its classes.
+    assert plan(request_from(**places, methods=["grad_cam"])).run == made.run
+    with pytest.raises(ValueError, match="2 outputs and the data set 3 classes"):
+        plan(request_from(**places, classes=[*chosen, "Hammering"]))
+
+
+def test_held_out_groups_are_explained_alone(tiny_ucf101, tmp_path):
+    chosen = {"subset": "all", "held_out_groups": 1, "seed": 2}
+    trained(tiny_ucf101, tmp_path / "c3d.pth.tar", **chosen)
+    places = {"data": str(tiny_ucf101), "checkpoint": str(tmp_path / "c3d.pth.tar"), "root": str(tmp_path)}
+    made = plan(request_from(**places, methods=["grad_cam"], **chosen))
+    _, held_out = divided(str(tiny_ucf101), split=1, **chosen)
+    assert [row[0] for row in made.dataset["videos"]] == [video.name for video in held_out.videos]
+    assert 4 <= len(held_out.videos) < 9
+    with pytest.raises(ValueError, match="held_out_groups is -1; give 1 or more, or 0 for all"):
+        request_from(**places, held_out_groups=-1)
+
+
+def test_no_group_to_hold_out_is_said(tiny_ucf101):
+    with pytest.raises(ValueError, match="no class has a second group, so none can be held out"):
+        divided(str(tiny_ucf101), split=1, held_out_groups=1)
+
+
+def test_a_class_that_nothing_judges_is_named(tiny_ucf101, tmp_path, caplog):
+    videos = tiny_ucf101 / "UCF-101" / "Hammering"
+    data = tmp_path / "ucf"
+    shutil.copytree(tiny_ucf101, data)
+    (data / "UCF-101" / "Hammering" / next(videos.glob("*_g01_*")).name).unlink()
+    trained(data, tmp_path / "c3d.pth.tar", subset="all", held_out_groups=1)
+    assert "no held-out video judges Hammering" in caplog.text
+
+
+def test_judges_that_cannot_be_decoded_are_said_before_training(tiny_ucf101, tmp_path):
+    data = tmp_path / "ucf"
+    shutil.copytree(tiny_ucf101, data)
+    _, held_out = divided(str(data), split=1)
+    for video in held_out.videos:
+        Path(video.path).write_bytes(b"no video")
+    with pytest.raises(ValueError, match="none of the 4 held-out videos can be decoded"):
+        trained(data, tmp_path / "c3d.pth.tar")
+    assert not list(tmp_path.glob("c3d.pth.tar.training/*.pth*"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", ""])
+def test_a_device_that_is_not_there_is_refused_before_anything(tiny_ucf101, tmp_path, device):
+    with pytest.raises(ValueError, match=rf"device is {device!r}; usable here: cpu"):
+        trained(tiny_ucf101, tmp_path / "c3d.pth.tar", device=device)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,13 @@ def test_loss_that_is_not_finite_stops_the_training():
         trained(recipe)
 
 
+def test_weights_that_the_last_step_ruins_stop_the_training():
+    """No loss is taken after it."""
+    recipe = Recipe(epochs=1, batch_size=64, learning_rate=1e38)
+    with pytest.raises(ValueError, match="a weight of epoch 1 is not finite; make learning_rate"):
+        trained(recipe)
+
+
 def test_no_clips_are_refused():
     empty = Samples(lambda sample, shift: None, np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no clip to train on"):

@@ -112,7 +112,7 @@ def test_all_clips_are_drawn_where_there_are_no_more():
 @pytest.fixture
 def bench(tmp_path):
     bench = Bench(Root(str(tmp_path)).url, "planted", "")
-    settings = Benchmark(correlations=(0.0,), seeds=1)
+    settings = Benchmark(correlations=(0.0, 1.0), seeds=1)
     bench.place.write_json(bench.paths.description, {"settings": settings.as_dict()})
     return bench
 
@@ -127,7 +127,7 @@ def test_a_model_that_kills_its_workers_stops_the_benchmark(bench):
 
     with (
         cluster(2, threads_per_worker=1),
-        pytest.raises(StageFailed, match=r"died.*\(models left out: context-seed1\).*same command again"),
+        pytest.raises(StageFailed, match=r"died.*\(models left out: both-1.00-seed1\).*same command again"),
     ):
         run_cases("train", bench, work, range(3))
     assert pending(bench.place, bench.paths, "train", range(3)) == [1]

@@ -337,7 +337,9 @@ def test_a_finished_verdict_is_not_changed(bench):
     ("change", "message"),
     [
         ({"correlations": ()}, "give one or more"),
-        ({"correlations": (0.5, 0.5)}, "different ones"),
+        ({"correlations": (0.5, 0.5)}, "differ in two decimals"),
+        ({"correlations": (0.25, 0.251)}, "differ in two decimals"),
+        ({"correlations": (1.0,), "seeds": 1}, "1 correlation and 1 seed make too few models"),
         ({"correlations": (1.5,)}, "each is 0 to 1"),
         ({"seeds": 0}, "seeds is 0; give 1 or more"),
         ({"test_groups": 4}, "test_groups is 4; give 8 or more"),

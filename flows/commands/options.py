@@ -35,11 +35,14 @@ class RunOptions:
     subset
         Which of the split's videos; `all` takes every video on disk.
     classes
-        The only classes there are, for a checkpoint that was trained on some; all by default.
+        The only classes there are; by default those that the checkpoint says it was trained on, or all.
+    held_out_groups
+        Only the groups that `selrel train` held out, if given the same of this, of `--seed`, `--split`,
+        `--subset` and `--classes`.
     videos
         How many videos to draw, evenly over the classes; all of them by default.
     seed
-        Seed of the draw.
+        Seed of the draw, and of the held-out groups.
     methods
         Explanations; by default the paper's four: `deep_taylor grad_cam guided_backprop guided_grad_cam`.
         Also `gradient_x_input` and `sensitivity`.
@@ -109,6 +112,7 @@ class RunOptions:
     split: Annotated[int, Parameter(group=_DATA)] = 1
     subset: Annotated[Literal["train", "test", "all"], Parameter(group=_DATA)] = "test"
     classes: Annotated[list[str] | None, Several, Parameter(group=_DATA)] = None
+    held_out_groups: Annotated[int, Parameter(group=_DATA)] = 0
     videos: Annotated[int | None, Parameter(group=_DATA)] = None
     seed: Annotated[int, Parameter(group=_DATA)] = 0
     methods: Annotated[list[str] | None, Several, Parameter(group=_EXPLANATION)] = None
@@ -146,8 +150,8 @@ class RunOptions:
         profile = ("colour_order", "resize", "crop", "mean", "std", "scale", "label_order")
         selective = ("edge", "border", "floor", "scaling")
         as_they_are = (
-            "root", "split", "subset", "classes", "videos", "seed", "target", "preset", "motion_rule", "tau",
-            "family", "model", "block_clips", "batch_clips", "max_drop", "against",
+            "root", "split", "subset", "classes", "held_out_groups", "videos", "seed", "target", "preset",
+            "motion_rule", "tau", "family", "model", "block_clips", "batch_clips", "max_drop", "against",
         )  # fmt: skip
         names = list(dict.fromkeys(self.methods)) if self.methods is not None else None
         return {

@@ -18,7 +18,7 @@ def train(
     subset: Literal["train", "all"] = "train",
     classes: Annotated[list[str] | None, Several] = None,
     held_out_groups: int = 0,
-    weights: Path | None = None,
+    weights: str | None = None,
     widths: Annotated[list[int] | None, Several] = None,
     hidden: Annotated[tuple[int, int] | None, Several] = None,
     dropout: float = 0.5,
@@ -66,7 +66,8 @@ def train(
     held_out_groups
         Groups of each class that judge the model instead of the split's test list.
     weights
-        A C3D to start from (Sports-1M's, or any other, in a published format), with a new last layer.
+        A C3D to start from (Sports-1M's, or any other, in a published format), a file or `s3://bucket/key`,
+        with a new last layer.
     widths
         Channels of the eight convolutions; those of the published C3D by default.
     hidden
@@ -138,7 +139,7 @@ def train(
         **given(
             {
                 "classes": classes,
-                "weights": None if weights is None else str(weights),
+                "weights": weights,
                 "widths": widths,
                 "hidden": hidden,
             }

@@ -74,11 +74,13 @@ def validate(
                 f"{bench.place.join(bench.paths.directory)}",
                 soft_wrap=True,
                 highlight=False,
+                markup=False,
             )
             _carry_out(bench, workers)
         console.print(Markdown(opening(bench.place, bench.paths)))
-        console.print(f"\nPage      {bench.place.join(bench.paths.page)}", soft_wrap=True, highlight=False)
-        console.print(f"Directory {bench.place.join(bench.paths.directory)}", soft_wrap=True, highlight=False)
+        page, directory = (bench.place.join(path) for path in (bench.paths.page, bench.paths.directory))
+        places = f"\nPage      {page}\nDirectory {directory}"
+        console.print(places, soft_wrap=True, highlight=False, markup=False)
 
 
 def _carry_out(bench: Bench, workers: int | None) -> None:

@@ -95,8 +95,8 @@ def control_orders(
     mapping of str to int array, (voxel,)
         By the names of `CONTROLS`. ``centre``: nearest to the frame's centre. ``luma``: the brightest.
         ``contrast``: farthest in brightness from the frame's median. ``flow`` and ``object_flow``: the
-        longest flow. ``change``: the largest temporal edge of the picture itself, the selective step
-        without any explanation.
+        longest flow. ``change``: the largest difference in time of the picture itself, without any
+        explanation.
     """
     _, height, width = luma.shape
     y, x = np.mgrid[:height, :width]
