@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import dask
 import torch
@@ -32,6 +32,7 @@ THREAD_VARIABLES = (
 )
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LOOK_S = 5.0
+_CERTIFICATES = ("distributed.comm.tls.ca-file", "distributed.comm.tls.client.cert")
 # What is only for a dashboard, and goes on without one; the profiler slows a worker down by up to a tenth.
 _UNWATCHED: dict[str, object] = {
     "distributed.scheduler.http.routes": [],
@@ -401,13 +402,38 @@ def _unregister(client: Client, name: str) -> None:
 
 def _check_address(address: str, insecure: bool) -> None:
     parts = urlsplit(address)
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname:
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not _has_port(parts):
         raise ValueError(f"scheduler address {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT")
     if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
         raise ValueError(
             f"scheduler address {address!r} is neither encrypted nor on this machine: anyone on that network "
             "could run code on the workers; use tls://, or allow it with --insecure"
         )
+    if parts.scheme == "tls":
+        _check_certificates(address)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.port)
+    except ValueError:
+        return False
+
+
+def _check_certificates(address: str) -> None:
+    """Find what Dask needs to speak TLS as a client; its own error names none of it."""
+    absent = [name for name in _CERTIFICATES if not _is_certificate(dask.config.get(name, None))]
+    if absent:
+        variables = (f"DASK_{name.upper().replace('-', '_').replace('.', '__')}" for name in absent)
+        raise ValueError(
+            f"scheduler address {address!r} needs certificates: set {', '.join(absent)} in Dask's "
+            f"configuration to a file, or {', '.join(variables)} in the environment"
+        )
+
+
+def _is_certificate(given: str | None) -> bool:
+    """Whether it is a file, or, as Dask allows, the text of one."""
+    return given is not None and ("\n" in given or os.path.isfile(given))
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,6 +24,7 @@ from distributed import Client
 from flows.cluster import (
     THREAD_VARIABLES,
     OtherVersions,
+    check_cluster,
     cluster,
     gpu_of_worker,
     in_process,
@@ -359,6 +360,13 @@ def test_a_scheduler_without_workers_is_an_error() -> None:
         ({"workers": 1, "threads_per_worker": -1}, "threads per worker is -1"),
         ({"scheduler": "10.0.0.1:8786"}, "give tls://HOST:PORT"),
         ({"scheduler": "http://localhost:8786"}, "give tls://HOST:PORT"),
+        ({"scheduler": "tcp://127.0.0.1"}, "give tls://HOST:PORT"),
+        ({"scheduler": "tcp://127.0.0.1:abc"}, "give tls://HOST:PORT"),
+        ({"scheduler": "tcp://127.0.0.1:70000"}, "give tls://HOST:PORT"),
+        (
+            {"scheduler": "tls://127.0.0.1:9999"},
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT in the environment",
+        ),
         ({"scheduler": "tcp://10.0.0.1:8786"}, "neither encrypted nor on this machine"),
         ({"scheduler": "tcp://localhost:8786", "workers": 2}, "can't be set on an existing scheduler"),
         (
@@ -371,6 +379,15 @@ def test_bad_settings_are_one_line(settings: dict[str, object], message: str) ->
     with pytest.raises((ValueError, ConnectionError), match=message) as raised, cluster(**settings):  # type: ignore[arg-type]
         pass
     assert "\n" not in str(raised.value)
+
+
+def test_a_certificate_that_is_no_file_is_named(certificates: Path) -> None:
+    check_cluster(scheduler="tls://127.0.0.1:9999")
+    (certificates / "certificate.pem").unlink()
+    with pytest.raises(
+        ValueError, match="set distributed.comm.tls.ca-file, distributed.comm.tls.client.cert"
+    ):
+        check_cluster(scheduler="tls://127.0.0.1:9999")
 
 
 def by_value(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect.events.related import tags_as_related_resources
@@ -19,7 +23,7 @@ from flows.cli import main
 from flows.standing_server import HEARTBEAT
 from storage.root import run_at
 from storage.runs import read_summary
-from tests.prefect_server import prefect_server
+from tests.prefect_server import REPOSITORY, prefect_server
 
 
 def test_only_runs_of_these_deployments_crash_without_a_heartbeat() -> None:
@@ -72,6 +76,32 @@ def test_a_deployed_run_equals_one_of_the_command_line(
     assert main(["explain", *(str(word) for option in options.items() for word in option)]) == 0
     deployed, direct = (result(tmp_path / name) for name in ("deployed", "direct"))
     assert deployed["results_sha256"] == direct["results_sha256"]
+
+
+@pytest.mark.slow
+def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) -> None:
+    """On a team's server, schedules that others have paused stay paused."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (commands,) = (block for block in blocks if "deployment schedule" in block)
+    watching, others = "watch-checkpoints/watch-checkpoints", "train-c3d/train-c3d"
+    with prefect_server(tmp_path / "home", deploy=False) as server:
+        server.prefect("work-pool", "create", "selrel", "--type", "process")
+        server.prefect("deploy", "--all")
+        server.prefect("deployment", "schedule", "create", others, "--interval", "3600", "--no-active")
+
+        def switched_on(name: str) -> list[bool]:
+            deployment = httpx.get(f"{server.url}/deployments/name/{name}").raise_for_status().json()
+            return [schedule["active"] for schedule in deployment["schedules"]]
+
+        assert (switched_on(watching), switched_on(others)) == ([False], [False])
+        subprocess.run(
+            ["sh", "-ec", commands.replace(".venv/bin/prefect", f"{sys.executable} -m prefect")],
+            cwd=server.project,
+            env=server.environment,
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
+        assert (switched_on(watching), switched_on(others)) == ([True], [False])
 
 
 def result(root: Path) -> dict[str, object]:
