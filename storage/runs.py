@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.layout import RUNS, RunPaths
 from storage.receipts import is_sealed, sealed
-from storage.root import Root, run_at
+from storage.root import Root, UnreadableFile, run_at
 
 
 class FinishedRun(ValueError):
@@ -31,6 +31,8 @@ class Run:
         Its success marker; None if it is not finished.
     note : str
         What is wrong with it, in words; empty if nothing is.
+    ended : bool
+        Whether it has a success marker, be that damaged or not.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Run:
     description: dict[str, Any]
     summary: dict[str, Any] | None
     note: str = ""
+    ended: bool = False
 
     @property
     def finished(self) -> bool:
@@ -145,13 +148,15 @@ def list_runs(root: Root) -> list[Run]:
 def _run(root: Root, name: str) -> Run:
     url = root.join(f"{RUNS}/{name}")
     description: dict[str, Any] = {}
+    ended = False
     try:
         paths = root.run(name)
+        ended = is_finished(root, paths)
         description = read_run(root, paths)
-        summary = read_summary(root, paths) if is_finished(root, paths) else None
-    except (FileNotFoundError, ValueError) as error:
-        return Run(name, url, description, None, note=str(error))
-    return Run(name, url, description, summary)
+        summary = read_summary(root, paths) if ended else None
+    except (FileNotFoundError, UnreadableFile, ValueError) as error:
+        return Run(name, url, description, None, note=str(error), ended=ended)
+    return Run(name, url, description, summary, ended=ended)
 
 
 def _mapping(root: Root, path: str) -> dict[str, Any]:

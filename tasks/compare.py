@@ -12,8 +12,8 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
 from storage.layout import RunPaths
-from storage.root import Root
-from storage.runs import finished_run, list_runs, read_run
+from storage.root import Root, UnreadableFile
+from storage.runs import finished_run, list_runs, read_run, read_summary
 from storage.tables import read_table, read_tables
 
 Row = dict[str, Any]
@@ -118,18 +118,22 @@ def previous_run(place: Root, run: str) -> str | None:
     """Where the run before another lies; None where there is none.
 
     That is the last to finish of those on the same data set with the same settings: another checkpoint, or
-    the same one under an older version of the code. A run that did not pass the gate itself is no measure.
+    the same one under an older version of the code. A run that did not pass the gate itself is no measure. A
+    damaged run that may be the one comes first: nobody can say any more whether it is.
     """
     mine = read_run(place, place.run(run))
-    others = [
+    others = [other for other in list_runs(place) if other.name != run]
+    for other in others:
+        if other.ended and other.note and not (other.description and _differing(other.description, mine)):
+            return other.url
+    passed = [
         (other.summary.get("finished_at", ""), other.name, other.url)
-        for other in list_runs(place)
+        for other in others
         if other.summary is not None
         and (other.summary.get("comparison") or {"passed": True})["passed"]
-        and other.name != run
         and not _differing(other.description, mine)
     ]
-    return max(others)[-1] if others else None
+    return max(passed)[-1] if passed else None
 
 
 def check_alike(url: str, description: Mapping[str, Any]) -> None:
@@ -146,6 +150,25 @@ def check_alike(url: str, description: Mapping[str, Any]) -> None:
             f"{url} can't be the measure of this run: they differ in {', '.join(differing)}; name a run of "
             "the same data set and settings, or leave --against out"
         )
+
+
+def read_measure(url: str) -> Side:
+    """Read what is compared of the run that another one is judged by.
+
+    Raises
+    ------
+    ValueError
+        If it is not finished, or damaged: the message says what to do.
+    """
+    place, paths = finished_run(url)
+    try:
+        read_summary(place, paths)
+        return read_side(place, paths)
+    except (FileNotFoundError, UnreadableFile, ValueError) as error:
+        raise ValueError(
+            f"the run {url} is damaged ({error}): `selrel verify {url} --repair` and the command that made "
+            "it make it anew; or remove it"
+        ) from error
 
 
 def read_side(place: Root, paths: RunPaths) -> Side:

@@ -12,7 +12,7 @@ from prefect.events import emit_event
 from selrel.scores.compare import dropped
 from storage.root import Root, run_at
 from storage.runs import finished_run, read_run, read_summary
-from tasks.compare import comparison, headline, previous_run, read_side
+from tasks.compare import comparison, headline, previous_run, read_measure, read_side
 
 Row = dict[str, Any]
 
@@ -47,11 +47,11 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
     if url is None:
         return [], None
     try:
-        rows = comparison(read_side(*finished_run(url)), read_side(place, paths))
+        rows = comparison(read_measure(url), read_side(place, paths))
     except (FileNotFoundError, ValueError) as error:
         # A gate that can't judge must not pass; without one, an old damaged run stops no new one.
         if gate.get("max_drop") is not None:
-            raise
+            raise ValueError(f"the gate can't judge: {error}, or name another run by --against") from error
         _log.warning("not compared with the run before: %s", error)
         return [], {**_verdict(None, url, None), "error": str(error)}
     return rows, _verdict(headline(rows), url, gate.get("max_drop"))
@@ -115,7 +115,7 @@ def _found(url: str, max_drop: float, against: str | None) -> Row | None:
             return stored
     assert against is not None
     try:
-        rows = comparison(read_side(*finished_run(against)), read_side(place, paths))
+        rows = comparison(read_measure(against), read_side(place, paths))
         found = _verdict(headline(rows), against, max_drop)
     except (FileNotFoundError, ValueError) as error:
         found = {"error": str(error)}

@@ -289,6 +289,33 @@ def test_a_gate_that_cannot_judge_does_not_pass(make_run: MakeRun, tmp_path: Pat
     check_gate(url, 0.05, make_run("older", 0.0))
 
 
+@pytest.mark.parametrize("file", ["run.json", "_SUCCESS.json"])
+def test_a_damaged_run_before_is_not_passed_over(file: str, make_run: MakeRun, tmp_path: Path) -> None:
+    """Nobody can say whether it was the one to compare with."""
+    place = Root(str(tmp_path / "root"))
+    good, bad = make_run("good", 0.0), make_run("damaged", 0.2)
+    damaged = tmp_path / "root/runs/damaged" / file
+    damaged.write_text(damaged.read_text().replace("{", "{{" if file == "run.json" else '{"a": 1,', 1))
+    make_run("free", 0.0, finished_at=None)
+    make_run("gated", 0.0, finished_at=None, gate={"max_drop": 0.05})
+    todo = rf"{bad} is damaged .*verify {bad} --repair.* remove it.*--against"
+    with pytest.raises(ValueError, match=todo) as said:
+        with_previous(place, "gated")
+    assert "\n" not in str(said.value)
+    assert with_previous(place, "free")[0] == []
+    url = finish(tmp_path / "root", "free")
+    with pytest.raises(NotJudged, match=todo):
+        check_gate(url, 0.05)
+    check_gate(url, 0.05, good)
+    with pytest.raises(NotJudged, match=todo):
+        check_gate(url, 0.05, bad)
+    # What is not finished, or of another series, is in nobody's way.
+    Path(place.join(place.run("damaged").success)).unlink()
+    make_run("elsewhere", 0.0, dataset="d2")
+    Path(place.join(place.run("elsewhere").success)).write_text("")
+    assert previous_run(place, "gated") == url
+
+
 def test_runs_without_a_motion_share_do_not_pass(make_run: MakeRun, tmp_path: Path) -> None:
     """No clip of the one run counts: it is complete, but nothing is known about it."""
     place = Root(str(tmp_path / "root"))

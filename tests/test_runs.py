@@ -61,6 +61,7 @@ def test_all_runs_are_listed_whatever_their_state(root):
     assert [run.name for run in found] == ["a", "b", "broken", "empty", "list"]
     assert [run.finished for run in found] == [False, True, False, False, False]
     assert [bool(run.note) for run in found] == [False, False, True, True, True]
+    assert [run.ended for run in found] == [False, True, False, False, False]
     assert found[1].description == DESCRIPTION
     assert found[1].summary == {"clips": 10}
     assert found[1].url == root.join("runs/b")
@@ -83,7 +84,7 @@ def test_a_changed_marker_is_not_read(root):
     with pytest.raises(ValueError, match="was changed"):
         read_summary(root, run)
     (found,) = list_runs(root)
-    assert not found.finished and "was changed" in found.note
+    assert found.ended and not found.finished and "was changed" in found.note
 
 
 def test_a_run_is_found_by_its_id_and_rather_a_finished_one(root):
