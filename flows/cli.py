@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
 from flows.interrupts import one_interrupt
+from flows.outages import outage
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -93,9 +94,8 @@ def _guarded(command: Callable[[], int]) -> int:
     except RuntimeError as error:
         return stopped(str(error), FAILED)
     except Exception as error:
-        # S3's library is slow to import, and its errors share no base with Python's own.
-        if type(error).__module__.startswith(("botocore.", "aiobotocore.")):
-            return stopped(f"S3: {error}; check bucket, endpoint and credentials", BAD_INPUT)
+        if reason := outage(error):
+            return stopped(reason, BAD_INPUT)
         raise
 
 

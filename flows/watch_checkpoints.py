@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
 from flows.explain_ucf101 import explain_ucf101, request_from
@@ -115,9 +116,15 @@ def on_server(parameters: Mapping[str, Any]) -> Explain:
 
 def _flow_run(parameters: Mapping[str, Any], key: str) -> FlowRun:
     """The deployment's flow run of a key, made where the server knows none."""
-    return run_deployment(  # type: ignore[return-value]
-        DEPLOYMENT, parameters=dict(parameters), timeout=0, idempotency_key=key, as_subflow=False
-    )
+    try:
+        return run_deployment(  # type: ignore[return-value]
+            DEPLOYMENT, parameters=dict(parameters), timeout=0, idempotency_key=key, as_subflow=False
+        )
+    except ObjectNotFound as error:
+        raise ObjectNotFound(
+            error.http_exc,
+            f"the server has no deployment {DEPLOYMENT}: `prefect deploy --all` makes it, `selrel serve` too",
+        ) from error
 
 
 def told(news: Sequence[Entry]) -> dict[str, list[str]]:

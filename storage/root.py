@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,9 +191,14 @@ class Root:
         ------
         FileNotFoundError
             If there is no such file.
+        UnreadableFile
+            If it lies on a disk and can't be read.
         """
         full = self.join(path)
-        with Path(full).open("rb") if self.is_local else s3().open(full, "rb") as file:
+        with (
+            _told_as_unreadable(Path(full)) if self.is_local else nullcontext(),
+            Path(full).open("rb") if self.is_local else s3().open(full, "rb") as file,
+        ):
             while part := file.read(size_bytes):
                 yield bytes(part)
 
@@ -402,8 +407,14 @@ def _without_secret(url: str) -> str:
 
 
 def _read_file(path: Path) -> bytes:
-    try:
+    with _told_as_unreadable(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _told_as_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from storage.root import Root
+from storage.root import Root, UnreadableFile
 
 PATTERNS = ("*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors")
 _SIDECAR = ".sha256"
@@ -30,7 +30,7 @@ class Candidate:
     size_bytes, modified, version
         As in `storage.root.FileFacts`.
     promised : str or None
-        The sha256 that a sidecar promises; None without a sidecar, empty if that holds none.
+        The sha256 that a sidecar promises; None without a sidecar, empty if that holds none or can't be read.
     """
 
     url: str
@@ -70,4 +70,6 @@ def _promise(root: Root, path: str) -> str | None:
         found = re.match(rb"[0-9a-fA-F]{64}", root.read_bytes(path))
     except FileNotFoundError:
         return None
+    except UnreadableFile:
+        return ""
     return found[0].decode().lower() if found else ""

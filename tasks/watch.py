@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -77,11 +77,11 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
         checkpoint that can't be used is refused, and the reason is in its entry.
     """
     _check(place, request, tries)
+    here = circumstances(request)
+    _check_shared(request)
     found = candidates(place, patterns)
     if not found:
         return Look((), (), ())
-    here = circumstances(request)
-    _check_shared(request)
     judge = _Judge(request, read_ledger(Root(request.root), place), here, tries)
     verdicts = [verdict for candidate in found for verdict in judge.verdicts(candidate)]
     return Look(
@@ -123,7 +123,9 @@ class _Judge:
         last = {entry.file: entry for entry in self._ledger}
         for verdict in verdicts:
             before = last.get(verdict.file)
-            if self.is_due(verdict) or (before is not None and replace(before, at=verdict.at) == verdict):
+            # What is under way was told when it was started, of another version of the file, perhaps.
+            told = before is not None and replace(before, at=verdict.at) == verdict
+            if told or verdict in self.active or self.is_due(verdict):
                 continue
             last[verdict.file] = verdict
             yield verdict
@@ -144,8 +146,13 @@ class _Judge:
                 yield from self._of_content(replace(entry, sha256=sha256, circumstances=self._here))
         except FileNotFoundError:
             return
-        except (PermissionError, UnreadableFile) as error:
+        except UnusableRoot:
+            raise
+        except PermissionError as error:
             yield replace(entry, reason=f"can't be read: {error.strerror or error}")
+        except (UnreadableFile, ValueError) as error:
+            # Its run is damaged, perhaps; that stops no other file, and may be mended by the next look.
+            yield replace(entry, reason=str(error))
 
     def _of_content(self, entry: Entry) -> Iterator[Entry]:
         other = self._in_hand.setdefault(entry.sha256, entry.file)
@@ -182,7 +189,7 @@ class _Judge:
         return made.run
 
     def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:
-        starts = [e for e in before if e.outcome == "started"]
+        starts = _distinct(e for e in before if e.outcome == "started")
         reason, excused = "", {e.flow_run for e in before if e.outcome == "failed" and _excused(e.reason)}
         if starts:
             last, state = starts[-1], _state(starts[-1].flow_run)
@@ -236,7 +243,7 @@ def _settled(candidate: Candidate, seen: Sequence[Entry]) -> tuple[str, str]:
             return "", "seen for the first time; it is taken if the next look finds it unchanged"
         return known or _sha256(candidate.url), ""
     if not candidate.promised:
-        return known, "its .sha256 file holds no sha256"
+        return known, "its .sha256 file holds no sha256, or can't be read"
     found = known or _sha256(candidate.url)
     if found == candidate.promised:
         return found, ""
@@ -262,6 +269,11 @@ def _judgement(root: Root, run: str) -> str:
     return f"its motion share fell by {fall:.1f} points against {found['previous']}"
 
 
+def _distinct(starts: Iterable[Entry]) -> list[Entry]:
+    """One entry of each start; those made without a server have no flow run to be told by."""
+    return list({start.flow_run or n: start for n, start in enumerate(starts)}.values())
+
+
 def _idle(starts: Sequence[Entry], blocks: int) -> int:
     """How many of the last starts found as many blocks done as there are now."""
     n = 0
@@ -275,7 +287,8 @@ def _idle(starts: Sequence[Entry], blocks: int) -> int:
 def _blocks_done(root: Root, run: RunPaths) -> int:
     try:
         dataset = root.dataset(read_run(root, run)["dataset_id"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError):
+        # Absent or damaged: a start writes it anew.
         return 0
     return sum(count_receipts(root, dataset, stage) for stage in _STAGES_OF_DATASET) + sum(
         count_receipts(root, run, stage) for stage in _STAGES_OF_RUN

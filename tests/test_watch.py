@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import httpx
@@ -15,10 +16,12 @@ import pytest
 import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed
 
 from flows.cli import main
 from flows.commands.arguments import settings_elsewhere, settings_of
+from flows.commands.watch import _here
 from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
 from flows.local_server import temporary_server
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
@@ -31,7 +34,7 @@ from tasks.gate import MotionShareDropped
 from tasks.plan import plan
 from tasks.request import Request
 from tasks.watch import STOPPED, ended, look
-from tests.servers import BUCKET, s3_client, s3_server
+from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 SETTINGS = {"subset": "all", "block_clips": 5}
 
@@ -144,7 +147,10 @@ def test_a_file_that_is_still_written_is_left_alone(
     digest = hashlib.sha256(data).hexdigest()
     Path(f"{path}.sha256").write_text("")
     assert look_at(place, request_of) == []
-    assert read_ledger(Root(request_of.root), str(place))[-1].reason == "its .sha256 file holds no sha256"
+    assert (
+        read_ledger(Root(request_of.root), str(place))[-1].reason
+        == "its .sha256 file holds no sha256, or can't be read"
+    )
     Path(f"{path}.sha256").write_text(f"{digest}  slow.pth\n")
     for _ in range(3):
         look_at(place, request_of)
@@ -198,6 +204,70 @@ def test_attempts_that_get_further_are_not_counted(
         root.write_json(paths.receipts(stage, block), {})
     look_at(place, request_of, tries=1, succeed=False)
     assert look_at(place, request_of, tries=1, succeed=False) == ["given up a.pth"]
+
+
+@pytest.mark.parametrize(("finished", "then"), [(True, "waiting"), (False, "started")])
+def test_a_damaged_run_stops_no_other_checkpoint(
+    finished: bool, then: str, place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    published(tiny_checkpoint, place / "a.pth")
+    look_at(place, request_of, succeed=finished)
+    root = Root(request_of.root)
+    run = root.run(read_ledger(root, str(place))[-1].run)
+    if finished:
+        root.write_bytes(run.success, root.read_bytes(run.success).replace(b"null", b"0.99"))
+    else:
+        root.write_bytes(run.run_json, b"")
+    other(tiny_checkpoint, place / "b.pth")
+    lines = look_at(place, request_of)
+    assert f"{then} a.pth" in lines and "finished b.pth" in lines
+    if finished:
+        (entry,) = [one for one in read_ledger(root, str(place)) if one.outcome == "waiting"]
+        assert "_SUCCESS.json was changed" in entry.reason
+        assert look_at(place, request_of) == []
+        Path(root.join(run.success)).unlink()
+        assert look_at(place, request_of)[-2:] == ["started a.pth", "finished a.pth"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".sha256"])
+def test_a_file_that_can_not_be_read_stops_no_other(
+    suffix: str, place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    published(tiny_checkpoint, place / "a.pth")
+    unreadable = Path(f"{place}/a.pth{suffix}")
+    unreadable.unlink()
+    # The kernel answers reads with EIO: nothing lies at the first addresses of a process.
+    unreadable.symlink_to("/proc/self/mem")
+    other(tiny_checkpoint, place / "b.pth")
+    assert sorted(look_at(place, request_of)) == ["finished b.pth", "started b.pth", "waiting a.pth"]
+    (entry,) = [one for one in read_ledger(Root(request_of.root), str(place)) if one.outcome == "waiting"]
+    assert "can't be read" in entry.reason
+
+
+def test_a_checkpoint_touched_while_it_is_explained_keeps_its_tries(
+    place: Path, request_of: Request, tiny_checkpoint: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, place / "a.pth")
+    root = Root(request_of.root)
+    with temporary_server(), get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow_from_name(DEPLOYMENT.split("/")[0]), "explain-ucf101")
+
+        def outcomes() -> list[str]:
+            go_through(str(place), request_of, explain=on_server({"root": request_of.root}), tries=2)
+            return [entry.outcome for entry in read_ledger(root, str(place))]
+
+        outcomes()
+        assert outcomes() == ["waiting", "started"]
+        for _ in range(3):
+            os.utime(place / "a.pth")
+            outcomes()
+            assert outcomes() == ["waiting", "started", "waiting"]
+        first = read_ledger(root, str(place))[1]
+        # As ledgers of before told it, once a touch.
+        append(root, str(place), [first, first])
+        client.set_flow_run_state(UUID(first.flow_run), Crashed(message="out of memory"), force=True)
+        assert outcomes()[-2:] == ["failed", "started"]
+        assert read_ledger(root, str(place))[-1].reason == "attempt 2"
 
 
 def test_a_start_that_was_interrupted_is_made_again(
@@ -312,6 +382,99 @@ def test_a_look_that_fails_is_not_the_last(
     assert main(words) == BAD_INPUT
 
 
+def then_stop(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Between two looks of `selrel watch`, make a change; after the second, press Ctrl-C."""
+    steps = iter([change])
+
+    def sleep(_: float) -> None:
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr("flows.commands.watch.time", SimpleNamespace(sleep=sleep))
+
+
+def test_a_store_that_goes_away_ends_no_watch(
+    tiny_ucf101: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("storage.patience.PAUSES", ())
+    words = ["watch", f"s3://{BUCKET}/c", "--data", str(tiny_ucf101), "--root", str(tmp_path / "root")]
+    with s3_server(tmp_path / "s3") as server, s3_client(server, AWS_MAX_ATTEMPTS="1"):
+        then_stop(monkeypatch, server.process.kill)
+        assert main([*words, "--every", "1"]) == INTERRUPTED
+        assert "this look failed, the next is in 1 s" in capsys.readouterr().err
+        assert main([*words, "--every", "1"]) == BAD_INPUT
+        # The start of a run that ends so is not left open.
+        request = request_for(data=str(tiny_ucf101), root=str(tmp_path / "root"), settings=SETTINGS)
+        due = Entry("", f"s3://{BUCKET}/c/a.pth", "", 1, "started", sha256="0" * 64, run="a")
+        codes = [0]
+        entries = list(_here(request, {}, codes, due))
+    assert [entry.outcome for entry in entries] == ["started", "failed"] and codes == [0, FAILED]
+
+
+def test_a_run_whose_store_goes_away_has_failed(
+    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.patience.PAUSES", ())
+    request = request_for(data=str(tiny_ucf101), root=f"s3://{BUCKET}/r", settings=SETTINGS)
+    with s3_server(tmp_path / "s3") as server, s3_client(server, AWS_MAX_ATTEMPTS="1"):
+        # The first moment of the run itself.
+        monkeypatch.setattr("flows.explain_ucf101.check_cluster", lambda *_, **__: server.process.kill())
+        due = Entry("", str(tiny_checkpoint), "", 1, "started", sha256="0" * 64, run="a")
+        entries = list(_here(request, {"workers": 1}, [], due))
+    assert [entry.outcome for entry in entries] == ["started", "failed"]
+    assert entries[-1].reason.endswith("(start the same command again, it goes on where it stopped)")
+
+
+def test_a_root_that_can_not_be_written_any_more_ends_no_watch(
+    place: Path,
+    tiny_ucf101: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    words = ["watch", str(place), "--data", str(tiny_ucf101), "--root", str(tmp_path / "disk/root")]
+    words += ["--every", "1", "--settings", "subset=all", "block_clips=5"]
+
+    def take_away() -> None:
+        (tmp_path / "disk").write_text("a file where the root's directory was")
+        published(tiny_checkpoint, place / "a.pth")
+
+    then_stop(monkeypatch, take_away)
+    assert main(words) == INTERRUPTED
+    assert "can't be written" in capsys.readouterr().err
+    assert main(words) == BAD_INPUT
+
+
+def test_a_server_that_lacks_the_deployment_or_is_away_is_told_in_one_line(
+    place: Path,
+    request_of: Request,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["watch", str(place), "--data", request_of.data, "--root", request_of.root]
+    words += ["--settings", "subset=all", "block_clips=5"]
+    with temporary_server() as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        then_stop(monkeypatch, lambda: published(tiny_checkpoint, place / "a.pth"))
+        assert main([*words, "--every", "1"]) == INTERRUPTED
+        assert "this look failed, the next is in 1 s: the server has no depl" in capsys.readouterr().err
+        assert main(words) == BAD_INPUT
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"selrel: Prefect: the server has no deployment {DEPLOYMENT}: `prefect deploy")
+    away = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", away)
+    with temporary_settings({PREFECT_API_URL: away}):
+        assert main(words) == BAD_INPUT
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("selrel: Prefect: ") and "PREFECT_API_URL" in said
+
+
 def test_the_run_to_compare_with_is_named_in_full_to_a_worker() -> None:
     assert settings_elsewhere({"videos": 3}) == {"videos": 3}
     assert settings_elsewhere({"against": "r/runs/a"}) == {"against": f"{Path.cwd()}/r/runs/a"}
@@ -418,6 +581,14 @@ def test_what_can_not_be_watched_says_why(
         request = request_for(data=told["data"], root=root, settings=told["settings"])  # type: ignore[arg-type]
         bounds = {name: told[name] for name in ("tries", "at_once") if name in told}
         go_through(str(place / str(told["watch"])), request, explain=lambda due: iter([due]), **bounds)  # type: ignore[arg-type]
+
+
+def test_a_place_without_checkpoints_is_no_reason_not_to_look_at_the_data(
+    place: Path, tmp_path: Path
+) -> None:
+    request = request_for(data=str(tmp_path / "nowhere"), root=str(tmp_path / "root"), settings=SETTINGS)
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        look_at(place, request)
 
 
 def test_a_prefix_on_s3(tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

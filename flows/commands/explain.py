@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flows.commands.options import RunOptions
 from flows.exits import EXCLUDED, GATE, stopped
+from flows.outages import outage
 
 if TYPE_CHECKING:
     from tasks.plan import Plan
@@ -58,7 +59,9 @@ def carry_out_here(made: Plan, cluster: dict[str, Any]) -> None:
     try:
         with temporary_server():
             flow(name="explain-ucf101")(lambda: carry_out(made, **cluster))()
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, ValueError | OSError) or outage(error)):
+            raise
         raise Failed(f"{error} (start the same command again, it goes on where it stopped)") from error
 
 

@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
-
 from flows.commands.arguments import Several, place, settings_elsewhere, settings_of
 from flows.exits import FAILED, GATE
+from flows.outages import outage
 
 if TYPE_CHECKING:
     from storage.ledger import Entry
@@ -64,6 +63,7 @@ def watch(
         Starts in a row that finish no further block, after which a checkpoint is given up.
     """
     from flows.watch_checkpoints import request_for
+    from storage.root import UnusableRoot
 
     if every is not None and every <= 0:
         raise ValueError(f"every is {every:g}; give a number of seconds above 0")
@@ -74,8 +74,10 @@ def watch(
         time.sleep(every)
         try:
             look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
-        except (OSError, httpx.HTTPError) as error:
+        except Exception as error:
             # A disk or a server may be back at the next look; the first look has seen both.
+            if not (isinstance(error, OSError | UnusableRoot) or outage(error)):
+                raise
             _log.warning("this look failed, the next is in %g s: %s", every, " ".join(str(error).split()))
     return looked
 
@@ -107,7 +109,9 @@ def _here(request: Request, cluster: dict[str, Any], codes: list[int], due: Entr
     except MotionShareDropped as error:
         codes.append(GATE)
         yield ended(due, "finished", str(error))
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
+        if not (isinstance(error, ValueError | OSError | RuntimeError) or outage(error)):
+            raise
         codes.append(FAILED)
         yield ended(due, "failed", " ".join(str(error).split()))
     else:
