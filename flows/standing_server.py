@@ -221,6 +221,8 @@ def _owned(state: Path) -> Iterator[None]:
 
 
 def _free(port: int) -> int:
+    if not 0 <= port <= 65_535:
+        raise ValueError(f"port is {port}; give 1 to 65535, or 0 for a free one")
     with socket.socket() as probe:
         # As the server does: a port whose last connections are just timing out is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

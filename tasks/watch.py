@@ -91,6 +91,15 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
     )
 
 
+def check_place(place: str, request: Request, *, tries: int) -> None:
+    """Raise as `look` does for what fails whatever lies at the place, and if the root can't be written."""
+    _check(place, request, tries)
+    candidates(place)
+    circumstances(request)
+    _check_shared(request)
+    Root(request.root).check_writable()
+
+
 def circumstances(request: Request) -> str:
     """Hash of everything that makes a run, except the checkpoint; the gate only judges it."""
     found = read_dataset(request.data, split=request.split, subset=request.subset)

@@ -19,6 +19,8 @@ import psutil
 import pytest
 import torch
 
+from flows.cli import main
+from flows.exits import BAD_INPUT
 from storage.checkpoints import write_checkpoint
 from storage.ledger import read_ledger
 from storage.root import Root
@@ -175,3 +177,40 @@ def assert_no_canary(directory: Path) -> None:
     secrets = [value.encode() for value in CANARIES.values()]
     found = [path for path in files for secret in secrets if secret in path.read_bytes()]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere is not a directory"),
+        (["--root", "watched/root"], "lies inside the watched place"),
+        (["--root", "file/root"], "can't be written"),
+        (["--watch", "nowhere"], "there is no directory"),
+        (["--tries", "0"], "tries is 0; give 1 or more"),
+        (["--every", "inf"], "every is inf; give 1 second or more"),
+        (["--port", "70000"], "port is 70000; give 1 to 65535"),
+        (["--port", "-1"], "port is -1; give 1 to 65535"),
+        (["--settings", "max_drop=0.1", "against=root/runs/typo"], "root/runs/typo"),
+        (["--settings", "model=no_such_package:make"], "no_such_package"),
+        (["--settings", "scheduler=tcp://10.0.0.1:8786"], "neither encrypted nor on this machine"),
+        (["--settings", "workers=0"], "workers is 0: give 1 or more"),
+    ],
+)
+def test_what_no_look_could_use_is_refused_before_anything_starts(
+    options: list[str],
+    message: str,
+    tiny_ucf101: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "watched").mkdir()
+    (tmp_path / "file").touch()
+    given = {"--watch": ["watched"], "--data": [str(tiny_ucf101)], "--root": ["root"], "--state": ["state"]}
+    given[options[0]] = options[1:]
+    assert main(["serve", *(word for name, words in given.items() for word in (name, *words))]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "state" / "prefect.db").exists()
+    assert not (tmp_path / "root").exists()

@@ -53,3 +53,8 @@ def settings_elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as a worker, which runs elsewhere, understands them."""
     against = settings.get("against")
     return {**settings, "against": place(against)} if against else settings
+
+
+def cluster_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that say where the work is done."""
+    return {name: value for name, value in settings.items() if name in ("workers", "scheduler", "insecure")}

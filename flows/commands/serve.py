@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from flows.commands.arguments import Several, place, settings_elsewhere, settings_of
+from flows.commands.arguments import Several, cluster_of, place, settings_elsewhere, settings_of
 
 if TYPE_CHECKING:
     from flows.standing_server import Standing
+
+_YEAR_S = 31_536_000
 
 
 def serve(
@@ -53,21 +55,17 @@ def serve(
         Port on 127.0.0.1; 0 takes a free one.
     """
     from flows.standing_server import sigterm_as_interrupt, stand, standing_server
-    from flows.watch_checkpoints import request_for
-    from storage.sources import candidates
 
-    if every < 1:
-        raise ValueError(f"every is {every:g}; give 1 second or more")
-    chosen = settings_elsewhere(settings_of(settings or []))
-    request_for(data=str(data), root=root, settings=chosen)
-    candidates(watch)
-    parameters = {
+    if not 1 <= every <= _YEAR_S:
+        raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({_YEAR_S})")
+    parameters: dict[str, Any] = {
         "watch": place(watch),
         "data": str(data.resolve()),
         "root": place(root),
-        "settings": chosen,
+        "settings": settings_elsewhere(settings_of(settings or [])),
         "tries": tries,
     }
+    _check(**parameters)
     console = Console()
     console.print("Starting the server, its deployments and a worker: about half a minute.")
     try:
@@ -82,6 +80,16 @@ def serve(
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where it stopped.")
     return 0
+
+
+def _check(*, watch: str, data: str, root: str, settings: dict[str, Any], tries: int) -> None:
+    """Refuse, before anything is started, that with which every look would fail."""
+    from flows.cluster import check_cluster
+    from flows.watch_checkpoints import request_for
+    from tasks.watch import check_place
+
+    check_place(watch, request_for(data=data, root=root, settings=settings), tries=tries)
+    check_cluster(**cluster_of(settings))
 
 
 def _welcome(standing: Standing, watch: str) -> str:
