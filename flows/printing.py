@@ -198,9 +198,10 @@ def print_plan(console: Console, found: Row) -> None:
         lines.append("This run is finished already; nothing to do.")
     else:
         steps = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in found["seconds_per_clip"].items())
+        elsewhere = f" here ({found['scheduler']} was not asked)" if found["scheduler"] else ""
         lines += [
             f"Time     about {_duration(found['seconds'])} with {_counted(found['workers'], 'worker')} of "
-            f"{_counted(found['threads_per_worker'], 'thread')}, once everything is started",
+            f"{_counted(found['threads_per_worker'], 'thread')}{elsewhere}, once everything is started",
             f"         seconds a clip, measured on a few: {steps}",
         ]
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,20 @@ def test_a_plan_counts_measures_and_leaves_nothing(
     assert f"{len(tiny_frames)} videos, about {clips} clips" in said
     assert "with 2 workers" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_passes_over_damaged_videos_and_says_whose_workers_it_counts(
+    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(tiny_ucf101, tmp_path / "data")
+    videos = sorted(data.glob("UCF-101/*/*.avi"))
+    for video in videos[len(videos) // 2 :]:
+        video.write_bytes(b"not a video")
+    where = ["--data", str(data), "--checkpoint", str(tiny_checkpoint), "--root", str(tmp_path / "root")]
+    words = ["plan", *where, "--subset", "all", "--scheduler", "tcp://127.0.0.1:9"]
+    assert main(words) == 0
+    assert " here (tcp://127.0.0.1:9 was not asked), once" in capsys.readouterr().out
+    for video in videos:
+        video.write_bytes(b"not a video")
+    assert main(words) == BAD_INPUT
+    assert f"none of the {len(videos)} videos in {data} can be decoded" in capsys.readouterr().err

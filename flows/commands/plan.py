@@ -61,6 +61,7 @@ def _measured(made: Any, options: RunOptions) -> dict[str, Any]:
         **dataclasses.asdict(size),
         "workers": workers,
         "threads_per_worker": threads,
+        "scheduler": options.scheduler,
         "seconds_per_clip": seconds,
         "seconds": whole,
         "settings": made.description["settings"],
