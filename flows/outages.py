@@ -5,6 +5,13 @@ Their libraries are slow to import, and their errors share no base with Python's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Failed(RuntimeError):
+    """Work that stopped; the message is for a person."""
+
 
 def outage(error: Exception) -> str:
     """What to say of a server's failure, in one line; empty for any other error."""
@@ -14,3 +21,23 @@ def outage(error: Exception) -> str:
     if library in ("httpx", "prefect"):
         return f"Prefect: {error}; check that its server is up and where PREFECT_API_URL says"
     return ""
+
+
+@contextmanager
+def work_that_goes_on() -> Iterator[None]:
+    """Do work that a second start goes on with: what goes wrong in it is no bad input.
+
+    Raises
+    ------
+    Failed
+        Instead of bad values, failures of the system, and outages.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = outage(error)
+        if not (told or isinstance(error, ValueError | OSError)):
+            raise
+        raise Failed(
+            f"{told or error} (start the same command again, it goes on where it stopped)"
+        ) from error

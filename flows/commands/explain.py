@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows.commands.options import RunOptions
 from flows.exits import EXCLUDED, GATE, stopped
-from flows.outages import outage
+from flows.outages import work_that_goes_on
 
 if TYPE_CHECKING:
     from tasks.plan import Plan
@@ -56,14 +56,5 @@ def carry_out_here(made: Plan, cluster: dict[str, Any]) -> None:
     if made.finished:
         check_gate(made.url, **made.description["gate"])
         return
-    try:
-        with temporary_server():
-            flow(name="explain-ucf101")(lambda: carry_out(made, **cluster))()
-    except Exception as error:
-        if not (isinstance(error, ValueError | OSError) or outage(error)):
-            raise
-        raise Failed(f"{error} (start the same command again, it goes on where it stopped)") from error
-
-
-class Failed(RuntimeError):
-    """A run that stopped; the message is for a person."""
+    with work_that_goes_on(), temporary_server():
+        flow(name="explain-ucf101")(lambda: carry_out(made, **cluster))()

@@ -84,13 +84,10 @@ def validate(
 
 
 def _carry_out(bench: Bench, workers: int | None) -> None:
-    from flows.commands.explain import Failed
     from flows.local_server import temporary_server
+    from flows.outages import work_that_goes_on
 
-    try:
-        with temporary_server():
-            from flows.validate import validate_relevance
+    with work_that_goes_on(), temporary_server():
+        from flows.validate import validate_relevance
 
-            validate_relevance(bench, workers)
-    except (ValueError, OSError) as error:
-        raise Failed(f"{error} (start the same command again, it goes on where it stopped)") from error
+        validate_relevance(bench, workers)
