@@ -76,9 +76,7 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
         If the place, the data set, the root, the run to compare with or the model's factory can't be used. A
         checkpoint that can't be used is refused, and the reason is in its entry.
     """
-    _check(place, request, tries)
-    here = circumstances(request)
-    _check_shared(request)
+    here = _checked(place, request, tries)
     found = candidates(place, patterns)
     if not found:
         return Look((), (), ())
@@ -93,11 +91,17 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
 
 def check_place(place: str, request: Request, *, tries: int) -> None:
     """Raise as `look` does for what fails whatever lies at the place, and if the root can't be written."""
-    _check(place, request, tries)
+    _checked(place, request, tries)
     candidates(place)
-    circumstances(request)
-    _check_shared(request)
     Root(request.root).check_writable()
+
+
+def _checked(place: str, request: Request, tries: int) -> str:
+    """Refuse what no checkpoint could be explained with, and give the circumstances."""
+    _check(place, request, tries)
+    here = circumstances(request)
+    _check_shared(request)
+    return here
 
 
 def circumstances(request: Request) -> str:

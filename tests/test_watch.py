@@ -24,6 +24,7 @@ from flows.commands.arguments import settings_elsewhere, settings_of
 from flows.commands.watch import _here
 from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
 from flows.local_server import temporary_server
+from flows.outages import Failed
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
 from storage.checkpoints import write_checkpoint
 from storage.ledger import Entry, append, read_ledger
@@ -350,13 +351,20 @@ def test_a_single_look_ends_with_what_became_of_its_runs(
     published(tiny_checkpoint, place / "a.pth")
     words = ["watch", str(place), "--data", request_of.data, "--root", request_of.root, "--settings"]
     words += [f"{name}={value}" for name, value in SETTINGS.items()]
-    assert main([*words, "scheduler=tcp://192.0.2.1:8786"]) == FAILED
-    assert "insecure" in read_ledger(Root(request_of.root), str(place))[-1].reason
+    # No try of any checkpoint's is spent on it.
+    assert main([*words, "scheduler=tcp://192.0.2.1:8786"]) == BAD_INPUT
+    assert read_ledger(Root(request_of.root), str(place)) == []
 
-    def drop(*_: object) -> None:
-        raise MotionShareDropped("it fell")
+    def ends(error: Exception) -> None:
+        def carry_out(*_: object) -> None:
+            raise error
 
-    monkeypatch.setattr("flows.commands.explain.carry_out_here", drop)
+        monkeypatch.setattr("flows.commands.explain.carry_out_here", carry_out)
+
+    ends(Failed("no disk"))
+    assert main(words) == FAILED
+    assert read_ledger(Root(request_of.root), str(place))[-1].reason == "no disk"
+    ends(MotionShareDropped("it fell"))
     assert main(words) == GATE
     finish(Root(request_of.root), read_ledger(Root(request_of.root), str(place))[-1].run)
     assert main(words) == 0

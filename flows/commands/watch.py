@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import Several, place, settings_elsewhere, settings_of
+from flows.commands.arguments import Several, cluster_of, place, settings_elsewhere, settings_of
 from flows.exits import FAILED, GATE
 from flows.outages import outage
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from storage.ledger import Entry
     from tasks.request import Request
 
-_CLUSTER = ("workers", "scheduler", "insecure")
 _log = logging.getLogger("selrel")
 
 
@@ -84,13 +83,15 @@ def watch(
 
 def look_once(watched: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> int:
     """Look, and have explained what is due: on the server that is set, or here; give the exit code."""
+    from flows.cluster import check_cluster
     from flows.watch_checkpoints import go_through, on_server
 
     if os.environ.get("PREFECT_API_URL"):
         explain = on_server({**settings, "data": request.data, "root": request.root})
         go_through(watched, request, explain=explain, at_once=at_once, tries=tries)
         return 0
-    cluster = {name: value for name, value in settings.items() if name in _CLUSTER}
+    cluster = cluster_of(settings)
+    check_cluster(**cluster)
     codes = [0]
     go_through(watched, request, explain=partial(_here, request, cluster, codes), tries=tries)
     return next(code for code in (FAILED, GATE, 0) if code in codes)
