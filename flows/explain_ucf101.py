@@ -64,7 +64,8 @@ def explain_ucf101(
         split: UCF-101's split, 1 to 3.
         subset: Which of the split's videos: train, test, or all on disk.
         classes: The only classes there are; if empty, those that the checkpoint says it was trained on.
-        held_out_groups: Only the groups of each class that a training with as many, and this seed, held out.
+        held_out_groups: Only the groups of each class that a training with as many, and the same seed, split
+            and subset (train or all), held out.
         videos: How many videos to draw, evenly over the classes; all of them if empty.
         methods: The explanations.
         method_settings: Settings of methods by name, such as {"deep_taylor": {"alpha": 2}}.

@@ -5,6 +5,7 @@ Their libraries are slow to import, and their errors share no base with Python's
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +17,12 @@ class Failed(RuntimeError):
 def outage(error: Exception) -> str:
     """What to say of a server's failure, in one line; empty for any other error."""
     library = type(error).__module__.partition(".")[0]
+    said = str(error) or type(error).__name__
     if library in ("botocore", "aiobotocore"):
-        return f"S3: {error}; check bucket, endpoint and credentials"
+        return f"S3: {said}; check bucket, endpoint and credentials"
     if library in ("httpx", "prefect"):
-        return f"Prefect: {error}; check that its server is up and where PREFECT_API_URL says"
+        where = "PREFECT_API_URL says" if os.environ.get("PREFECT_API_URL") else "it was started"
+        return f"Prefect: {said}; check that its server is up and where {where}"
     return ""
 
 

@@ -122,7 +122,7 @@ def plan(request: Request) -> Plan:
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
     check_outputs(recognised.n_outputs, len(found.classes))
     _check_target(request.target, found.classes)
-    profile = recognised.profile.override(**request.profile)
+    profile = _profile(recognised, request)
     dataset = _dataset(request, found, profile)
     dataset_id = content_hash(dataset)
     description = _description(request, checkpoint, recognised, profile, dataset_id)
@@ -136,6 +136,13 @@ def plan(request: Request) -> Plan:
         _rehearse(recognised.model, profile, description["settings"]["methods"])
         root.check_writable()
     return made
+
+
+def _profile(recognised: Recognised, request: Request) -> Profile:
+    try:
+        return recognised.profile.override(**request.profile)
+    except TypeError as error:
+        raise ValueError(f"profile {dict(request.profile)} has a value of the wrong kind: {error}") from error
 
 
 def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint) -> Dataset:

@@ -26,8 +26,9 @@ class Request:
     split, subset, classes, held_out_groups, videos, seed
         UCF-101's split 1 to 3; "train", "test" or "all"; the only classes there are (None: those that the
         checkpoint says it was trained on, or all of classInd.txt); how many groups of each class `train`
-        held out, which are then the only ones (0: all groups); how many videos to draw, the same number
-        from each class as far as they go (None: all of them); the seed of that draw and of those groups.
+        held out of subset train or all, which are then the only ones (0: all groups); how many videos to
+        draw, the same number from each class as far as they go (None: all of them); the seed of that draw
+        and of those groups.
     methods
         Settings of every method, by its name: the ones not given are the method's own defaults.
     sigmas
@@ -94,6 +95,11 @@ class Request:
             )
         if self.held_out_groups < 0:
             raise ValueError(f"held_out_groups is {self.held_out_groups}; give 1 or more, or 0 for all")
+        if self.held_out_groups and self.subset == "test":
+            raise ValueError(
+                "a training holds no groups of subset test out; give the subset that it was given: train, "
+                "its default, or all"
+            )
         _check_gate(self.max_drop, self.against, self.methods)
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")

@@ -27,7 +27,7 @@ from selrel.scores.ranks import (
 from storage.tables import read_tables, write_table
 from storage.validity_page import write_page
 from storage.validity_plots import write_plots
-from tasks.benchmark import Bench
+from tasks.benchmark import LEAST_MODELS, Bench
 from tasks.stages import StageFailed
 
 Row = dict[str, Any]
@@ -220,7 +220,7 @@ def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]
     """
     first, second = (np.asarray(column, np.float64) for column in (values, measure))
     known = ~(np.isnan(first) | np.isnan(second))
-    if known.sum() < 3:
+    if known.sum() < LEAST_MODELS:
         return
     first, second, seed = first[known], second[known], np.asarray(seeds)[known]
     follows = np.asarray(use, np.float64)[known] > FOLLOWS

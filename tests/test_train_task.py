@@ -221,6 +221,8 @@ def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path
     assert [row[1:3] for row in made.dataset["videos"]] == [["Archery", 0], ["HammerThrow", 1]]
     # The checkpoint knows its classes.
     assert plan(request_from(**places, methods=["grad_cam"])).run == made.run
+    with pytest.raises(ValueError, match="profile .* has a value of the wrong kind"):
+        plan(request_from(**places, profile={"scale": None}))
     with pytest.raises(ValueError, match="2 outputs and the data set 3 classes"):
         plan(request_from(**places, classes=[*chosen, "Hammering"]))
 
@@ -235,6 +237,8 @@ def test_held_out_groups_are_explained_alone(tiny_ucf101, tmp_path):
     assert 4 <= len(held_out.videos) < 9
     with pytest.raises(ValueError, match="held_out_groups is -1; give 1 or more, or 0 for all"):
         request_from(**places, held_out_groups=-1)
+    with pytest.raises(ValueError, match="give the subset that it was given: train"):
+        request_from(**places, held_out_groups=1)
 
 
 def test_no_group_to_hold_out_is_said(tiny_ucf101):

@@ -385,7 +385,7 @@ def test_a_look_that_fails_is_not_the_last(
     words = ["watch", "checkpoints", "--data", request_of.data, "--root", request_of.root, "--every", "0.01"]
     assert main(words) == INTERRUPTED
     said = capsys.readouterr().err
-    assert "this look failed, the next is in 0.01 s: no server" in said and "no disk" in said
+    assert "this look failed, the next is in 0.01 s: Prefect: no server; check" in said and "no disk" in said
     answers = iter([OSError("no such place")])
     assert main(words) == BAD_INPUT
 
@@ -471,7 +471,7 @@ def test_a_server_that_lacks_the_deployment_or_is_away_is_told_in_one_line(
         monkeypatch.setenv("PREFECT_API_URL", url)
         then_stop(monkeypatch, lambda: published(tiny_checkpoint, place / "a.pth"))
         assert main([*words, "--every", "1"]) == INTERRUPTED
-        assert "this look failed, the next is in 1 s: the server has no depl" in capsys.readouterr().err
+        assert "this look failed, the next is in 1 s: Prefect: the server has no" in capsys.readouterr().err
         assert main(words) == BAD_INPUT
         (said,) = capsys.readouterr().err.splitlines()
         assert said.startswith(f"selrel: Prefect: the server has no deployment {DEPLOYMENT}: `prefect deploy")

@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
+YEAR_S = 31_536_000
 Several = Parameter(consume_multiple=True, negative_iterable=())
 
 

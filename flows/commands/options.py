@@ -37,8 +37,8 @@ class RunOptions:
     classes
         The only classes there are; by default those that the checkpoint says it was trained on, or all.
     held_out_groups
-        Only the groups that `selrel train` held out, if given the same of this, of `--seed`, `--split`,
-        `--subset` and `--classes`.
+        Only the groups that `selrel train` held out, if given the same of this, of `--seed`, `--split` and
+        `--subset` (that of `train` is train by default) and `--classes`.
     videos
         How many videos to draw, evenly over the classes; all of them by default.
     seed

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from flows.commands.arguments import Several, cluster_of, place, settings_elsewhere, settings_of
+from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
 
 if TYPE_CHECKING:
     from flows.standing_server import Standing
-
-_YEAR_S = 31_536_000
 
 
 def serve(
@@ -56,8 +54,8 @@ def serve(
     """
     from flows.standing_server import sigterm_as_interrupt, stand, standing_server
 
-    if not 1 <= every <= _YEAR_S:
-        raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({_YEAR_S})")
+    if not 1 <= every <= YEAR_S:
+        raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({YEAR_S})")
     parameters: dict[str, Any] = {
         "watch": place(watch),
         "data": str(data.resolve()),

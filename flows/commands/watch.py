@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import Several, cluster_of, place, settings_elsewhere, settings_of
+from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
 from flows.exits import FAILED, GATE
 from flows.outages import outage
 
@@ -64,8 +64,8 @@ def watch(
     from flows.watch_checkpoints import request_for
     from storage.root import UnusableRoot
 
-    if every is not None and every <= 0:
-        raise ValueError(f"every is {every:g}; give a number of seconds above 0")
+    if every is not None and not 0 < every <= YEAR_S:
+        raise ValueError(f"every is {every:g}; give a number of seconds above 0, up to a year ({YEAR_S})")
     chosen = settings_elsewhere(settings_of(settings or []))
     request = request_for(data=str(data.resolve()), root=place(root), settings=chosen)
     looked = look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
@@ -74,10 +74,13 @@ def watch(
         try:
             look_once(watch, request, settings=chosen, at_once=at_once, tries=tries)
         except Exception as error:
-            # A disk or a server may be back at the next look; the first look has seen both.
-            if not (isinstance(error, OSError | UnusableRoot) or outage(error)):
+            # A disk or a server may be back at the next look.
+            why = outage(error)
+            if not (why or isinstance(error, OSError | UnusableRoot)):
                 raise
-            _log.warning("this look failed, the next is in %g s: %s", every, " ".join(str(error).split()))
+            _log.warning(
+                "this look failed, the next is in %g s: %s", every, " ".join((why or str(error)).split())
+            )
     return looked
 
 
