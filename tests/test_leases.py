@@ -52,7 +52,7 @@ def test_a_lease_beats(root):
 
 def test_one_works_and_the_others_wait(root, monkeypatch):
     # A store without conditional writes: nobody may be slower than this between looking and writing.
-    monkeypatch.setattr(leases, "_SETTLE_S", 3.0)
+    monkeypatch.setattr(leases, "_SETTLE_S", 2.0)
     inside, most, waited = [], [], []
 
     def work(number):

@@ -245,6 +245,7 @@ def test_a_file_that_can_not_be_read_stops_no_other(
     assert "can't be read" in entry.reason
 
 
+@pytest.mark.slow
 def test_a_checkpoint_touched_while_it_is_explained_keeps_its_tries(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
@@ -306,6 +307,7 @@ def test_what_no_checkpoint_can_mend_refuses_none(
     assert look_at(place, good) == ["started a.pth", "finished a.pth"]
 
 
+@pytest.mark.slow
 def test_who_ended_a_start_decides_what_follows(
     place: Path, request_of: Request, tiny_checkpoint: Path
 ) -> None:
@@ -422,6 +424,7 @@ def test_a_store_that_goes_away_ends_no_watch(
     assert [entry.outcome for entry in entries] == ["started", "failed"] and codes == [0, FAILED]
 
 
+@pytest.mark.slow
 def test_a_run_whose_store_goes_away_has_failed(
     tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +461,7 @@ def test_a_root_that_can_not_be_written_any_more_ends_no_watch(
     assert main(words) == BAD_INPUT
 
 
+@pytest.mark.slow
 def test_a_server_that_lacks_the_deployment_or_is_away_is_told_in_one_line(
     place: Path,
     request_of: Request,
@@ -489,6 +493,7 @@ def test_the_run_to_compare_with_is_named_in_full_to_a_worker() -> None:
     assert settings_elsewhere({"against": "s3://b/runs/a"}) == {"against": "s3://b/runs/a"}
 
 
+@pytest.mark.slow
 def test_a_start_on_a_server_is_made_once_a_root_and_again_when_the_root_is_new(tmp_path: Path) -> None:
     due = Entry("", "a.pth", "", 1, "started", "attempt 1", sha256="0" * 64, run="a-0123456789abcdef")
     with temporary_server(), get_client(sync_client=True) as client:
