@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test files run side by side: one a core, and one more, since many wait for servers.
+AT_ONCE ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
 
 # Prefect neither reports its use, nor touches the user's own Prefect settings.
 export DO_NOT_TRACK := 1
@@ -38,7 +40,7 @@ demo: setup
 
 test: setup
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not browser'
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m 'not slow and not gpu and not browser'
 
 test-browser: setup
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -32,6 +32,10 @@ TINY_VIDEOS = {
 TINY_ABSENT = 5
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side share the cores; two threads each would wait for each other.
+    torch.set_num_threads(1)
+
 # A machine that does other work as well may be slow at any moment.
 settings.register_profile("selrel", deadline=None)
 settings.load_profile("selrel")
