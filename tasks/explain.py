@@ -17,10 +17,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from selrel.engine import Forward, Graph, trace
 from selrel.explain import units
-from selrel.explanation import Explanation, explain_batch
-from selrel.profiles import Profile, bounds, normalise
+from selrel.explainer import Explainer, Explanation
+from selrel.profiles import Profile
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.checkpoints import read_checkpoint
 from storage.cubes import create_relevance, encode, read_block, write_block
@@ -107,9 +106,7 @@ def explain_block(place: Root, run: str, description: dict[str, Any], block: int
 class _Model:
     """A checkpoint, ready to explain on this worker's device; warm once it has explained a batch."""
 
-    graph: Graph
-    profile: Profile
-    device: torch.device
+    explainer: Explainer
     warm: bool = False
 
 
@@ -123,11 +120,9 @@ def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: 
             "start again: the new file makes a run of its own"
         )
     profile = Profile.from_dict(json.loads(profile_key))
-    device = torch.device(device_name)
     family = None if factory else profile.family
-    model = make_model(checkpoint.state, family=family, factory=factory).model.to(device)
-    low, high = bounds(profile)
-    return _Model(trace(model, profile.sample_shape, low=low, high=high), profile, device)
+    model = make_model(checkpoint.state, family=family, factory=factory).model.to(device_name)
+    return _Model(Explainer(model, profile))
 
 
 @dataclass
@@ -149,8 +144,8 @@ class _Stopwatch:
         return result
 
     def _wait(self) -> None:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        if self.model.explainer.device.type == "cuda":
+            torch.cuda.synchronize(self.model.explainer.device)
 
 
 @dataclass(frozen=True)
@@ -168,22 +163,17 @@ class _Job:
     @property
     def outputs(self) -> list[int]:
         """The model's output for every label."""
-        return label_index(self.clips.classes, self.model.profile.label_order)
+        return label_index(self.clips.classes, self.model.explainer.profile.label_order)
 
     @property
     def batch_clips(self) -> int:
         """The most clips of one forward pass."""
         return int(self.description["settings"]["batch_clips"])
 
-    def frames(self, start: int, stop: int) -> Tensor:
-        """The stored frames of a range of clips, on the model's device."""
+    def frames(self, start: int, stop: int) -> Array:
+        """The stored frames of a range of clips."""
         path = self.place.dataset(self.description["dataset_id"]).frames
-        frames = read_block(self.place, path, start, stop, ["frames"])["frames"]
-        return torch.from_numpy(frames).to(self.model.device)
-
-    def input(self, frames: Tensor) -> Tensor:
-        """What the model makes its logits of."""
-        return normalise(frames, self.model.profile)
+        return read_block(self.place, path, start, stop, ["frames"])["frames"]
 
     def explained(self, start: int, stop: int) -> Explanation:
         """Explain one batch."""
@@ -191,9 +181,8 @@ class _Job:
         watch.clips = stop - start
         frames, targets = self.frames(start, stop), self.targets(start, stop)
         with arithmetic():
-            found = explain_batch(
-                self.model.graph,
-                self.input(frames),
+            found = self.model.explainer.explain(
+                frames,
                 self.description["settings"]["methods"],
                 targets=targets,
                 timed=watch.timed,
@@ -237,7 +226,7 @@ class _Job:
         """The sum of the logits over a range of clips."""
         frames = self.frames(start, stop)
         with arithmetic():
-            return Forward(self.model.graph, self.input(frames)).logits.sum(dim=0)
+            return self.model.explainer.logits(frames).sum(dim=0)
 
 
 def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, size: int) -> Iterator[Result]:

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from selrel.engine import trace
-from selrel.explanation import explain_batch
+from selrel.explainer import Explainer
 from selrel.models import Recognised, check_outputs, from_factory, recognise
-from selrel.profiles import Profile, bounds
+from selrel.profiles import Profile
 from storage.checkpoints import Checkpoint, read_checkpoint
 from storage.layout import content_hash, run_name
 from storage.root import Root, UnusableRoot
@@ -133,7 +132,8 @@ def plan(request: Request) -> Plan:
     made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, on_disk, dataset))
     if not made.finished:
         _check_space(root, made)
-        _rehearse(recognised.model, profile, description["settings"]["methods"])
+        # What can't work fails before anything is decoded.
+        Explainer(recognised.model, profile).rehearse(description["settings"]["methods"])
         root.check_writable()
     return made
 
@@ -281,13 +281,6 @@ def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tupl
             f"in {request.data}; they are left out"
         )
     return tuple(notes)
-
-
-def _rehearse(model: nn.Module, profile: Profile, methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """Explain one black clip with every method, so that what can't work fails before anything is decoded."""
-    low, high = bounds(profile)
-    graph = trace(model, profile.sample_shape, low=low, high=high)
-    explain_batch(graph, graph.bounds[0].contiguous(), methods)
 
 
 def _check_space(root: Root, made: Plan) -> None:

@@ -25,14 +25,13 @@ from selrel import small_c3d
 from selrel.augmentation import centre
 from selrel.behaviour import CHANGES, changed, freeze_effect
 from selrel.camera import object_flow
-from selrel.engine import trace
-from selrel.explanation import explain_batch
+from selrel.explainer import Explainer
 from selrel.initialisation import initialise
 from selrel.motion import grey
-from selrel.profiles import Profile, bounds
+from selrel.profiles import Profile
 from selrel.randomised import cascade
 from selrel.recipe import Recipe
-from selrel.samples import Samples, inputs
+from selrel.samples import Samples
 from selrel.scores.localisation import control_orders
 from selrel.scores.precision import share
 from selrel.scores.ranks import spearman
@@ -268,7 +267,7 @@ def randomise_case(bench: Bench, number: int) -> Written:
     samples = read_samples(dataset, profile)
     videos = _of_clips(dataset.videos, samples)
     numbers = sanity_clips([(video.label, scene_of(video.group)) for video in videos], settings.sanity_clips)
-    clips = inputs([centre(samples.read(n, 0), profile.view) for n in numbers], profile, model)
+    clips = np.stack([centre(samples.read(n, 0), profile.view) for n in numbers])
     about = [
         {"clip": n, "group": (scene := scene_of(video.group)), "panned": panned(scene), "label": video.label}
         for n, video in ((n, videos[n]) for n in numbers)
@@ -308,19 +307,21 @@ def sanity_clips(clips: Sequence[tuple[int, str]], n: int) -> list[int]:
 
 
 def _sanity_rows(
-    model: nn.Module, profile: Profile, clips: torch.Tensor, about: Sequence[Row], methods: Sequence[str]
+    model: nn.Module,
+    profile: Profile,
+    clips: npt.NDArray[np.uint8],
+    about: Sequence[Row],
+    methods: Sequence[str],
 ) -> Iterator[Row]:
     """Compare explanations of trained and of randomised weights: a row a layer, method and clip.
 
     Both explain what the trained model says; ``right_*`` is whether the model of before and after does say
     the clip's own class.
     """
-    low, high = bounds(profile)
     settings: dict[str, Row] = {name: {} for name in methods}
-    trained = explain_batch(trace(model, profile.sample_shape, low=low, high=high), clips, settings)
+    trained = Explainer(model, profile).explain(clips, settings)
     for layer, random in cascade(model):
-        graph = trace(random, profile.sample_shape, low=low, high=high)
-        found = explain_batch(graph, clips, settings, targets=trained.targets)
+        found = Explainer(random, profile).explain(clips, settings, targets=trained.targets)
         for number, clip in enumerate(about):
             right = {
                 f"right_{when}": int(logits[number].argmax()) == clip["label"]

@@ -24,9 +24,11 @@ import torch
 from captum.attr import GuidedBackprop, GuidedGradCam, LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 
-from selrel.engine import Forward, Graph, trace
-from selrel.explanation import explain_batch
+from selrel.engine import Forward
+from selrel.explainer import Explainer
+from selrel.models import families
 from selrel.models.c3d import C3D, INPUT
+from selrel.profiles import bounds, normalise
 
 METHODS: dict[str, dict[str, Any]] = {
     "deep_taylor": {},
@@ -35,8 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "guided_grad_cam": {},
 }
 TOLERANCE = {"deep_taylor": 1e-4, "grad_cam": 1e-5, "guided_backprop": 1e-5, "guided_grad_cam": 1e-5}
-LOW = -torch.tensor([90.0, 98.0, 102.0])
-HIGH = 255 + LOW
+PROFILE = families()["c3d-jfzhang"][0].profile
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZES = (1, 2, 4, 8, 16, 32, 64) if DEVICE.type == "cuda" else (1, 8)
 TORCHVISION_OPERATORS = (
@@ -63,17 +64,18 @@ def main() -> None:
     if zennit is None:
         print("zennit is not installed: nothing to compare deep Taylor with")
     model = he_initialised()
-    graph = trace(model, INPUT, low=LOW, high=HIGH)
+    explainer = Explainer(model, PROFILE)
     print(
         f"C3D of full width, float32, {DEVICE.type}, {torch.get_num_threads()} threads, units of one forward"
     )
-    check(zennit, model, graph)
+    check(zennit, model, explainer)
     for n in options.clips:
-        clips = random_clips(n)
+        frames = random_frames(n)
+        clips = normalise(frames, PROFILE)
         targets = predicted(model, clips)
         peers = captums(model, clips, targets) | zennits(zennit, model, clips, targets)
-        report(n, measured(model, graph, clips, targets, peers, options.rounds))
-        print_memory(graph, clips, targets)
+        report(n, measured(model, explainer, frames, targets, peers, options.rounds))
+        print_memory(explainer, frames, targets)
 
 
 def he_initialised() -> C3D:
@@ -87,10 +89,11 @@ def he_initialised() -> C3D:
     return model.eval().to(DEVICE)
 
 
-def random_clips(n: int) -> Tensor:
-    """Clips of random pixels between the bounds."""
-    pixels = torch.rand(n, *INPUT, generator=torch.Generator().manual_seed(1))
-    return (LOW.view(3, 1, 1, 1) + pixels * 255).to(DEVICE)
+def random_frames(n: int) -> Tensor:
+    """Clips of random pixels, uint8 (clip, time, y, x, channel)."""
+    channels, *window = INPUT
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (n, *window, channels), dtype=torch.uint8, generator=generator).to(DEVICE)
 
 
 def predicted(model: nn.Module, clips: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ def zennits(zennit: Any, model: C3D, clips: Tensor, targets: Tensor) -> Explaine
     """Zennit's z+ rule, and its zB rule for the first layer."""
     if zennit is None:
         return {}
-    low, high = (bound.view(1, 3, 1, 1, 1).to(clips) for bound in (LOW, HIGH))
+    low, high = (bound.view(1, 3, 1, 1, 1).to(clips) for bound in bounds(PROFILE))
     exact: dict[str, Any] = {"stabilizer": 1e-20, "zero_params": "bias"}
 
     def rule(context: Any, name: str, module: nn.Module) -> Any:
@@ -164,15 +167,16 @@ def zennits(zennit: Any, model: C3D, clips: Tensor, targets: Tensor) -> Explaine
 # --- ours against them ------------------------------------------------------------------------
 
 
-def check(zennit: Any, model: C3D, graph: Graph) -> None:
+def check(zennit: Any, model: C3D, explainer: Explainer) -> None:
     """Stop where a cube of ours is not the peer's, within its tolerance of the largest entry.
 
     The peers get our memory layout, and two clips: other layouts, and a single clip, take kernels that
     sum in another order, and rectifiers that are at 0 but for rounding then switch.
     """
-    clips = random_clips(2)
+    frames = random_frames(2)
+    clips = normalise(frames, PROFILE)
     targets = predicted(model, clips)
-    ours = explain_batch(graph, clips, METHODS, targets=targets).cubes
+    ours = explainer.explain(frames, METHODS, targets=targets).cubes
     same = he_initialised().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
     for name, explain in (captums(same, clips, targets) | zennits(zennit, same, clips, targets)).items():
@@ -184,9 +188,10 @@ def check(zennit: Any, model: C3D, graph: Graph) -> None:
 
 
 def measured(
-    model: nn.Module, graph: Graph, clips: Tensor, targets: Tensor, peers: Explainers, rounds: int
+    model: nn.Module, explainer: Explainer, frames: Tensor, targets: Tensor, peers: Explainers, rounds: int
 ) -> dict[str, list[float]]:
-    """The units that each explanation took in every round."""
+    """The units that each explanation took in every round; ours makes its input of the frames as well."""
+    clips = normalise(frames, PROFILE)
 
     def forward() -> None:
         with torch.no_grad():
@@ -198,7 +203,7 @@ def measured(
         # Before and after: the machine may change its pace in between.
         before = seconds(forward)
         steps: dict[str, float] = {}
-        whole = seconds(lambda: explain_batch(graph, clips, METHODS, targets=targets, timed=into(steps)))  # noqa: B023
+        whole = seconds(lambda: explainer.explain(frames, METHODS, targets=targets, timed=into(steps)))  # noqa: B023
         unit = (before + seconds(forward)) / 2
         took = {"ours": whole, **{f"  {step}": value for step, value in steps.items()}}
         found = {f"  {name}": seconds(explain) for name, explain in peers.items()}
@@ -244,14 +249,14 @@ def report(n: int, units: dict[str, list[float]]) -> None:
 # --- memory -----------------------------------------------------------------------------------
 
 
-def print_memory(graph: Graph, clips: Tensor, targets: Tensor) -> None:
+def print_memory(explainer: Explainer, frames: Tensor, targets: Tensor) -> None:
     """How far explaining goes above what was there before, beside what it has to keep."""
-    forward = Forward(graph, clips)
+    forward = Forward(explainer.graph, normalise(frames, PROFILE))
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(forward)}
     total, largest = sum(kept.values()) / 1e6, max(kept.values()) / 1e6
     del forward
     with peak() as extra:
-        explain_batch(graph, clips, METHODS, targets=targets)
+        explainer.explain(frames, METHODS, targets=targets)
     print(
         f"\npeak extra memory {extra[0]:.0f} MB: activations and pooling indices {total:.0f} MB, "
         f"the largest map {largest:.0f} MB\n"

@@ -23,12 +23,11 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from selrel.engine import trace
-from selrel.explanation import explain_batch
+from selrel.explainer import Explainer
 from selrel.models import Recognised, recognise
 from selrel.models.c3d import C3D
 from selrel.motion import farneback, grey
-from selrel.profiles import bounds, crop, normalise, resize_frame
+from selrel.profiles import crop, resize_frame
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.cubes import decode, encode
 from storage.synthetic import make_dataset
@@ -154,8 +153,7 @@ def flips_noticed(choice: Choice, cube: np.ndarray) -> Iterator[bool]:
 def explained(data: str, recognised: Recognised, n_clips: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The cubes (clip, time, y, x) of the first clip of several videos, by method, and their flow."""
     profile, view = recognised.profile, recognised.profile.view
-    low, high = bounds(profile)
-    graph = trace(recognised.model, profile.sample_shape, low=low, high=high)
+    explainer = Explainer(recognised.model, profile)
     videos = read_dataset(data).videos
     cubes: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
     flows = []
@@ -165,9 +163,7 @@ def explained(data: str, recognised: Recognised, n_clips: int) -> tuple[dict[str
             continue
         flows.append(np.stack([crop(pair, view) for pair in farneback(grey(np.stack(frames)))]))
         clip = np.stack([crop(frame, view) for frame in frames[: view.clip_length]])
-        found = explain_batch(
-            graph, normalise(torch.from_numpy(clip[None]), profile), {m: {} for m in METHODS}
-        )
+        found = explainer.explain(clip[None], {m: {} for m in METHODS})
         for name, cube in found.cubes.items():
             cubes[name].append(cube[0].numpy())
     return {name: np.stack(found) for name, found in cubes.items()}, np.stack(flows).astype(np.float16)
