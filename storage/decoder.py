@@ -6,8 +6,8 @@ the second. The fork reads the file for FFmpeg, which takes a failed read for th
 to open nothing itself, and to read nothing but `CONTAINERS`; should it be talked into more, the fork may hold
 one more open file than it has, which is the video, and write none.
 
-PyAV decodes and converts. OpenCV's own reading passes over a conversion that fails, and gives the frame before
-instead: it converts no interlaced frame, and no colours that FFmpeg does not know.
+PyAV decodes and converts. OpenCV's own reading passes over a conversion that fails, as that of every interlaced
+frame does, and gives black or the frame before.
 """
 
 from __future__ import annotations
