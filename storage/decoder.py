@@ -6,8 +6,8 @@ the second. The fork reads the file for FFmpeg, which takes a failed read for th
 to open nothing itself, and to read nothing but `CONTAINERS`; should it be talked into more, the fork may hold
 one more open file than it has, which is the video, and write none.
 
-PyAV decodes and converts. OpenCV's own reading passes over a conversion that fails, as that of every interlaced
-frame does, and gives black or the frame before.
+PyAV decodes and converts. OpenCV's own reading passes over a conversion that fails, as it does for every
+interlaced frame, and gives black or the frame before.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _found(request: dict[str, Any], pipe: BinaryIO) -> dict[str, Any]:
 class _File:
     """A video as FFmpeg reads it. Errors are kept: raised, they would go through C, which can't clean up."""
 
-    def __init__(self, content: io.RawIOBase) -> None:
+    def __init__(self, content: BinaryIO) -> None:
         self.content = content
         self.error: OSError | MemoryError | None = None
 

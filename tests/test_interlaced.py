@@ -1,4 +1,4 @@
-"""Footage in fields, and frames that do not convert: read as a player shows them, or left out for a reason."""
+"""Footage in fields and frames that do not convert: read as a player shows them, or left out for a reason."""
 
 from __future__ import annotations
 
