@@ -32,6 +32,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NoReturn
 
 import av
+
+# PyAV imports this for the first video with subtitles, when no file may be opened any more.
+import av.subtitles.codeccontext
 import cv2
 import numpy as np
 import numpy.typing as npt

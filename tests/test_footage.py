@@ -1,4 +1,4 @@
-"""Footage in fields and frames that do not convert: read as a player shows them, or left out for a reason."""
+"""Footage as cameras and editors leave it: read as a player shows it, or left out for a reason."""
 
 from __future__ import annotations
 
@@ -229,6 +229,32 @@ def test_text_in_another_script_is_no_obstacle(tmp_path: Path, make_avi: Any, ma
     assert b"Lavf" in data
     path.write_bytes(data.replace(b"Lavf", b"\xff\xfe\xc3\x28"))
     assert count_frames(path).n_frames == 5
+
+
+def test_a_film_with_all_that_comes_with_one(tmp_path: Path, make_frames: Make) -> None:
+    """Sound first, subtitles, a font, and a second picture: what is read is the first video."""
+    path, frames = tmp_path / "film.mkv", make_frames(5)
+    with av.open(path, "w") as container:
+        sound = container.add_stream("flac", 44_100)
+        sound.codec_context.format = "s16"
+        streams = [container.add_stream("ffv1", 25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        subtitles = container.add_mux_stream("subrip")
+        container.add_attachment("font.ttf", "application/x-truetype-font", b"no font")
+        for stream, shown in zip(streams, (frames, 255 - frames), strict=True):
+            for frame in shown:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        text = av.Packet(b"Hello")
+        text.stream, text.pts, text.dts, text.duration = subtitles, 0, 0, 100
+        container.mux(text)
+    with av.open(path) as container:
+        assert [stream.type for stream in container.streams] == [
+            *("audio", "video", "video", "subtitle", "attachment")
+        ]
+    assert np.array_equal(np.stack(list(read_frames(path))), frames)
+    assert count_frames(path).note == ""
 
 
 def test_a_song_with_a_cover_is_no_video(tmp_path: Path, make_frames: Make) -> None:
