@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from av.codec.context import Flags
 from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries
 
 from storage.videos import UndecodableVideo, count_frames, read_frames
 
@@ -191,6 +192,17 @@ def test_a_logarithmic_curve_is_no_obstacle(tmp_path: Path, make_frames: Make, c
         tags={"color_trc": curve},
     )
     check(path, frames)
+
+
+def test_wide_gamuts_are_mapped_to_a_screen(tmp_path: Path, make_frames: Make) -> None:
+    """Colours of BT.2020 are more vivid on a screen of BT.709 than their bare numbers say."""
+    frames = make_frames(2)
+    tags: dict[str, int] = {"color_primaries": ColorPrimaries.BT2020}
+    path = encode(
+        tmp_path / "wide.mp4", frames, "libx264", options={"crf": "12"}, interlaced=False, tags=tags
+    )
+    found = np.stack(list(read_frames(path)))
+    assert np.ptp(found.astype(int), axis=3).mean() > 1.1 * np.ptp(frames.astype(int), axis=3).mean()
 
 
 def test_a_film_cut_out_of_a_broadcast_begins_with_its_first_key_frame(
