@@ -3,8 +3,11 @@
 `storage.videos` starts this file as a program and keeps it. A request comes over a socket with the write
 ends of two pipes: the fork that decodes the video answers into the first, and how that fork ended goes into
 the second. The fork reads the file for FFmpeg, which takes a failed read for the video's end. FFmpeg is told
-to open nothing but local files in `CONTAINERS`; should it be talked into more, the fork may hold one more
-open file than it has, which is the video, and write none.
+to open nothing itself, and to read nothing but `CONTAINERS`; should it be talked into more, the fork may hold
+one more open file than it has, which is the video, and write none.
+
+PyAV decodes and converts. OpenCV's own reading passes over a conversion that fails, as it does for every
+interlaced frame, and gives black or the frame before.
 """
 
 from __future__ import annotations
@@ -26,13 +29,22 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn
 
+import av
+
+# PyAV imports this for the first video with subtitles, when no file may be opened any more.
+import av.subtitles.codeccontext
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
-CONTAINERS = ("avi", "mov", "mp4", "matroska", "webm", "mpeg", "mpegts", "mpegvideo", "gif")
+CONTAINERS = ("avi", "mov", "mp4", "matroska", "webm", "mpeg", "mpegts", "mpegvideo", "dv", "gif")
 MAX_PIXELS = 8192 * 8192
 # Decoded in one go, such as 2.4 hours of 1920x1080 at 30 frames a second: a few bytes can claim much more.
 MAX_PIXELS_A_VIDEO = 2**39
@@ -44,16 +56,40 @@ PULSE_SECONDS = 1.0
 # Grey levels that a codec may add to a frame in which nothing moves.
 STILL_TOLERANCE = 2
 
-# FFmpeg would follow concat:, subfile: and http names, and scripts and playlists called .avi. OpenCV
-# takes these options from the environment only.
+# FFmpeg would follow concat:, subfile: and http names, and scripts and playlists called .avi. It needs no
+# protocol for the video, which is read for it.
+LIMITS = {"protocol_whitelist": "none", "format_whitelist": ",".join(CONTAINERS)}
+
 ENVIRONMENT = {
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"protocol_whitelist;file|format_whitelist;{','.join(CONTAINERS)}",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    "OPENCV_LOG_LEVEL": "SILENT",
+    # PyAV gives each frame memory of its own. Handed back to the system every time, it would cost more than
+    # decoding: up to here, the C library keeps it.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
     # Threads of a BLAS would not survive the fork.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+
+# How FFmpeg converts to BGR: alike on every x86 processor since 2006.
+CONVERSION = Interpolation.BICUBIC
+# What a screen can't show is mapped to what it can; every other tag of these kinds is left alone.
+WIDE_GAMUTS = (
+    ColorPrimaries.FILM,
+    ColorPrimaries.BT2020,
+    ColorPrimaries.SMPTE428,
+    ColorPrimaries.SMPTE431,
+    ColorPrimaries.SMPTE432,
+)
+HIGH_DYNAMIC_RANGES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+# By the turn to the left that a file asks for, in degrees.
+TURNS = {
+    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    -90: cv2.ROTATE_90_CLOCKWISE,
+    180: cv2.ROTATE_180,
+    -180: cv2.ROTATE_180,
+}
+# A GIF of one pixel.
+PIXEL = bytes.fromhex("47494638396101000100800000ffffff0000002c00000000010001000002024401003b")
 
 # What stands before every part of an answer: its kind and two numbers, height and width of a frame, or
 # the length of a JSON text.
@@ -61,7 +97,6 @@ HEAD = struct.Struct("<c2I")
 FRAME, PROGRESS, FACTS, REFUSAL, UNREAD = b"F", b"P", b"D", b"E", b"U"
 STARTED = struct.Struct("<i")
 REQUEST_BYTES = 65_536
-READ_BYTES = 2**20
 
 
 class Refusal(Exception):
@@ -164,38 +199,44 @@ def _answer(request: dict[str, Any], pipe: BinaryIO) -> None:
         _tell(pipe, REFUSAL, {"reason": str(refusal)})
     except MemoryError:
         _tell(pipe, REFUSAL, {"reason": f"needs more than {MEMORY_BYTES // 2**20:,} MiB to decode"})
-    except cv2.error as error:
-        _tell(pipe, REFUSAL, {"reason": f"fails in OpenCV: {' '.join(str(error.err).split())[:120]}"})
 
 
 def _found(request: dict[str, Any], pipe: BinaryIO) -> dict[str, Any]:
     with _file(request["path"]) as file:
         known_rate = not _lacks_rate(file)
-        with _opened(file) as capture:
+        with _opened(file) as (container, stream):
             if request["task"] == "header":
-                return {"header_frames": _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT))}
-            if request["task"] == "count":
-                counted = _counted(capture, pipe)
-                return counted if known_rate else {**counted, "header_fps": 0.0}
-            return {"decoded": _sent(capture, pipe, request["start"], request["stop"])}
+                return {"header_frames": _claimed_frames(container, stream)}
+            frames = _frames(container, stream, pipe, start=request["start"])
+            if request["task"] == "frames":
+                return {"decoded": _sent(frames, pipe, request["stop"])}
+            return {
+                **_counted(frames),
+                "header_frames": _claimed_frames(container, stream),
+                "header_fps": float(stream.guessed_rate or 0) if known_rate else 0.0,
+            }
 
 
-class _File(io.BufferedIOBase):
+class _File:
     """A video as FFmpeg reads it. Errors are kept: raised, they would go through C, which can't clean up."""
 
-    def __init__(self, path: str) -> None:
-        self.content = io.FileIO(path)
+    def __init__(self, content: BinaryIO) -> None:
+        self.content = content
         self.error: OSError | MemoryError | None = None
 
-    def read(self, size: int | None = READ_BYTES, /) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read up to so many bytes; none at the end, and where reading fails."""
         try:
-            return self.content.read(min(size or 0, READ_BYTES))
+            return self.content.read(size) or b""
         except (OSError, MemoryError) as error:
             self.error = error
             return b""
 
-    def seek(self, offset: int, whence: int = 0, /) -> int:
+    def tell(self) -> int:
+        """The place that is read next."""
+        return self.seek(0, os.SEEK_CUR)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place; -1 where that fails."""
         try:
             return self.content.seek(offset, whence)
@@ -210,7 +251,7 @@ class _File(io.BufferedIOBase):
 def _file(path: str) -> Iterator[_File]:
     """Open a file, and raise what went wrong with reading it instead of what was made of that."""
     try:
-        file = _File(path)
+        file = _File(io.FileIO(path))
     except OSError as error:
         raise Unread(error) from error
     with file.content:
@@ -242,51 +283,87 @@ def _tell(pipe: BinaryIO, kind: bytes, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _opened(file: _File) -> Iterator[cv2.VideoCapture]:
-    capture = _capture(file)
+def _opened(file: _File) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        if not capture.isOpened():
-            raise Refusal(f"is not a readable video; allowed are {', '.join(CONTAINERS)}")
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
-        width, height = (
-            _whole(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        _check_size(width, height)
-        yield capture
-    finally:
-        capture.release()
-
-
-def _capture(file: _File) -> cv2.VideoCapture:
-    settings = {
-        # No time limits of OpenCV's: after one, a video would seem to end where a slow disk stood still.
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: 0,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC: 0,
-        cv2.CAP_PROP_HW_ACCELERATION: cv2.VIDEO_ACCELERATION_NONE,
+        container = av.open(file, "r", container_options=LIMITS, metadata_errors="replace")
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise Refusal(f"is not a readable video; allowed are {', '.join(CONTAINERS)}") from error
+    with container:
+        # A film's poster is a stream as well.
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise Refusal("holds no video")
+        # The stubs know no stream without a decoder.
+        if not streams[0].codec_context:
+            raise Refusal("is in a codec that this FFmpeg does not decode; encode it anew")
         # Several threads conceal damage differently from run to run, and workers bring their own.
-        cv2.CAP_PROP_N_THREADS: 1,
-    }
-    return cv2.VideoCapture(cast(Any, file), cv2.CAP_FFMPEG, [n for s in settings.items() for n in s])
+        streams[0].codec_context.thread_count = 1
+        _check_size(streams[0].codec_context.width, streams[0].codec_context.height)
+        yield container, streams[0]
+
+
+def _claimed_frames(container: InputContainer, stream: VideoStream) -> int:
+    """How many frames the header states, or follow from the time it states; -1 if it says neither."""
+    if stream.frames:
+        return stream.frames
+    seconds = container.duration / av.time_base if container.duration else None
+    if seconds is None and stream.duration and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    return -1 if seconds is None else _whole(seconds * float(stream.guessed_rate or 0))
 
 
 def _frames(
-    capture: cv2.VideoCapture, pipe: BinaryIO, *, start: int = 0
+    container: InputContainer, stream: VideoStream, pipe: BinaryIO, *, start: int = 0
 ) -> Iterator[npt.NDArray[np.uint8] | None]:
-    """Every frame as BGR; None for those before `start`, which are decoded and not converted."""
+    """Every frame as BGR, upright; None for those before `start`, which are decoded and not converted."""
     index = pixels = 0
     pulse = _Pulse(pipe)
-    while pulse.beat() and capture.grab():
+    converter = VideoReformatter()
+    for picture in _pictures(container, stream, pulse):
         if index >= MAX_FRAMES or pixels > MAX_PIXELS_A_VIDEO:
             raise Refusal(
                 f"does not end within {MAX_FRAMES:,} frames or {MAX_PIXELS_A_VIDEO:,} pixels; cut it"
             )
-        frame = _retrieved(capture, index) if index >= start else None
+        frame = _converted(picture, converter, index) if index >= start else None
         pixels += 0 if frame is None else frame.shape[0] * frame.shape[1]
         yield frame
         index += 1
     if index == 0:
         raise Refusal("opens, but no frame decodes")
+
+
+def _pictures(container: InputContainer, stream: VideoStream, pulse: _Pulse) -> Iterator[VideoFrame]:
+    """What decodes, up to the end or to the first damage: later frames would be out of step.
+
+    A film cut out of a broadcast begins with what can't be decoded yet; that is passed over.
+    """
+    begun = False
+    pulse.beat()
+    for packet in _packets(container, stream):
+        try:
+            pictures = stream.codec_context.decode(packet)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            if begun:
+                return
+            continue
+        for picture in pictures:
+            begun = True
+            yield picture
+            pulse.beat()
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream] | None]:
+    """The stream's packets; at the end, one that makes the decoder hand out what it has left."""
+    try:
+        yield from container.demux(stream)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        yield None
 
 
 class _Pulse:
@@ -295,52 +372,57 @@ class _Pulse:
     def __init__(self, pipe: BinaryIO) -> None:
         self.pipe, self.next = pipe, 0.0
 
-    def beat(self) -> bool:
-        """Always true, so that it can stand in a condition."""
+    def beat(self) -> None:
+        """Called before each frame is decoded."""
         now = time.monotonic()
         if now >= self.next:
             self.next = now + PULSE_SECONDS
             _allow_cpu()
             self.pipe.write(HEAD.pack(PROGRESS, 0, 0))
             self.pipe.flush()
-        return True
 
 
-def _retrieved(capture: cv2.VideoCapture, index: int) -> npt.NDArray[np.uint8]:
-    decoded, frame = capture.retrieve()
-    if not decoded or frame is None or frame.ndim != 3 or frame.shape[2] != 3:
-        raise Refusal(f"frame {index} does not convert to colour")
-    _check_size(frame.shape[1], frame.shape[0])
-    return np.asarray(frame, dtype=np.uint8)
+def _converted(picture: VideoFrame, converter: VideoReformatter, index: int) -> npt.NDArray[np.uint8]:
+    _check_size(picture.width, picture.height)
+    try:
+        # One field at a time where it is interlaced, each with the colours that belong to it.
+        shown = converter.reformat(
+            picture,
+            format="bgr24",
+            interpolation=CONVERSION,
+            dst_color_primaries=ColorPrimaries.BT709 if picture.color_primaries in WIDE_GAMUTS else None,
+            dst_color_trc=ColorTrc.BT709 if picture.color_trc in HIGH_DYNAMIC_RANGES else None,
+            threads=1,
+        )
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError) as error:
+        kind = f"{picture.format.name}, colour matrix {picture.colorspace}"
+        raise Refusal(f"frame {index} does not convert to RGB ({kind}); encode the video anew") from error
+    frame = shown.to_ndarray()
+    turn = TURNS.get(picture.rotation)
+    return np.asarray(frame if turn is None else cv2.rotate(frame, turn), dtype=np.uint8)
 
 
-def _counted(capture: cv2.VideoCapture, pipe: BinaryIO) -> dict[str, Any]:
+def _counted(frames: Iterator[npt.NDArray[np.uint8] | None]) -> dict[str, Any]:
     n_frames, first, still = 0, None, True
     # Converted too: a frame that decodes but does not convert would fail every later stage.
-    for frame in _frames(capture, pipe):
+    for frame in frames:
         if first is None:
             first = frame
         still = still and _same(first, frame)
         n_frames += 1
     assert first is not None
-    return {
-        "n_frames": n_frames,
-        "header_frames": _whole(capture.get(cv2.CAP_PROP_FRAME_COUNT)),
-        "header_fps": _number(capture.get(cv2.CAP_PROP_FPS)),
-        "height": first.shape[0],
-        "width": first.shape[1],
-        "still": still,
-    }
+    return {"n_frames": n_frames, "height": first.shape[0], "width": first.shape[1], "still": still}
 
 
 def _same(first: Any, frame: Any) -> bool:
     return first.shape == frame.shape and cv2.norm(first, frame, cv2.NORM_INF) <= STILL_TOLERANCE
 
 
-def _sent(capture: cv2.VideoCapture, pipe: BinaryIO, start: int, stop: int | None) -> int:
-    """Send the frames start..stop as RGB, and count how many were decoded up to there."""
+def _sent(frames: Iterator[npt.NDArray[np.uint8] | None], pipe: BinaryIO, stop: int | None) -> int:
+    """Send the frames up to `stop` as RGB, and count how many were decoded up to there."""
     index = 0
-    frames = _frames(capture, pipe, start=start)
     for frame in itertools.islice(frames, stop):
         index += 1
         if frame is not None:
@@ -364,18 +446,14 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _whole(value: float) -> int:
-    """Round a property to an int; -1 for what is no number or out of range."""
-    return round(value) if math.isfinite(value) and abs(value) < 2**53 else -1
-
-
-def _number(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
+    """Round a number of frames to an int; -1 for what is out of range."""
+    return math.floor(value + 0.5) if abs(value) < 2**53 else -1
 
 
 def _warm_up() -> None:
-    """Let FFmpeg set up here what every fork would set up again."""
-    with _file(__file__) as file:
-        _capture(file).release()
+    """Let libraries set up here what every fork would set up again, or has no open file left to load."""
+    with _opened(_File(io.BytesIO(PIXEL))) as (container, stream):
+        _sent(_frames(container, stream, io.BytesIO()), io.BytesIO(), None)
     gc.freeze()
 
 

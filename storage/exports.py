@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -77,19 +78,7 @@ def gif(frames: Frames, *, fps: float) -> bytes:
 
 
 def mp4(frames: Frames, *, fps: float) -> bytes:
-    """Encode frames as H.264 in MP4, for slides and for players that know no WebM; parameters as `webm`.
-
-    Raises
-    ------
-    ValueError
-        If PyAV, an extra, is not installed.
-    """
-    try:
-        import av
-    except ImportError:
-        raise ValueError(
-            "mp4 needs PyAV, which is not installed: pip install -c constraints.txt '.[mp4]', or choose webm"
-        ) from None
+    """Encode frames as H.264 in MP4, for slides and for players that know no WebM; parameters as `webm`."""
     buffer = io.BytesIO()
     height, width = frames.shape[1:3]
     with av.open(buffer, "w", format="mp4") as container:

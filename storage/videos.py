@@ -1,4 +1,4 @@
-"""Decodes videos with OpenCV's FFmpeg, from the first frame to the last, and nothing but the file named.
+"""Decodes videos with FFmpeg, from the first frame to the last, and nothing but the file named.
 
 Header frame counts lie in both directions and seeking lands on the wrong frame in damaged files, so
 frames are counted by decoding, and a range is read by decoding up to it. All of it happens in a process

@@ -134,7 +134,7 @@ def _decoder() -> Finding:
             reason = f"{n_frames} of {len(frames)} frames come back"
     if n_frames == len(frames):
         return Finding("decoder", "ok", "an MPEG-4 AVI is written and read")
-    mend = f"pip install --force-reinstall --no-deps {_OPENCV}; OPENCV_ variables may switch FFmpeg off"
+    mend = f"pip install --force-reinstall --no-deps {_OPENCV} av; OPENCV_ variables may switch FFmpeg off"
     return Finding("decoder", "broken", reason, mend)
 
 

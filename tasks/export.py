@@ -150,7 +150,7 @@ def export_clip(clip: Clip, kind: Kind, *, fps: float = FPS, palette: Palette = 
     Raises
     ------
     ValueError
-        If fps is not above 0 and up to 60, or PyAV is missing for mp4.
+        If fps is not above 0 and up to 60.
     """
     if not 0 < fps <= _MAX_FPS:
         raise ValueError(f"fps is {fps:g}; use frames per second above 0 and up to {_MAX_FPS:g}, such as 8")

@@ -57,7 +57,7 @@ _CODE_OF_PIXELS = (
     "tasks/motion.py",
 )
 _OPENCV = "opencv-contrib-python-headless"
-_COMPUTE = ("torch", "numpy", _OPENCV)
+_COMPUTE = ("torch", "numpy", _OPENCV, "av")
 _OTHERS = ("zarr", "pyarrow", "prefect", "distributed")
 _BYTES_A_VOXEL = {"frame": 3, "flow": 4, "cube": 2}
 _SAMPLED_VIDEOS = 20
@@ -212,6 +212,7 @@ def _dataset(request: Request, found: Dataset, profile: Profile) -> dict[str, An
         "block_clips": request.block_clips,
         "code": _hash_of([_HERE / name for name in _CODE_OF_PIXELS]),
         "opencv": metadata.version(_OPENCV),
+        "pyav": metadata.version("av"),
     }
 
 

@@ -11,7 +11,7 @@ from tasks.plan import code_version
 
 # What computes or writes results, and what the machines talk with.
 _PACKAGES = (
-    "torch", "numpy", "opencv-contrib-python-headless", "zarr", "pyarrow", "distributed", "cloudpickle",
+    "torch", "numpy", "opencv-contrib-python-headless", "av", "zarr", "pyarrow", "distributed", "cloudpickle",
 )  # fmt: skip
 
 

@@ -27,23 +27,27 @@ from tests.processes import wait_until_gone
 FAULTS = """
 import sys
 if any(word.endswith("decoder.py") for word in sys.orig_argv):
-    import ctypes, math, os, resource, signal, time, cv2, numpy
-    Real = cv2.VideoCapture
+    import ctypes, math, os, resource, signal, time, av, numpy
+    opened = av.open
     # The kernel answers reads with EIO: nothing lies at the first addresses of a process.
     broken, spare = (os.open("/proc/self/mem", os.O_RDONLY) for _ in range(2))
-    class Capture:
-        def __init__(self, file, *rest):
-            self.real = Real(file, *rest)
+    class Container:
+        def __init__(self, file, *rest, **options):
+            self.real = opened(file, *rest, **options)
             self.file = file.content
-            self.fault = getattr(self, "_" + os.path.basename(self.file.name).partition(".")[0], None)
-            self.left = 5
+            name = os.path.basename(getattr(self.file, "name", ""))
+            self.fault = getattr(self, "_" + name.partition(".")[0], None)
+        def __enter__(self):
+            return self
+        def __exit__(self, *error):
+            self.real.close()
         def __getattr__(self, name):
             return getattr(self.__dict__.get("real"), name)
-        def grab(self):
-            self.left -= 1
-            if self.left < 0 and self.fault:
-                self.fault()
-            return self.real.grab()
+        def demux(self, stream):
+            for number, packet in enumerate(self.real.demux(stream)):
+                if number >= 5 and self.fault:
+                    self.fault()
+                yield packet
         def _segfault(self):
             ctypes.string_at(1)
         def _abort(self):
@@ -75,7 +79,8 @@ if any(word.endswith("decoder.py") for word in sys.orig_argv):
             if self._armed():
                 os.dup2(self.file.fileno(), spare)
                 self._unread()
-                self.real.grab()
+                for _ in self.real.demux():
+                    pass
                 os.dup2(spare, self.file.fileno())
         _v_Archery_g01_c01, _v_Archery_g01_c02 = _killedagain, _unreadonce
         def _exception(self):
@@ -83,7 +88,7 @@ if any(word.endswith("decoder.py") for word in sys.orig_argv):
         def _files(self):
             for _ in range(2):
                 os.open(os.devnull, os.O_RDONLY)
-    cv2.VideoCapture = Capture
+    av.open = Container
 """
 
 

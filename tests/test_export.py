@@ -1,7 +1,5 @@
 import io
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -74,18 +72,6 @@ def test_npz_needs_no_pickle():
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         assert found["a"].tolist() == [0, 1, 2]
         assert json.loads(str(found["about"])) == {"b": ["é", None]}
-
-
-def test_mp4_without_pyav_says_what_to_install():
-    code = (
-        "import sys; sys.modules['av'] = None\n"
-        "import numpy as np; from storage.exports import mp4\n"
-        "try: mp4(np.zeros((2, 4, 4, 3), np.uint8), fps=5)\n"
-        "except ValueError as error: print(error)"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install" in said and "webm" in said
-    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("clip", [0, SHORT])

@@ -43,8 +43,8 @@ def export(
     figures
         Directory, also `s3://bucket/prefix`, for the tables and the sweep as vector figures.
     format
-        Kind of file: `webm` (the default), `gif`, `mp4`, `png` or `npz` of a clip; `mp4` needs the extra of
-        that name. `pdf` (the default) or `svg` of figures.
+        Kind of file: `webm` (the default), `gif`, `mp4`, `png` or `npz` of a clip, `pdf` (the default)
+        or `svg` of figures.
     method
         Explanations; by default deep Taylor in a film, and all of the run in a sheet and an `npz`.
     sigma
