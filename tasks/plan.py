@@ -59,7 +59,7 @@ _CODE_OF_PIXELS = (
 )
 _OPENCV = "opencv-contrib-python-headless"
 _COMPUTE = ("torch", "numpy", _OPENCV)
-_OTHERS = ("zarr", "pyarrow", "prefect", "distributed")
+_OTHERS = ("scipy", "zarr", "pyarrow", "prefect", "distributed")
 _BYTES_A_VOXEL = {"frame": 3, "flow": 4, "cube": 2}
 _SAMPLED_VIDEOS = 20
 _HERE = Path(__file__).resolve().parent.parent

@@ -30,7 +30,7 @@ _STYLES = ("page.css", "player.css")
 _SCRIPTS = ("painting.js", "player.js", "page.js")
 _KEYS = ("run", "summary", "exclusions", "flags", "clips", "featured", "legends", "command")
 # Quantities that the page shows for the threshold of its slider.
-_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "empty_share")
+_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "no_lift", "empty_share")
 
 
 def write_clip(root: Root, paths: ReportPaths, clip: int, script: str) -> None:
@@ -155,7 +155,7 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
         "sigmas": sigmas,
         "swept": {
             name: {
-                method: [row[name] for row in sorted(of_all, key=_sigma) if row["method"] == method]
+                method: [row.get(name) for row in sorted(of_all, key=_sigma) if row["method"] == method]
                 for method in methods
             }
             for name in _SWEPT

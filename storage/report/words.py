@@ -54,11 +54,11 @@ WORDS = {
     "interval": (
         "95 % interval",
         "The range of values that fit these videos; it knows nothing of other trainings of the model. "
-        "Computed by drawing the groups of related videos again and again.",
+        "Computed from how far apart the groups of related videos lie, so fewer than three groups give none.",
     ),
     "group": (
         "Group of videos",
-        "Videos of the same scene or person, which are alike: they are drawn together or not at all.",
+        "Videos of the same scene or person, which are alike: they count as one in an interval.",
     ),
     "deviation": ("Standard deviation (sd)", "How far apart the values of the clips lie."),
     "moves": (
@@ -85,7 +85,11 @@ WORDS = {
         "Base rate",
         "The share of all points that move: the precision of marking points at random.",
     ),
-    "lift": ("Lift", "Precision over base rate. 1 is no better than chance, 2 is twice as good."),
+    "lift": (
+        "Lift",
+        "Precision over base rate. 1 is no better than chance, 2 is twice as good. Where fewer than 1 % of "
+        "the points move there is none: a handful of points would make it any number.",
+    ),
     "kept_voxels": (
         "Voxels kept",
         "Of the points that a method marks, the share left by the selective step.",
