@@ -222,12 +222,12 @@ def _replaced(before: Side, after: Side) -> set[str]:
     first, second = (
         {video[0]: video[_NAMES:] for video in side.dataset.get("videos", ())} for side in (before, after)
     )
-    # A later release may know more of a file; what both know must be the same.
-    return {
-        name
-        for name in first.keys() & second.keys()
-        if any(one != other for one, other in zip(first[name], second[name], strict=False))
-    }
+    return {name for name in first.keys() & second.keys() if _differs(first[name], second[name])}
+
+
+def _differs(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two files differ in what is known of both: releases know a size or a hash."""
+    return any(type(a) is type(b) and a != b for a, b in zip(one, other, strict=False))
 
 
 def _without(side: Side, videos: set[str]) -> Side:
