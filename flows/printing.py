@@ -393,8 +393,8 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             "their worker processes\n(exclusions.parquet of the run says which; after `selrel verify RUN "
             "--repair` the same command tries again)."
         )
-    if summary["flagged_clips"]:
-        odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")
+    if summary.get("other_target_clips"):
+        odd.append(f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.")
     if summary["largest_conservation_error"] is not None:
         odd.append(
             f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e} (what "

@@ -60,7 +60,7 @@ def headline(run: str, summary: Row, link: str) -> str:
         else "Deep Taylor was not asked for: no motion share.",
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
         f"{summary['accuracy']:.1%} of the clips. {summary['excluded_videos']:,} videos were left out, "
-        f"{summary['flagged_clips']:,} clips are flagged.",
+        f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.",
         f"[The report]({link}): `{link}`",
     ]
     if verdict and verdict["difference"] is not None:

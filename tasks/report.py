@@ -34,6 +34,8 @@ Row = dict[str, Any]
 Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
+# A cube of such a clip says what speaks for something that the model does not say.
+NOT_THE_ANSWER = "the explained class is not the model's answer"
 TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
 # Whose rows are held at a time.
 _BLOCKS = 32
@@ -121,7 +123,7 @@ def report_elsewhere(run: str, directory: str) -> str:
     summary = read_summary(place, paths)
     names = [name for name in TABLES if place.exists(paths.table(name))]
     tables: Tables = {name: read_table(place, paths.table(name)).to_pylist() for name in names}
-    clips = read_table(place, paths.table("clips")).to_pandas()
+    clips = _flagged(read_table(place, paths.table("clips")).to_pandas())
     write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
     return at[0].join(at[1].page)
 
@@ -145,10 +147,17 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         target_logit=found["target_logit"],
         correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
-        # A cube of such a clip is shares of a decision that the model does not make.
-        flag=np.where(found["target_logit"] > 0, "", "target logit is not positive"),
     )
-    return explained, clips.table[~scored]
+    return _flagged(explained), clips.table[~scored]
+
+
+def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips, and in ``flag`` why the explanation of some needs care.
+
+    That is told by classes, never by a logit's sign: a model's answers and probabilities ignore what is added
+    to all logits alike.
+    """
+    return clips.assign(flag=np.where(clips.target == clips.predicted, "", NOT_THE_ANSWER))
 
 
 def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
@@ -225,7 +234,7 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> d
         "videos": int(clips.video.nunique()),
         "clips": len(clips),
         "accuracy": float(clips.correct.mean()),
-        "flagged_clips": int((clips.flag != "").sum()),
+        "other_target_clips": int((clips.flag != "").sum()),
         "excluded_videos": int((exclusions.kind == "excluded").sum()),
         "largest_conservation_error": float(errors.max()) if len(errors) else None,
         "overhead": _overhead(place, run),

@@ -8,11 +8,6 @@ _METHODS = {
     "guided_grad_cam": "guided Grad-CAM",
     "gradient_x_input": "gradient times input",
 }
-_FLAGS = {
-    "target logit is not positive": "the model's score (logit) for the explained class is not above zero, so "
-    "the evidence is that of a decision which it does not make",
-}
-
 # What a reader may look for, in the order of a first reading: term, explanation.
 WORDS = {
     "clip": (
@@ -110,10 +105,10 @@ WORDS = {
         "Deep Taylor relevance should add up to the decision that it explains; this is by how "
         "much it does not.",
     ),
-    "logit": ("Logit", "The score that a model gives a class; the class with the highest is its answer."),
     "flag": (
         "Flagged clip",
-        "A clip that was explained and counts, but whose explanation needs care; the reason is given.",
+        "A clip that was explained and counts, but for a class that is not the model's answer: the evidence "
+        "is for what the model does not say.",
     ),
 }
 
@@ -121,8 +116,3 @@ WORDS = {
 def method_name(method: str) -> str:
     """A method's name for a reader."""
     return _METHODS.get(method, method.replace("_", " "))
-
-
-def plain_flag(flag: str) -> str:
-    """Why a clip is flagged, for a reader."""
-    return _FLAGS.get(flag, flag)
