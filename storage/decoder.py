@@ -41,8 +41,6 @@ MEMORY_BYTES = 2 * 2**30
 # Of a CPU, not of a clock: on a busy machine a sound video must not look like one that hangs.
 CPU_SECONDS_A_FRAME = 30
 PULSE_SECONDS = 1.0
-# Grey levels that a codec may add to a frame in which nothing moves.
-STILL_TOLERANCE = 2
 
 # FFmpeg would follow concat:, subfile: and http names, and scripts and playlists called .avi. OpenCV
 # takes these options from the environment only.
@@ -315,12 +313,11 @@ def _retrieved(capture: cv2.VideoCapture, index: int) -> npt.NDArray[np.uint8]:
 
 
 def _counted(capture: cv2.VideoCapture, pipe: BinaryIO) -> dict[str, Any]:
-    n_frames, first, still = 0, None, True
+    n_frames, first = 0, None
     # Converted too: a frame that decodes but does not convert would fail every later stage.
     for frame in _frames(capture, pipe):
         if first is None:
             first = frame
-        still = still and _same(first, frame)
         n_frames += 1
     assert first is not None
     return {
@@ -329,12 +326,7 @@ def _counted(capture: cv2.VideoCapture, pipe: BinaryIO) -> dict[str, Any]:
         "header_fps": _number(capture.get(cv2.CAP_PROP_FPS)),
         "height": first.shape[0],
         "width": first.shape[1],
-        "still": still,
     }
-
-
-def _same(first: Any, frame: Any) -> bool:
-    return first.shape == frame.shape and cv2.norm(first, frame, cv2.NORM_INF) <= STILL_TOLERANCE
 
 
 def _sent(capture: cv2.VideoCapture, pipe: BinaryIO, start: int, stop: int | None) -> int:

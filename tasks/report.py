@@ -78,7 +78,7 @@ def report(
         write_table(place, paths.table(name), pd.DataFrame(rows))
     summary = _summary(place, run, clips, share) | {"comparison": verdict}
     summary |= left_out_summary(place, run, left_out, quarantined)
-    write_table(place, paths.exclusions, exclusions_of_run(place, run, left_out, quarantined))
+    write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
     write_page(place, run, clips=clips, tables=tables, summary=summary)
     written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
@@ -147,6 +147,7 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         target_logit=found["target_logit"],
         correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
+        moved=found["moved"],
     )
     return _flagged(explained), clips.table[~scored]
 
@@ -161,11 +162,15 @@ def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
-    """What the model said about the clips of the scored blocks, in order; of the logits, the target's."""
-    found = []
+    """What the model said about the clips of the scored blocks, in order, and how much of them moves.
+
+    Of the logits, the target's.
+    """
+    found, motion = [], place.dataset(read_run(place, paths)["dataset_id"]).motion
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error"]
         part = dict(read_block(place, paths.relevance, start, stop, names))
+        part |= read_block(place, motion, start, stop, ["moved"])
         logits = part.pop("logits")
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}

@@ -18,6 +18,7 @@ from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
+from tasks.motion import moved_shares
 from tasks.report import report
 from tasks.score import score_block
 
@@ -48,8 +49,12 @@ def make_run(
     length: int = 16,
     sigmas: Sequence[float] = (1.0, SIGMA, 3.0),
     added_to_logits: float = 0.0,
+    still: Sequence[str] = (),
 ) -> Made:
-    """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short."""
+    """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short.
+
+    Nothing moves in the videos named by `still`.
+    """
     place, rng = Root(str(root)), np.random.default_rng(7)
     view = View(resize=(size[1], size[0]), crop=size, clip_length=length)
     _write_dataset(place, view, n_clips, classes)
@@ -63,6 +68,7 @@ def make_run(
     )
     made.flow[..., 0] = rng.normal(0, 1, made.flow.shape[:-1])
     made.flow[-1, -1] = np.nan
+    made.flow[clips.table.video.isin(still)] = 0
     for cube in made.cubes.values():
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
     _write_cubes(place, clips, made, added_to_logits)
@@ -132,7 +138,8 @@ def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) 
         part = slice(start, stop)
         write_block(place, dataset.frames, start, {"frames": made.frames[part]})
         camera = np.zeros((stop - start, sizes["length"], 2, 3), np.float32)
-        write_block(place, dataset.motion, start, {"flow": made.flow[part], "camera": camera})
+        motion = {"flow": made.flow[part], "camera": camera, "moved": moved_shares(made.flow[part])}
+        write_block(place, dataset.motion, start, motion)
         arrays = {
             "logits": logits[part],
             "predicted": predicted[part].astype(np.int32),
