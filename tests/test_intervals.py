@@ -156,7 +156,7 @@ def test_fewer_than_three_groups_have_no_interval(values: list[float], groups: l
 def test_why_there_is_no_interval_is_said() -> None:
     assert no_interval(3) is None
     assert no_interval(2) == (
-        "only 2 groups of videos have a value: how far apart groups lie can be told from 3 on"
+        "only 2 groups of videos have a value, and how far apart groups lie shows from 3 on"
     )
     assert no_interval(1).startswith("only 1 group of videos has a value")
 

@@ -1,5 +1,6 @@
 """The report as a task: what it gathers of a run."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from markupsafe import escape
 
 from flows.cli import main
+from selrel.scores.intervals import no_interval
+from selrel.scores.precision import NO_LIFT
 from storage.root import run_at
 from storage.runs import read_summary
 from storage.tables import read_table, write_table
@@ -60,3 +63,38 @@ def test_the_page_of_an_older_run_flags_what_is_flagged_now(tmp_path: Path) -> N
     page = Path(report.report_elsewhere(url, str(tmp_path / "page"))).read_text()
     assert "not positive" not in page
     assert page.count(f"<td>{escape(report.NOT_THE_ANSWER)}</td>") == 2
+
+
+def test_two_groups_give_no_interval_anywhere_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_run(tmp_path, n_clips=2).url
+    reason = no_interval(2)
+    assert main(["report", url]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "% (no interval) This part of the positive relevance changes over time" in said
+    assert f"There is no 95 % interval: {reason}." in said
+    assert f"No 95 % interval: {reason}." in said and "nan" not in said
+    assert main(["report", url, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = [found["summary"]["motion_share"], *found["tables"]["table1"], *found["tables"]["sweep"]]
+    ends = {row[name] for row in rows for name in row if name == "low" or name.endswith(("_low", "_high"))}
+    assert ends == {None}
+    # A class has one of the two groups.
+    assert {row["no_interval"] for row in rows} == {reason, no_interval(1)}
+    page = (Path(url) / "report" / "index.html").read_text()
+    assert f"interval</a>: {reason}." in page and f"No 95 % interval: {reason}." in page
+    assert "<td>none</td>" in page
+
+
+def test_no_lift_where_nothing_moves_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = [f"v_{n // 2:04d}_g{n % 5:02d}.avi" for n in range(6)]
+    url = make_run(tmp_path, n_clips=6, still=still).url
+    assert main(["report", url]) == 0
+    assert f"No lift: {NO_LIFT}." in " ".join(capsys.readouterr().out.split())
+    place, paths = run_at(url)
+    rows = read_table(place, paths.table("sweep")).to_pylist()
+    assert {(row["lift"], row["no_lift"]) for row in rows} == {(None, NO_LIFT)}
+    assert f"No lift: {NO_LIFT}." in (Path(url) / "report" / "index.html").read_text()

@@ -119,7 +119,7 @@ def no_interval(n_groups: int) -> str | None:
     if n_groups >= LEAST_GROUPS:
         return None
     have = "1 group of videos has" if n_groups == 1 else f"{n_groups} groups of videos have"
-    return f"only {have} a value: how far apart groups lie can be told from {LEAST_GROUPS} on"
+    return f"only {have} a value, and how far apart groups lie shows from {LEAST_GROUPS} on"
 
 
 def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
