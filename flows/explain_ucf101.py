@@ -63,7 +63,8 @@ def explain_ucf101(
         root: Directory or s3:// URL under which all results lie.
         split: UCF-101's split, 1 to 3.
         subset: Which of the split's videos: train, test, or all on disk.
-        classes: The only classes there are; if empty, those that the checkpoint says it was trained on.
+        classes: Only videos of these classes, of those that the model tells apart; all if empty. A model that
+            has an output for just these, and doesn't say what it was trained on, tells no others apart.
         held_out_groups: Only the groups of each class that a training with as many, and the same seed, split
             and subset (train or all), held out.
         videos: How many videos to draw, evenly over the classes; all of them if empty.

@@ -13,14 +13,17 @@ from rich.text import Text
 
 from selrel.scores.paper import PAPER
 from storage.figures import (
+    difference_range,
+    lift,
     map_name,
     mean_and_deviation,
     mean_and_interval,
     milliseconds,
-    number,
     percent,
     percent_range,
+    reasons,
     same_row,
+    without_interval,
 )
 from storage.layout import RunPaths
 from storage.root import Root
@@ -79,7 +82,8 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     ):
         # A single method agrees with none.
         if root.exists(paths.table(name)):
-            console.print(table(_overall(root, paths, name)), "")
+            rows = _overall(root, paths, name)
+            console.print(table(rows), *reasons(rows), "", sep="\n", highlight=False)
     console.print(_places(root, paths, summary), highlight=False, soft_wrap=True, markup=False)
     return summary
 
@@ -125,13 +129,20 @@ def print_comparison(
     lines = [f"Before {before}", f"After  {after}", *(f"Note: {note}" for note in notes)]
     console.print(*lines, "", sep="\n", highlight=False, soft_wrap=True, markup=False)
     of_all = [row for row in rows if row["class"] is None]
-    console.print(_differences(sorted(of_all, key=_is_detail), "score (%)", _score_name), "")
+    of_all.sort(key=_is_detail)
+    _print_differences(console, of_all, "score (%)", _score_name)
     if by_class:
         for name in ("motion share", "accuracy"):
             of_score = [row for row in rows if row["class"] is not None and _score_name(row) == name]
             of_score.sort(key=lambda row: row["difference"] if row["difference"] is not None else 0.0)
             if of_score:
-                console.print(_differences(of_score, name, lambda row: str(row["class"])), "")
+                _print_differences(console, of_score, name, lambda row: str(row["class"]))
+
+
+def _print_differences(
+    console: Console, rows: Sequence[Row], heading: str, name: Callable[[Row], str]
+) -> None:
+    console.print(_differences(rows, heading, name), *reasons(rows), "", sep="\n", highlight=False)
 
 
 def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
@@ -146,7 +157,11 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
             for key, sign in (("before", ""), ("after", ""), ("difference", "+"))
         ]
         known = row["low"] is not None
-        interval = f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}" if known else "-"
+        interval = (
+            f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}"
+            if known
+            else without_interval(row)
+        )
         # A space instead keeps the figures below each other.
         values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
         table.add_row(escape(name(row)), *values, interval, f"{row['n_clips']:,}")
@@ -256,10 +271,13 @@ def _headline(summary: Mapping[str, Any]) -> str:
     share = summary["motion_share"]
     if share is None:
         return f"\nDeep Taylor was not asked for, so there is no motion share.\n{clips}\n"
+    if share.get("no_interval"):
+        interval = f"). There is no 95 % interval: {share['no_interval']}."
+    else:
+        interval = "; in\nbrackets the 95 % interval over groups of videos)."
     return (
         f"\n[bold]Motion share {mean_and_interval(share)}[/bold]\n"
-        "This part of the positive relevance changes over time (deep Taylor, 2 sigma; in\n"
-        "brackets the 95 % interval over groups of videos).\n"
+        f"This part of the positive relevance changes over time (deep Taylor, 2 sigma{interval}\n"
         f"{clips}\n"
     )
 
@@ -268,10 +286,9 @@ def _since(found: Row) -> str:
     """The line about the run before."""
     if found["difference"] is None:
         return f"The run before is {found['previous']}.\n"
-    known = found["low"] is not None
-    interval = f" (95 %: {100 * found['low']:+.1f} to {100 * found['high']:+.1f})" if known else ""
     return (
-        f"Since the run before, {found['previous']}: {100 * found['difference']:+.1f} points{interval}; "
+        f"Since the run before, {found['previous']}: {100 * found['difference']:+.1f} points"
+        f"{difference_range(found)}; "
         "`selrel compare` says more.\n"
     )
 
@@ -286,7 +303,7 @@ def _precision(rows: list[Row]) -> Table:
             mean_and_deviation(row),
             percent_range(row),
             percent(row["base_rate"], ""),
-            number(row["lift"]),
+            lift(row),
             mean_and_deviation(same_row(row, PAPER["table1"])),
         )
     return table
@@ -303,7 +320,7 @@ def _object_motion(rows: list[Row]) -> Table:
             percent(row["object_precision"], ""),
             percent_range(row, "object_precision_low", "object_precision_high"),
             percent(row["object_base_rate"], ""),
-            number(row["object_lift"]),
+            lift(row, "object_"),
             percent(row["object_recall"], ""),
             percent(row["recall"], ""),
         )
@@ -376,8 +393,8 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             "their worker processes\n(exclusions.parquet of the run says which; after `selrel verify RUN "
             "--repair` the same command tries again)."
         )
-    if summary["flagged_clips"]:
-        odd.append(f"{summary['flagged_clips']:,} clips explain a target whose logit is not positive.")
+    if summary.get("other_target_clips"):
+        odd.append(f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.")
     if summary["largest_conservation_error"] is not None:
         odd.append(
             f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e} (what "

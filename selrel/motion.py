@@ -8,6 +8,10 @@ import numpy.typing as npt
 
 Rule = Literal["tau", "frame_std"]
 
+# Where `moved` is less, nothing moves. Of 14 still pictures in 11 codecs and qualities it is at most 0.006,
+# of 124 videos of UCF-101 at least 0.13 in the liveliest clip, and so it is at a quarter of their speed.
+STILL_SHARE = 0.02
+
 
 def grey(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Turn RGB frames into grey ones.
@@ -115,6 +119,31 @@ def moving(flow: npt.NDArray[Any], *, rule: Rule = "tau", tau: float = 0.5) -> n
     deviation: npt.NDArray[np.float64] = length.std(axis=frame, dtype=np.float64, keepdims=True)
     above_least: npt.NDArray[np.float32] = length - length.min(axis=frame, keepdims=True)
     return above_least > deviation
+
+
+def moved(flow: npt.NDArray[Any]) -> float:
+    """Give the share of a clip's pixels over which something moves in the course of the clip.
+
+    That is where the flow of all frames adds up to more than 1 px, or, for what goes back and forth, where
+    the lengths of those above 0.5 px do to more than 2 px. What a codec adds to a still picture comes and
+    goes, and adds up to little; slow motion, with no frame's flow above 0.5 px, adds up.
+
+    Parameters
+    ----------
+    flow : float array, (time, y, x, 2)
+        Pixels per frame; NaN where unknown. A frame is known whole or not at all.
+
+    Returns
+    -------
+    float
+        0..1; NaN where no frame's flow is known.
+    """
+    frames = flow[known(flow).all(axis=(1, 2))].astype(np.float32, copy=False)
+    if not len(frames):
+        return float("nan")
+    length, way = np.hypot(*np.moveaxis(frames, -1, 0)), np.hypot(*np.moveaxis(frames.sum(axis=0), -1, 0))
+    back_and_forth = np.where(length > 0.5, length, 0).sum(axis=0)
+    return float(((way > 1) | (back_and_forth > 2)).mean())
 
 
 def check_rule(rule: str, tau: float) -> None:

@@ -93,7 +93,8 @@ def create_motion(
     """Create the group of motion: the optical flow, and how much of it is the camera's.
 
     ``flow`` (clip, time, y, x, component) float16, pixels per frame; ``camera`` (clip, time, component,
-    term) float32: its product with (x, y, 1) is the camera's flow at pixel (x, y). NaN where unknown.
+    term) float32: its product with (x, y, 1) is the camera's flow at pixel (x, y); ``moved`` (clip)
+    float32: the share of the pixels over which something moves. NaN where unknown.
     Parameters and errors as `create_frames`.
     """
     sizes = (_n_clips(columns), length, height, width, 2)
@@ -103,10 +104,12 @@ def create_motion(
     coordinates["component"] = Coordinate(("component",), np.array(["x", "y"]))
     coordinates["term"] = Coordinate(("term",), np.array(["x", "y", "1"]))
     of_camera = {"units": "px/frame", "long_name": "affine map of the dominant motion, times (x, y, 1)"}
+    of_pixels = {"units": "1", "long_name": "share of the pixels over which something moves"}
     shape = (*sizes[:2], 2, 3)
     variables = {
         "flow": Variable(dims, sizes, "float16", np.nan, about),
         "camera": Variable(("clip", "time", "component", "term"), shape, "float32", np.nan, of_camera, False),
+        "moved": Variable(("clip",), shape[:1], "float32", np.nan, of_pixels, False),
     }
     return create_group(root, path, variables, coordinates, block_clips, attrs)
 

@@ -53,8 +53,6 @@ MEMORY_BYTES = 2 * 2**30
 # Of a CPU, not of a clock: on a busy machine a sound video must not look like one that hangs.
 CPU_SECONDS_A_FRAME = 30
 PULSE_SECONDS = 1.0
-# Grey levels that a codec may add to a frame in which nothing moves.
-STILL_TOLERANCE = 2
 
 # FFmpeg would follow concat:, subfile: and http names, and scripts and playlists called .avi. It needs no
 # protocol for the video, which is read for it.
@@ -405,19 +403,14 @@ def _converted(picture: VideoFrame, converter: VideoReformatter, index: int) -> 
 
 
 def _counted(frames: Iterator[npt.NDArray[np.uint8] | None]) -> dict[str, Any]:
-    n_frames, first, still = 0, None, True
+    n_frames, first = 0, None
     # Converted too: a frame that decodes but does not convert would fail every later stage.
     for frame in frames:
         if first is None:
             first = frame
-        still = still and _same(first, frame)
         n_frames += 1
     assert first is not None
-    return {"n_frames": n_frames, "height": first.shape[0], "width": first.shape[1], "still": still}
-
-
-def _same(first: Any, frame: Any) -> bool:
-    return first.shape == frame.shape and cv2.norm(first, frame, cv2.NORM_INF) <= STILL_TOLERANCE
+    return {"n_frames": n_frames, "height": first.shape[0], "width": first.shape[1]}
 
 
 def _sent(frames: Iterator[npt.NDArray[np.uint8] | None], pipe: BinaryIO, stop: int | None) -> int:

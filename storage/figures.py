@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 
 MISSING = "-"
+# In the place of an interval or a lift that can't be given; `reasons` says why.
+NONE = "none"
 
 
 def percent(share: float | None, unit: str = " %") -> str:
@@ -22,7 +24,31 @@ def signed(share: float) -> str:
 
 def percent_range(row: Row, low: str = "low", high: str = "high") -> str:
     """Write the interval between two shares of a row."""
-    return MISSING if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f}"
+    return without_interval(row) if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f}"
+
+
+def difference_range(row: Row) -> str:
+    """Write the interval of a difference of shares, in points and in brackets, or why there is none."""
+    if row["low"] is not None:
+        return f" (95 %: {signed(row['low'])} to {signed(row['high'])})"
+    return f" (no 95 % interval: {row['no_interval']})" if row.get("no_interval") else ""
+
+
+def without_interval(row: Row) -> str:
+    """Write that there is no interval: none of a value, or nothing to have one."""
+    return NONE if row.get("no_interval") else MISSING
+
+
+def lift(row: Row, kind: str = "") -> str:
+    """Write a row's lift, or that there is none."""
+    return NONE if row.get(f"{kind}no_lift") else number(row.get(f"{kind}lift"))
+
+
+def reasons(rows: Iterable[Row]) -> list[str]:
+    """Why some of the rows have no interval or no lift: a sentence a reason, each once."""
+    whys = {"no_interval": "No 95 % interval", "no_lift": "No lift", "object_no_lift": "No object lift"}
+    said = (f"{what}: {row[name]}." for row in rows for name, what in whys.items() if row.get(name))
+    return list(dict.fromkeys(said))
 
 
 def mean_and_deviation(row: Row, mean: str = "mean", deviation: str = "std") -> str:
@@ -36,7 +62,9 @@ def mean_and_interval(row: Row) -> str:
     """Write a mean share with its interval in brackets, if it has one."""
     if row.get("mean") is None:
         return MISSING
-    return percent(row["mean"]) + (f" ({percent_range(row)})" if row["low"] is not None else "")
+    known = row["low"] is not None or row.get("no_interval")
+    between = "no interval" if row["low"] is None else percent_range(row)
+    return percent(row["mean"]) + (f" ({between})" if known else "")
 
 
 def number(value: float | None) -> str:
@@ -46,7 +74,7 @@ def number(value: float | None) -> str:
 
 def number_range(row: Row, low: str, high: str) -> str:
     """Write the interval between two ratios of a row."""
-    return MISSING if row.get(low) is None else f"{row[low]:.2f} to {row[high]:.2f}"
+    return without_interval(row) if row.get(low) is None else f"{row[low]:.2f} to {row[high]:.2f}"
 
 
 def milliseconds(row: Row, low: str = "low", high: str | None = None) -> str:

@@ -131,7 +131,7 @@ class RunPaths:
 
     @property
     def exclusions(self) -> str:
-        """Parquet, one row for every video or clip left out of this run: the data set's, and its own."""
+        """Parquet, a row for every video left out of this run or to be read with care; the data set's too."""
         return f"{self.directory}/exclusions.parquet"
 
     @property

@@ -198,6 +198,18 @@ def draw_subset(videos: Sequence[Video], n: int, *, seed: int) -> tuple[Video, .
     return tuple(sorted(drawn, key=lambda video: video.name))
 
 
+def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Keep the videos of some classes; the others stay classes of the data set, and labels stay as they are.
+
+    Parameters and errors as `choose_classes`.
+    """
+    kept = _labels_of(dataset, names)
+    videos = tuple(video for video in dataset.videos if video.label in kept)
+    if not videos:
+        raise ValueError(f"none of the videos found is of {', '.join(names)}; choose other classes or lists")
+    return replace(dataset, videos=videos)
+
+
 def choose_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """Keep the videos of some classes, as if the data set had no others.
 
@@ -218,14 +230,25 @@ def choose_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     ValueError
         If a name is unknown or given twice, or none of the classes has a video here.
     """
+    kept = _labels_of(dataset, names)
+    labels = {label: place for place, label in enumerate(kept)}
+    videos = tuple(replace(v, label=labels[v.label]) for v in only_classes(dataset, names).videos)
+    return replace(dataset, videos=videos, classes=tuple(dataset.classes[label] for label in kept))
+
+
+def _labels_of(dataset: Dataset, names: Sequence[str]) -> list[int]:
     kept = sorted({_checked_class(name, "--classes", dataset.classes) for name in names})
     if len(kept) != len(names):
         raise ValueError(f"--classes names one of {', '.join(names)} twice; give each class once")
-    labels = {label: place for place, label in enumerate(kept)}
-    videos = tuple(replace(v, label=labels[v.label]) for v in dataset.videos if v.label in labels)
-    if not videos:
-        raise ValueError(f"none of the videos found is of {', '.join(names)}; choose other classes or lists")
-    return Dataset(videos, tuple(dataset.classes[label] for label in kept), dataset.absent)
+    return kept
+
+
+def unknown_class(name: str, classes: Sequence[str]) -> str:
+    """Say that there is no class of a name, and which is nearest."""
+    by_lower = {known.lower(): known for known in classes}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    like = f"did you mean {by_lower[near[0]]!r}?" if near else f"one of them is {classes[0]!r}"
+    return f"no class {name!r} among the {len(classes)}; {like}"
 
 
 def hold_out(
@@ -352,10 +375,7 @@ def _checked_class(name: str, where: str, classes: Sequence[str]) -> int:
     lower = [known.lower() for known in classes]
     if name.lower() in lower:
         return lower.index(name.lower())
-    near = difflib.get_close_matches(name, classes, n=1) or classes[:1]
-    raise ValueError(
-        f"{where}: unknown class {name!r}; allowed are the {len(classes)} of classInd.txt, such as {near[0]}"
-    )
+    raise ValueError(f"{where}: {unknown_class(name, classes)}")
 
 
 def _checked_label(text: str, n_classes: int, where: str) -> int:

@@ -34,15 +34,16 @@ _CARE = (
     "correlation that telling followers from others gives with no order within either; only what is "
     "*over that* speaks for an order, as does the correlation among followers alone. The AUC's interval "
     "(Newcombe 2006, method 5) takes models for independent draws of their kind. That of the same clip "
-    "resamples scenes, under these models. This ranks trained small models of this drawn set; it does "
+    "is over scenes, under these models. None where there are fewer than three seeds, or scenes: they "
+    "can't tell how far apart others lie. This ranks trained small models of this drawn set; it does "
     "not say how far that carries to other data."
 )
 _PAIRED = (
     "Gain is the map's overlap less that of a control of the same area on the same clips; its interval "
-    "resamples scenes. Above 0 throughout, the map is above the control."
+    "is over scenes. Above 0 throughout, the map is above the control."
 )
 _RANDOM = (
-    "Clips of both cameras, of motion- and of scene-trained models; intervals resample scenes. A share "
+    "Clips of both cameras, of motion- and of scene-trained models; intervals are over scenes. A share "
     "that stays when upper layers are random does not come from what they have learnt."
 )
 
@@ -208,4 +209,5 @@ def _random_answers(table: pd.DataFrame) -> str:
 
 
 def _right(row: Any) -> str:
-    return f"{percent(row.right_after)} [{percent(row.right_after_low)}, {percent(row.right_after_high)}]"
+    share, low, high = (percent(getattr(row, f"right_after{end}")) for end in ("", "_low", "_high"))
+    return share if low == "-" else f"{share} [{low}, {high}]"

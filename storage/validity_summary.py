@@ -35,7 +35,8 @@ _READING = (
     "motion use: 1 if the share always rises with it; beside it how much of that telling the two kinds "
     "apart does not give. Overlap: intersection over union with the object that decides; gain: over the "
     "best map of the same area that knows no model. Random weights: rank correlation of the explanation "
-    "with that of trained weights. [a, b]: 95 % intervals."
+    "with that of trained weights. [a, b]: 95 % intervals, none where there are fewer than three seeds or "
+    "scenes, which can't tell how far apart others lie."
 )
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from storage.figures import Row
+from storage.figures import Row, reasons
 from storage.panels import COLOURS, PANELS
 
 Kind = Literal["pdf", "svg"]
@@ -29,7 +29,12 @@ _INK = "#222222"
 
 
 def table_figure(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int, kind: Kind
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text_columns: int,
+    kind: Kind,
+    notes: Sequence[str] = (),
 ) -> bytes:
     """Draw a table as papers print it: lines above, below and under its head.
 
@@ -43,6 +48,8 @@ def table_figure(
         The first so many are words, and aligned at the left.
     kind : "pdf" or "svg"
         Format.
+    notes : sequence of str
+        Lines below it.
 
     Returns
     -------
@@ -61,6 +68,7 @@ def table_figure(
             cell.set_linewidth(0.6)
             cell.set_text_props(ha="left" if column < text_columns else "right", color=_INK)
             cell.set_height(1 / (len(rows) + 1))
+        _write_below(figure, notes)
         return _saved(figure, kind)
 
 
@@ -90,6 +98,7 @@ def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
             panel.tick_params(labelbottom=True)
         panels[-1].set_axis_off()
         panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
+        _write_below(figure, reasons(rows))
         return _saved(figure, kind)
 
 
@@ -109,6 +118,11 @@ def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], name: str) -
     else:
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
         panel.set_ylim(bottom=0)
+
+
+def _write_below(figure: Figure, notes: Sequence[str]) -> None:
+    if notes:
+        figure.text(0, -0.02, "\n".join(notes), va="top", color=_INK)
 
 
 def _drawable(row: Row, name: str) -> float:

@@ -189,8 +189,6 @@ def _note(found: dict[str, Any], *, fps_known: bool) -> str:
         notes.append(f"{rate} in the header, {ASSUMED_FPS:g} assumed")
     if n_frames == 1:
         notes.append("one frame only, nothing can move")
-    elif found["still"]:
-        notes.append("nothing moves: every frame is like the first")
     return "; ".join(notes)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from selrel.scores.paper import PAPER
+from storage.figures import mean_and_interval
 from storage.report.columns import shown_table
 from storage.root import Root
 from storage.runs import Run, list_runs, read_run
@@ -42,7 +43,8 @@ def show_result(place: Root, run: str, tables: Mapping[str, Sequence[Row]], summ
         if tables.get(name):
             shown = shown_table(name, tables[name], PAPER.get(name, ()))
             rows = [dict(zip(shown["columns"], row, strict=True)) for row in shown["rows"]]
-            create_table_artifact(rows, key=f"selrel-{name}", description=f"{shown['title']} ({run})")
+            told = " ".join([f"{shown['title']} ({run}).", *shown["reasons"]])
+            create_table_artifact(rows, key=f"selrel-{name}", description=told)
     create_table_artifact(
         history(place, run), key=HISTORY, description="Motion share by checkpoint, the latest first"
     )
@@ -58,12 +60,14 @@ def headline(run: str, summary: Row, link: str) -> str:
         else "Deep Taylor was not asked for: no motion share.",
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
         f"{summary['accuracy']:.1%} of the clips. {summary['excluded_videos']:,} videos were left out, "
-        f"{summary['flagged_clips']:,} clips are flagged.",
+        f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.",
         f"[The report]({link}): `{link}`",
     ]
     if verdict and verdict["difference"] is not None:
         word = "passed" if verdict["passed"] else "FAILED"
         lines.insert(2, f"{word}: {100 * verdict['difference']:+.1f} points against `{verdict['previous']}`.")
+    if share and share.get("no_interval"):
+        lines.insert(2, f"There is no 95 % interval: {share['no_interval']}.")
     return "\n\n".join(lines)
 
 
@@ -92,7 +96,4 @@ def _told(run: Run) -> dict[str, str]:
 
 
 def _interval(share: Row | None) -> str:
-    if share is None or share["mean"] is None:
-        return "-"
-    known = share["low"] is not None
-    return f"{share['mean']:.1%}" + (f" ({share['low']:.1%} to {share['high']:.1%})" if known else "")
+    return "-" if share is None else mean_and_interval(share)

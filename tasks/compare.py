@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
+from storage.figures import percent
 from storage.layout import RunPaths
 from storage.root import Root, UnreadableFile
 from storage.runs import finished_run, list_runs, read_run, read_summary
@@ -23,6 +24,10 @@ _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
 _SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
+# Of a video in dataset.json: so many values say what it is called and belongs to, the rest what it holds.
+_NAMES = 5
+# What of a data set is how it was read, and not what is in it.
+_READING = {"view": "resize, crop or clip length", "code": "the code", "opencv": "OpenCV"}
 
 
 class NotComparable(ValueError):
@@ -43,12 +48,15 @@ class Side:
         A row a clip: video, start_frame, class, group, and whether the model was right.
     scores : DataFrame
         The scores at 0 and 2 sigma, with the clips' videos and first frames.
+    dataset : dict
+        Its dataset.json; empty if that is gone.
     """
 
     url: str
     description: dict[str, Any]
     clips: pd.DataFrame
     scores: pd.DataFrame
+    dataset: dict[str, Any]
 
     @property
     def methods(self) -> list[str]:
@@ -93,6 +101,7 @@ def comparison(before: Side, after: Side) -> list[Row]:
         lift at 2 sigma, precision and lift of the baseline (sigma 0), and accuracy (without method and
         sigma); ``class`` and the rest as `selrel.scores.compare.compare` gives them.
     """
+    before = _without(before, _replaced(before, after))
     found = _compared(before.clips, after.clips, ["accuracy"])
     rows = [{"method": None, "sigma": None, **row} for row in found]
     for method in before.methods:
@@ -101,7 +110,7 @@ def comparison(before: Side, after: Side) -> list[Row]:
                 side.scores[(side.scores.method == method) & (side.scores.sigma == sigma)]
                 for side in (before, after)
             )
-            # A method that only one of them has is no row.
+            # A method that only one run has gets no row.
             if len(second):
                 found = _compared(first, second, names)
                 rows += [{"method": method, "sigma": sigma, **row} for row in found]
@@ -176,11 +185,17 @@ def read_side(place: Root, paths: RunPaths) -> Side:
     clips = read_table(place, paths.table("clips")).to_pandas()
     wanted = pc.field("sigma").isin([0.0, SIGMA])
     scores = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted).to_pandas()
+    description = read_run(place, paths)
+    try:
+        dataset = place.read_json(place.dataset(description["dataset_id"]).description)
+    except FileNotFoundError:
+        dataset = {}
     return Side(
         url=place.join(paths.directory),
-        description=read_run(place, paths),
+        description=description,
         clips=clips[[*_CLIP, *_LABELS]].assign(accuracy=clips.correct.astype(float)),
         scores=scores.merge(clips[["clip", *_CLIP, *_LABELS]], on="clip"),
+        dataset=dataset,
     )
 
 
@@ -202,14 +217,22 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [name for name in names if first.get(name) != second.get(name)]
 
 
-def _check_shared(before: Side, after: Side) -> int:
-    shared = len(before.clips.merge(after.clips, on=_CLIP))
-    if not shared:
-        raise NotComparable(
-            f"{before.url} and {after.url} have no clip in common: the one has {_extent(before)}, the other "
-            f"{_extent(after)}; compare runs of the same videos (`selrel runs` lists them)"
-        )
-    return shared
+def _replaced(before: Side, after: Side) -> set[str]:
+    """Videos that both have by name, but whose files differ."""
+    first, second = (
+        {video[0]: video[_NAMES:] for video in side.dataset.get("videos", ())} for side in (before, after)
+    )
+    return {name for name in first.keys() & second.keys() if _differs(first[name], second[name])}
+
+
+def _differs(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two files differ in what is known of both: releases know a size or a hash."""
+    return any(type(a) is type(b) and a != b for a, b in zip(one, other, strict=False))
+
+
+def _without(side: Side, videos: set[str]) -> Side:
+    clips, scores = (rows[~rows.video.isin(videos)] for rows in (side.clips, side.scores))
+    return replace(side, clips=clips, scores=scores)
 
 
 def _extent(side: Side) -> str:
@@ -218,16 +241,41 @@ def _extent(side: Side) -> str:
 
 
 def _notes(before: Side, after: Side) -> list[str]:
-    notes = []
-    shared = _check_shared(before, after)
-    if not shared == len(before.clips) == len(after.clips):
+    notes, replaced = [], _replaced(before, after)
+    shared = _without(before, replaced).clips.merge(after.clips, on=_CLIP)
+    if shared.empty:
+        why = f"; {len(replaced):,} videos of the same name are different files" if replaced else ""
+        raise NotComparable(
+            f"{before.url} and {after.url} have no clip in common: the one has {_extent(before)}, the other "
+            f"{_extent(after)}{why}; compare runs of the same videos (`selrel runs` lists them)"
+        )
+    if not len(shared) == len(before.clips) == len(after.clips):
         notes.append(
-            f"different data: only the {shared:,} clips that both have are compared, of "
-            f"{len(before.clips):,} and {len(after.clips):,}"
+            f"different videos: only the clips that both have are compared, {_part(shared, before)} before "
+            f"and {_part(shared, after)} after"
+        )
+    if replaced:
+        notes.append(
+            f"{len(replaced):,} videos have the same name in both, but are different files, such as "
+            f"{min(replaced)}: they count as different"
         )
     differing = _differing(before.description, after.description)
-    if "data set" in differing and not notes:
-        notes.append("the same clips, read in another way (resize, crop, or version of the reading code)")
+    if "data set" in differing:
+        notes += _reading(before, after)
     if settings := [name for name in differing if name != "data set"]:
         notes.append(f"other settings: {', '.join(settings)}; the differences below may come from them")
     return notes
+
+
+def _part(shared: pd.DataFrame, side: Side) -> str:
+    share = percent(len(shared) / len(side.clips))
+    videos = f"{shared.video.nunique():,} of {side.clips.video.nunique():,} videos"
+    return f"{len(shared):,} of {len(side.clips):,} clips ({share}) and {videos}"
+
+
+def _reading(before: Side, after: Side) -> list[str]:
+    """How two data sets were read differently."""
+    if not (before.dataset and after.dataset):
+        return ["a data set's description is gone: whether videos of the same name are the same is not known"]
+    ways = [words for name, words in _READING.items() if before.dataset.get(name) != after.dataset.get(name)]
+    return [f"the clips were read in another way ({'; '.join(ways)})"] if ways else []

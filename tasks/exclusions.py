@@ -8,20 +8,41 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from selrel.motion import STILL_SHARE
 from storage.root import Root
 from storage.runs import read_run
 from storage.tables import read_table
 from tasks.clips import clips_of
 from tasks.stages import Quarantined
 
+NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
+
 
 def exclusions_of_run(
-    place: Root, run: str, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
+    place: Root, run: str, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
 ) -> pd.DataFrame:
-    """The data set's exclusions, and a row for every video of which this run leaves clips out."""
+    """The data set's exclusions, those in which nothing moves, and those of which this run leaves clips out.
+
+    Parameters
+    ----------
+    place : Root
+        Where the run lies.
+    run : str
+        Its name.
+    clips, left_out : DataFrame
+        As `tasks.report.explained_clips` gives them.
+    quarantined : sequence of Quarantined
+        What the stages had to leave out.
+
+    Returns
+    -------
+    DataFrame
+        A row a video: ``video``, ``class``, ``n_frames``, ``header_frames``, ``kind``, ``reason``.
+    """
     description = read_run(place, place.run(run))
     dataset = place.dataset(description["dataset_id"])
     of_dataset: pd.DataFrame = read_table(place, dataset.exclusions).to_pandas()
+    of_dataset = _with_still(of_dataset, clips)
     rows = [
         {
             "video": video,
@@ -34,6 +55,19 @@ def exclusions_of_run(
         for video, clips in left_out.groupby("video", sort=False)
     ]
     return pd.concat([of_dataset, pd.DataFrame(rows, columns=of_dataset.columns)]) if rows else of_dataset
+
+
+def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    """Flag the videos in no clip of which anything moves: by the flow, which only the motion stage knows."""
+    most = clips.groupby("video").moved.max()
+    still = clips[clips.video.isin(most.index[most < STILL_SHARE])].drop_duplicates("video")
+    known = exclusions.video.isin(still.video)
+    exclusions = exclusions.assign(
+        reason=exclusions.reason.where(~known, exclusions.reason + f"; {NOTHING_MOVES}")
+    )
+    new = still[~still.video.isin(exclusions.video)]
+    rows = new[["video", "class", "n_frames"]].assign(header_frames=-1, kind="flagged", reason=NOTHING_MOVES)
+    return pd.concat([exclusions, rows[list(exclusions.columns)]]) if len(rows) else exclusions
 
 
 def _reason(clips: pd.DataFrame, quarantined: Sequence[Quarantined]) -> str:

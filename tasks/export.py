@@ -219,6 +219,7 @@ def printed_table(
         "columns": columns,
         "rows": [[row[place] for place in places] for row in shown["rows"]],
         "text_columns": shown["text_columns"],
+        "notes": shown["reasons"],
     }
 
 

@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from selrel.scores.compare import dropped
+from storage.figures import difference_range
 from storage.root import Root, run_at
 from storage.runs import finished_run, read_run, read_summary
 from tasks.compare import comparison, headline, previous_run, read_measure, read_side
@@ -38,8 +39,8 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
         As `tasks.compare.comparison` gives them; none where there is nothing to compare with.
     verdict : dict or None
         ``previous`` (that run's name), the motion share's ``before``, ``after``, ``difference``, ``low``,
-        ``high`` and ``n_clips`` (null without deep Taylor), ``max_drop`` (null: any fall passes), ``passed``;
-        and ``error`` (why it could not be judged), where it could not.
+        ``high``, ``n_clips`` and ``no_interval`` (null without deep Taylor), ``max_drop`` (null: any fall
+        passes), ``passed``; and ``error`` (why it could not be judged), where it could not.
     """
     paths = place.run(run)
     gate = read_run(place, paths).get("gate", {})
@@ -83,6 +84,8 @@ def check_gate(url: str, max_drop: float | None, against: str | None = None) -> 
         _log.warning("%s: nothing to compare with, the gate did not judge", url)
         return
     if not dropped(found, max_drop):
+        if found.get("no_interval"):
+            _log.warning("%s: judged by the mean alone%s", url, difference_range(found))
         return
     if FlowRunContext.get() is not None:
         emit_event(
@@ -94,12 +97,10 @@ def check_gate(url: str, max_drop: float | None, against: str | None = None) -> 
 
 
 def _explained(found: Row, url: str, max_drop: float) -> str:
-    known = found["low"] is not None
-    interval = f" (95 %: {100 * found['low']:+.1f} to {100 * found['high']:+.1f})" if known else ""
     return (
         f"the motion share fell from {100 * found['before']:.1f} % in {found['previous']} to "
-        f"{100 * found['after']:.1f} %: by {-100 * found['difference']:.1f} points{interval}, where at most "
-        f"{100 * max_drop:g} are allowed; the run is complete: {url}"
+        f"{100 * found['after']:.1f} %: by {-100 * found['difference']:.1f} points"
+        f"{difference_range(found)}, where at most {100 * max_drop:g} are allowed; the run is complete: {url}"
     )
 
 
@@ -128,7 +129,7 @@ def _found(url: str, max_drop: float, against: str | None) -> Row | None:
 
 
 def _verdict(row: Mapping[str, Any] | None, previous: str, max_drop: float | None) -> Row:
-    names = ("before", "after", "difference", "low", "high", "n_clips")
+    names = ("before", "after", "difference", "low", "high", "n_clips", "no_interval")
     figures = {name: None if row is None else row[name] for name in names}
     verdict = {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop}
     if max_drop is None:

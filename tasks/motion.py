@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from selrel.camera import camera_motion, moved_origin
-from selrel.motion import farneback, grey
+from selrel.motion import farneback, grey, moved
 from selrel.profiles import crop, crop_window
 from storage.cubes import create_motion, write_block
 from storage.receipts import Written
@@ -41,7 +41,13 @@ def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written
         found = [_clip_motion(data, clips, rows) for rows in clips.by_video(block)]
     flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
     start = clips.ranges[block][0]
-    return write_block(place, place.dataset(dataset_id).motion, start, {"flow": flow, "camera": camera})
+    arrays = {"flow": flow, "camera": camera, "moved": moved_shares(flow)}
+    return write_block(place, place.dataset(dataset_id).motion, start, arrays)
+
+
+def moved_shares(flow: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """`selrel.motion.moved` of every clip of a flow (clip, time, y, x, 2)."""
+    return np.array([moved(of_clip) for of_clip in flow], np.float32)
 
 
 def _clip_motion(

@@ -34,7 +34,9 @@ from storage.ucf101 import (
     choose_classes,
     draw_subset,
     hold_out,
+    only_classes,
     read_dataset,
+    unknown_class,
     video_path,
 )
 from storage.videos import UndecodableVideo, header_frames
@@ -58,7 +60,7 @@ _CODE_OF_PIXELS = (
 )
 _OPENCV = "opencv-contrib-python-headless"
 _COMPUTE = ("torch", "numpy", _OPENCV, "av")
-_OTHERS = ("zarr", "pyarrow", "prefect", "distributed")
+_OTHERS = ("scipy", "zarr", "pyarrow", "prefect", "distributed")
 _BYTES_A_VOXEL = {"frame": 3, "flow": 4, "cube": 2}
 _SAMPLED_VIDEOS = 20
 _HERE = Path(__file__).resolve().parent.parent
@@ -117,8 +119,8 @@ def plan(request: Request) -> Plan:
     root = Root(request.root, patient=False)
     on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
     checkpoint = read_checkpoint(request.checkpoint)
-    found = _chosen(on_disk, request, checkpoint)
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
+    found = _chosen(on_disk, request, checkpoint, recognised.n_outputs)
     check_outputs(recognised.n_outputs, len(found.classes))
     _check_target(request.target, found.classes)
     profile = _profile(recognised, request)
@@ -145,17 +147,31 @@ def _profile(recognised: Recognised, request: Request) -> Profile:
         raise ValueError(f"profile {dict(request.profile)} has a value of the wrong kind: {error}") from error
 
 
-def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint) -> Dataset:
-    """What the classes and the held-out groups leave of a data set."""
-    found, classes = on_disk, request.classes
-    if classes is None and checkpoint.classes and set(checkpoint.classes) < set(on_disk.classes):
-        classes = checkpoint.classes
-    if classes is not None:
-        found = choose_classes(found, classes)
+def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_outputs: int) -> Dataset:
+    """What is left of a data set: the classes that the model tells apart, and the videos asked for."""
+    found = _told_apart(on_disk, request, checkpoint, n_outputs)
+    if request.classes is not None:
+        found = only_classes(found, request.classes)
     if request.held_out_groups:
         _, held_out = hold_out(found.videos, request.held_out_groups, seed=request.seed)
         found = replace(found, videos=held_out)
     return found
+
+
+def _told_apart(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_outputs: int) -> Dataset:
+    """The classes that the model has outputs for, with their videos."""
+    if checkpoint.classes and set(checkpoint.classes) < set(on_disk.classes):
+        return choose_classes(on_disk, checkpoint.classes)
+    asked, n_classes = request.classes, len(on_disk.classes)
+    if asked is None or n_outputs == n_classes:
+        return on_disk
+    of_these = choose_classes(on_disk, asked)
+    if n_outputs != len(asked):
+        raise ValueError(
+            f"the checkpoint has {n_outputs} outputs, neither one for each of the {n_classes} classes of "
+            f"classInd.txt nor for each of the {len(asked)} of --classes; name those that it was trained on"
+        )
+    return of_these
 
 
 def publish(made: Plan, *, work: Mapping[str, Any]) -> None:
@@ -257,8 +273,8 @@ def place_of(checkpoint: str) -> str:
 def _check_target(target: str, classes: Sequence[str]) -> None:
     if target not in ("predicted", "true", "video", *classes):
         raise ValueError(
-            f"target {target!r} is unknown; use predicted, true, video, or one of the {len(classes)} class "
-            f"names, such as {classes[0]}"
+            f"target {target!r} is unknown; use predicted, true, video, or the name of a class: "
+            f"{unknown_class(target, classes)}"
         )
 
 
@@ -271,9 +287,12 @@ def _checkpoint_name(path: str) -> str:
 
 def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tuple[str, ...]:
     notes = [f"{len(dataset['videos']):,} of {len(found.videos):,} videos on disk chosen"]
-    if request.classes is None and len(dataset["classes"]) < len(found.classes):
+    n_asked, n_classes = len(request.classes or dataset["classes"]), len(dataset["classes"])
+    if n_asked < n_classes:
+        notes.append(f"of the {n_classes} classes that the model tells apart, videos of {n_asked} are chosen")
+    if request.classes is None and n_classes < len(found.classes):
         notes.append(
-            f"the checkpoint was trained on {len(dataset['classes'])} of the {len(found.classes)} classes, "
+            f"the checkpoint was trained on {n_classes} of the {len(found.classes)} classes, "
             "so there are no others"
         )
     if found.absent:

@@ -34,6 +34,8 @@ Row = dict[str, Any]
 Columns = dict[str, Any]
 Tables = dict[str, list[Row]]
 
+# A cube of such a clip says what speaks for something that the model does not say.
+NOT_THE_ANSWER = "the explained class is not the model's answer"
 TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
 # Whose rows are held at a time.
 _BLOCKS = 32
@@ -76,7 +78,7 @@ def report(
         write_table(place, paths.table(name), pd.DataFrame(rows))
     summary = _summary(place, run, clips, share) | {"comparison": verdict}
     summary |= left_out_summary(place, run, left_out, quarantined)
-    write_table(place, paths.exclusions, exclusions_of_run(place, run, left_out, quarantined))
+    write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
     write_page(place, run, clips=clips, tables=tables, summary=summary)
     written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
@@ -121,7 +123,7 @@ def report_elsewhere(run: str, directory: str) -> str:
     summary = read_summary(place, paths)
     names = [name for name in TABLES if place.exists(paths.table(name))]
     tables: Tables = {name: read_table(place, paths.table(name)).to_pylist() for name in names}
-    clips = read_table(place, paths.table("clips")).to_pandas()
+    clips = _flagged(read_table(place, paths.table("clips")).to_pandas())
     write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
     return at[0].join(at[1].page)
 
@@ -145,18 +147,30 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         target_logit=found["target_logit"],
         correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
-        # A cube of such a clip is shares of a decision that the model does not make.
-        flag=np.where(found["target_logit"] > 0, "", "target logit is not positive"),
+        moved=found["moved"],
     )
-    return explained, clips.table[~scored]
+    return _flagged(explained), clips.table[~scored]
+
+
+def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips, and in ``flag`` why the explanation of some needs care.
+
+    That is told by classes, never by a logit's sign: a model's answers and probabilities ignore what is added
+    to all logits alike.
+    """
+    return clips.assign(flag=np.where(clips.target == clips.predicted, "", NOT_THE_ANSWER))
 
 
 def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
-    """What the model said about the clips of the scored blocks, in order; of the logits, the target's."""
-    found = []
+    """What the model said about the clips of the scored blocks, in order, and how much of them moves.
+
+    Of the logits, the target's.
+    """
+    found, motion = [], place.dataset(read_run(place, paths)["dataset_id"]).motion
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error"]
         part = dict(read_block(place, paths.relevance, start, stop, names))
+        part |= read_block(place, motion, start, stop, ["moved"])
         logits = part.pop("logits")
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
@@ -225,7 +239,7 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> d
         "videos": int(clips.video.nunique()),
         "clips": len(clips),
         "accuracy": float(clips.correct.mean()),
-        "flagged_clips": int((clips.flag != "").sum()),
+        "other_target_clips": int((clips.flag != "").sum()),
         "excluded_videos": int((exclusions.kind == "excluded").sum()),
         "largest_conservation_error": float(errors.max()) if len(errors) else None,
         "overhead": _overhead(place, run),

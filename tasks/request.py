@@ -24,11 +24,11 @@ class Request:
     data, checkpoint, root
         The data set's directory, the checkpoint file, and the root URL of all results.
     split, subset, classes, held_out_groups, videos, seed
-        UCF-101's split 1 to 3; "train", "test" or "all"; the only classes there are (None: those that the
-        checkpoint says it was trained on, or all of classInd.txt); how many groups of each class `train`
-        held out of subset train or all, which are then the only ones (0: all groups); how many videos to
-        draw, the same number from each class as far as they go (None: all of them); the seed of that draw
-        and of those groups.
+        UCF-101's split 1 to 3; "train", "test" or "all"; the classes whose videos are explained (None: all
+        that the model tells apart, which the checkpoint says, or else those of classInd.txt); how many
+        groups of each class `train` held out of subset train or all, which are then the only ones (0: all
+        groups); how many videos to draw, the same number from each class as far as they go (None: all of
+        them); the seed of that draw and of those groups.
     methods
         Settings of every method, by its name: the ones not given are the method's own defaults.
     sigmas

@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from selrel.behaviour import CHANGES, cue_conflict, motion_use
-from selrel.scores.intervals import group_bootstrap, ratio_interval
+from selrel.scores.intervals import mean_interval, ratio_interval
 from selrel.scores.localisation import CONTROLS, ratios
 from selrel.scores.ranks import (
     at_edge,
@@ -126,7 +126,7 @@ def _behaviour(rows: Frame) -> Row:
     conflict = kind != label
     counts = cue_conflict(rows.predicted_intact.to_numpy(), label, kind)
     lost = rows.lost_frozen.to_numpy()
-    effect = group_bootstrap(lost, group) or (None, None)
+    effect = mean_interval(lost, group) or (None, None)
     use = _use_interval(rows) or (None, None)
     return {
         **{f"accuracy_{name}": float((rows[f"predicted_{name}"] == label).mean()) for name in CHANGES},
@@ -150,7 +150,7 @@ def _use_interval(rows: Frame) -> tuple[float, float] | None:
     ]
     motion = np.array([counts["follows_motion"] for counts in decided])
     either = motion + np.array([counts["follows_context"] for counts in decided])
-    return ratio_interval(motion, either)
+    return ratio_interval(motion, either, of="share")
 
 
 def _with_ratios(rows: Frame) -> Frame:
@@ -254,9 +254,9 @@ def _agreement(values: Any, measure: Any, use: Any, seeds: Any) -> Iterator[Row]
 def pairs_table(models: Frame, clips: Frame) -> Frame:
     """How often the same clip has the higher share under a motion-trained than under a context-trained model.
 
-    All pairs of a case trained on motion alone with one trained on the scene alone; groups are resampled.
-    Where every pair of every clip is in the same order, resampling shows no spread; the interval then reaches
-    as far as groups may be otherwise of which none was seen.
+    All pairs of a case trained on motion alone with one trained on the scene alone; with an interval over
+    groups. Where every pair of every clip is in the same order, groups show no spread; the interval then
+    reaches as far as groups may be otherwise of which none was seen.
     """
     least = models.context[models.trained & (models.motion == 1)].min()
     sides = {
@@ -287,7 +287,7 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
 def _share_interval(values: Any, groups: Any) -> tuple[float | None, float | None]:
     """Interval over groups of a mean of values of 0 to 1, which is no point where all are 0 or all are 1."""
     known = ~np.isnan(values)
-    low, high = group_bootstrap(values, groups) or (None, None)
+    low, high = mean_interval(values, groups, of="share") or (None, None)
     if low is None or high is None or 0 < np.mean(values[known]) < 1:
         return low, high
     unseen = at_edge(len(set(groups[known])))
@@ -313,7 +313,8 @@ def localisation_table(models: Frame, clips: Frame) -> Frame:
         held = clips[clips.case.isin(cases)]
         if len(held):
             maps = held.groupby(MAP)
-            ends = _intervals(maps, dict.fromkeys(("object_iou", *gains), group_bootstrap))
+            intervals: dict[str, Interval] = dict.fromkeys(gains, mean_interval)
+            ends = _intervals(maps, intervals | {"object_iou": _share_interval})
             found = maps[names].mean().reset_index().assign(**ends)
             parts.append(found.assign(kind=kind, models=len(cases)))
     return pd.concat(parts, ignore_index=True)
@@ -340,8 +341,9 @@ def sanity_table(models: Frame, rows: Frame) -> Frame:
     order = {layer: number for number, layer in enumerate(dict.fromkeys(rows.layer), start=1)}
     names = ["correlation", "iou", "share_before", "share_after", "share_change"]
     rows = rows.assign(share_change=rows.share_after - rows.share_before)
-    intervals: dict[str, Interval] = dict.fromkeys(names, group_bootstrap)
-    intervals |= dict.fromkeys(("right_before", "right_after"), _share_interval)
+    intervals: dict[str, Interval] = dict.fromkeys(("correlation", "share_change"), mean_interval)
+    shares = ("iou", "share_before", "share_after", "right_before", "right_after")
+    intervals |= dict.fromkeys(shares, _share_interval)
     by_motion = rows.case.isin(models.case[models.motion > 0])
     parts = []
     for kind, held in {"all": rows, "motion": rows[by_motion], "context": rows[~by_motion]}.items():

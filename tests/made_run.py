@@ -18,6 +18,7 @@ from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
+from tasks.motion import moved_shares
 from tasks.report import report
 from tasks.score import score_block
 
@@ -47,8 +48,13 @@ def make_run(
     methods: Sequence[str] = METHODS,
     length: int = 16,
     sigmas: Sequence[float] = (1.0, SIGMA, 3.0),
+    added_to_logits: float = 0.0,
+    still: Sequence[str] = (),
 ) -> Made:
-    """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short."""
+    """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short.
+
+    Nothing moves in the videos named by `still`.
+    """
     place, rng = Root(str(root)), np.random.default_rng(7)
     view = View(resize=(size[1], size[0]), crop=size, clip_length=length)
     _write_dataset(place, view, n_clips, classes)
@@ -62,9 +68,10 @@ def make_run(
     )
     made.flow[..., 0] = rng.normal(0, 1, made.flow.shape[:-1])
     made.flow[-1, -1] = np.nan
+    made.flow[clips.table.video.isin(still)] = 0
     for cube in made.cubes.values():
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
-    _write_cubes(place, clips, made)
+    _write_cubes(place, clips, made, added_to_logits)
     _write_run_json(place, view, classes, methods, sigmas)
     paths = place.run(RUN)
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
@@ -116,7 +123,7 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
     write_table(place, paths.index, table)
 
 
-def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
+def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) -> None:
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
     create_frames(place, dataset.frames, columns, **sizes)
@@ -124,18 +131,19 @@ def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
     about: dict[str, dict[str, object]] = {method: {} for method in made.cubes}
     create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes)
     predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
-    logits = np.eye(len(clips.classes), dtype=np.float32)[predicted]
-    # Every other clip is flagged.
-    logits[::2] -= 1.5
+    logits = np.eye(len(clips.classes), dtype=np.float32)[predicted] + np.float32(added_to_logits)
+    # Every other clip is flagged: the class below the model's answer is explained.
+    target = (predicted + (np.arange(n) % 2 == 0)) % len(clips.classes)
     for start, stop in blocks(n, _BLOCK):
         part = slice(start, stop)
         write_block(place, dataset.frames, start, {"frames": made.frames[part]})
         camera = np.zeros((stop - start, sizes["length"], 2, 3), np.float32)
-        write_block(place, dataset.motion, start, {"flow": made.flow[part], "camera": camera})
+        motion = {"flow": made.flow[part], "camera": camera, "moved": moved_shares(made.flow[part])}
+        write_block(place, dataset.motion, start, motion)
         arrays = {
             "logits": logits[part],
             "predicted": predicted[part].astype(np.int32),
-            "target": predicted[part].astype(np.int32),
+            "target": target[part].astype(np.int32),
             "conservation_error": np.zeros(stop - start, np.float32),
         }
         for method, cubes in made.cubes.items():

@@ -56,6 +56,8 @@ def changes(before: Tables, after: Tables) -> Iterator[tuple[str, float]]:
     """How much every entry changes: shares in points of a hundred, lifts in tenths.
 
     The tables are printed with shares to 0.1 points and lifts to 0.01: 0.05 is half a printed digit of both.
+    An end of an interval of few groups is Student's t away from the mean, and moves by that much more: where
+    the interval is wider than 5 points or tenths, 0.05 stands for a hundredth of its width.
     """
     for name, rows in before.items():
         for row, other in zip(rows, after[name], strict=True):
@@ -63,4 +65,8 @@ def changes(before: Tables, after: Tables) -> Iterator[tuple[str, float]]:
             for key, value in row.items():
                 if isinstance(value, float) and key != "sigma":
                     unit = 10 if key.startswith("lift") else 100
-                    yield f"{where} {key}", unit * abs(value - other[key])
+                    change = unit * abs(value - other[key])
+                    if key.endswith(("low", "high")):
+                        of = key.removesuffix("low").removesuffix("high")
+                        change /= max(1.0, unit * (row[f"{of}high"] - row[f"{of}low"]) / 5)
+                    yield f"{where} {key}", change

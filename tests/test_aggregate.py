@@ -23,8 +23,9 @@ from selrel.scores.aggregate import (
     table4,
 )
 from selrel.scores.cells import AREA_PRECISIONS, Cells, agreement_cells, score_cells
-from selrel.scores.intervals import group_bootstrap
+from selrel.scores.intervals import mean_interval, no_interval
 from selrel.scores.paper import PAPER
+from selrel.scores.precision import NO_LIFT
 from selrel.scores.sums import GroupSums, group_sums, merge
 from selrel.selective import PRESETS
 
@@ -35,7 +36,6 @@ Clip = tuple[float | None, str, int]
 
 METHODS = ("deep_taylor", "grad_cam")
 SIGMAS = (1.0, 2.0)
-N = 300
 
 
 def labelled(rows: Sequence[Mapping[str, Any]], clip: int) -> Rows:
@@ -109,7 +109,7 @@ def assert_summary(row: Row, rows: Rows, score: str, prefix: str = "") -> None:
     assert row[name("std")] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-12)
     assert row[name("low")] <= row[name("mean")] <= row[name("high")]
     if len(values) == len(rows):
-        interval = group_bootstrap(np.array(values), groups, n=N)
+        interval = mean_interval(np.array(values), groups, of="share")
         assert (row[name("low")], row[name("high")]) == pytest.approx(interval, rel=1e-12)
 
 
@@ -154,7 +154,7 @@ def test_table_1_restated(class_name: str | None, method: str) -> None:
     for sigma in (0.0, 2.0):
         rows = [
             row
-            for row in table1(cells(scores()), n=N)
+            for row in table1(cells(scores()))
             if (row["class"], row["method"], row["sigma"]) == (class_name, method, sigma)
         ]
         assert len(rows) == 1
@@ -184,20 +184,20 @@ def test_table_1_restated(class_name: str | None, method: str) -> None:
 
 
 def test_the_trial_clips_have_empty_and_uncounted_ones() -> None:
-    overall = {(row["method"], row["sigma"]): row for row in table1(cells(scores()), n=N)[:4]}
+    overall = {(row["method"], row["sigma"]): row for row in table1(cells(scores()))[:4]}
     assert overall["grad_cam", 0.0]["n_empty"] == 8
     assert {row["n_uncounted"] for row in overall.values()} == {1}
 
 
 def test_a_dense_baseline_has_lift_one_and_an_interval_of_no_width() -> None:
-    row = table1(cells(scores()), n=N)[0]
+    row = table1(cells(scores()))[0]
     assert (row["method"], row["sigma"]) == ("deep_taylor", 0.0)
     assert [row["lift"], row["lift_low"], row["lift_high"]] == pytest.approx([1, 1, 1])
     assert row["low"] < row["high"]
 
 
 def test_rows_come_overall_first_then_by_class_in_order() -> None:
-    rows = table1(cells(scores()), n=N)
+    rows = table1(cells(scores()))
     labels = [(row["class"], row["method"], row["sigma"]) for row in rows]
     expected = [
         (class_name, method, sigma)
@@ -211,7 +211,7 @@ def test_rows_come_overall_first_then_by_class_in_order() -> None:
 
 @pytest.mark.parametrize("class_name", [None, "Punch"])
 def test_table_2_restated(class_name: str | None) -> None:
-    rows = [row for row in table2(cells(agreements()), n=N) if row["class"] == class_name]
+    rows = [row for row in table2(cells(agreements())) if row["class"] == class_name]
     assert [(r["method_a"], r["method_b"], r["sigma"]) for r in rows] == [(*METHODS, 0.0), (*METHODS, 2.0)]
     for row in rows:
         clips = [c for c in chosen(agreements(), **{"class": class_name}) if c["sigma"] == row["sigma"]]
@@ -226,7 +226,7 @@ def test_table_2_restated(class_name: str | None) -> None:
 @pytest.mark.parametrize("class_name", [None, "YoYo"])
 @pytest.mark.parametrize("method", METHODS)
 def test_table_3_restated(class_name: str | None, method: str) -> None:
-    rows = table3(cells(scores()), sigma=1.0, n=N)
+    rows = table3(cells(scores()), sigma=1.0)
     assert {row["sigma"] for row in rows} == {1.0}
     (row,) = (r for r in rows if (r["class"], r["method"]) == (class_name, method))
     clips = chosen(scores(), method=method, sigma=1.0, **{"class": class_name})
@@ -239,7 +239,7 @@ def test_table_3_restated(class_name: str | None, method: str) -> None:
 
 
 def test_object_motion_restated() -> None:
-    rows = object_motion(cells(scores()), n=N)
+    rows = object_motion(cells(scores()))
     assert len(rows) == (1 + 3) * 2 * 2
     for row in rows:
         clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
@@ -259,7 +259,7 @@ def test_object_motion_restated() -> None:
 
 
 def test_the_sweep_restated() -> None:
-    rows = sweep(cells(scores()), n=N)
+    rows = sweep(cells(scores()))
     assert len(rows) == (1 + 3) * 2 * 3
     for row in rows:
         clips = chosen(scores(), method=row["method"], **{"class": row["class"]})
@@ -277,8 +277,8 @@ def test_the_sweep_restated() -> None:
 
 
 def test_the_sweep_agrees_with_the_tables() -> None:
-    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(cells(scores()), n=N)}
-    for row in table1(cells(scores()), n=N):
+    by_label = {(r["class"], r["method"], r["sigma"]): r for r in sweep(cells(scores()))}
+    for row in table1(cells(scores())):
         other = by_label[row["class"], row["method"], row["sigma"]]
         assert (row["mean"], row["low"], row["lift"], row["n_empty"]) == (
             other["precision"],
@@ -289,8 +289,8 @@ def test_the_sweep_agrees_with_the_tables() -> None:
 
 
 def test_the_motion_share_is_table_3s_relevance_of_deep_taylor() -> None:
-    share = motion_share(cells(scores()), n=N)
-    (row,) = (r for r in table3(cells(scores()), n=N) if (r["class"], r["method"]) == (None, "deep_taylor"))
+    share = motion_share(cells(scores()))
+    (row,) = (r for r in table3(cells(scores())) if (r["class"], r["method"]) == (None, "deep_taylor"))
     assert {n: share[n] for n in ("mean", "std", "low", "high")} == {
         n: row[f"relevance_{n}"] for n in ("mean", "std", "low", "high")
     }
@@ -303,7 +303,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(len(scores()))
     shuffled = [scores()[i] for i in order]
     for build in (table1, table3, sweep):
-        for row, other in zip(build(cells(scores()), n=N), build(cells(shuffled), n=N), strict=True):
+        for row, other in zip(build(cells(scores())), build(cells(shuffled)), strict=True):
             assert list(row) == list(other)
             for name, value in row.items():
                 expected = pytest.approx(other[name], rel=1e-12) if isinstance(value, float) else other[name]
@@ -318,7 +318,7 @@ def test_any_split_into_batches_gives_the_same_rows(build: Callable[..., Rows], 
     batch_of = np.random.default_rng(n_batches).integers(0, n_batches, 36)
     parts = [[row for row in rows if batch_of[row["clip"]] == batch] for batch in range(n_batches)]
     reduce = agreement_cells if build is table2 else score_cells
-    whole, split = build(reduce([columns(rows)]), n=N), build(reduce(columns(p) for p in parts if p), n=N)
+    whole, split = build(reduce([columns(rows)])), build(reduce(columns(p) for p in parts if p))
     assert len(whole) == len(split) > 0
     for row, other in zip(split, whole, strict=True):
         assert list(row) == list(other)
@@ -331,7 +331,7 @@ def near(value: object) -> object:
 
 def test_a_group_in_several_classes_is_one_group_over_all_of_them() -> None:
     rows = [row | {"group": "g00"} for row in scores()]
-    overall = table1(cells(rows), n=N)[0]
+    overall = table1(cells(rows))[0]
     assert overall["n_clips"] == 35
     assert [overall["low"], overall["high"]] == [None, None]
 
@@ -340,19 +340,52 @@ def test_what_is_held_does_not_grow_with_the_clips() -> None:
     batches = [columns(scores())] * 5
     few, many = score_cells(batches[:1]), score_cells(iter(batches))
     assert len(few.labels["cell"]) == len(many.labels["cell"]) == 12 * len(METHODS) * 3
-    assert [row["n_clips"] for row in table1(many, n=N)] == [5 * row["n_clips"] for row in table1(few, n=N)]
+    assert [row["n_clips"] for row in table1(many)] == [5 * row["n_clips"] for row in table1(few)]
 
 
-def test_one_group_has_a_mean_and_no_interval() -> None:
-    rows = [row for row in scores() if row["group"] == "YoYo/g01"]
-    row = table1(cells(rows), n=N)[0]
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_few_groups_have_a_mean_no_interval_and_the_reason(n_groups: int) -> None:
+    rows = [row for row in scores() if row["group"] in ("YoYo/g01", "YoYo/g02")[:n_groups]]
+    row = table1(cells(rows))[0]
     assert row["n_clips"] > 1
     assert row["mean"] is not None
     assert [row[name] for name in ("low", "high", "lift_low", "lift_high")] == [None] * 4
+    for build in (table1, table3, sweep, object_motion):
+        reasons = {row["no_interval"] for row in build(cells(rows))}
+        assert reasons == {no_interval(n_groups)} != {None}
+    assert motion_share(cells(rows))["no_interval"] == no_interval(n_groups)
+
+
+def test_where_there_are_intervals_there_is_no_reason() -> None:
+    for build in (table1, table3, sweep, object_motion):
+        assert {row["no_interval"] for row in build(cells(scores())) if row["class"] is None} == {None}
+
+
+def test_clips_in_which_next_to_nothing_moves_are_in_no_lift() -> None:
+    rows = [row for row in scores() if row["precision"] is not None]
+    # One voxel in 144 moves, and every map marks it.
+    still = [
+        row | {f"{kind}{name}": value for kind in ("", "object_") for name, value in
+               (("precision", 1.0), ("base_rate", 1 / 144), ("lift", None))}
+        for row in rows
+        if row["clip"] % 2
+    ]  # fmt: skip
+    moving = [row for row in rows if row["clip"] % 2 == 0]
+    for build in (table1, sweep, object_motion):
+        both, alone = build(cells(still + moving))[0], build(cells(moving))[0]
+        kinds = ("", "object_") if build is object_motion else ("",)
+        for name in (f"{kind}{n}" for kind in kinds for n in ("lift", "lift_low", "lift_high", "lift_clips")):
+            assert both[name] == pytest.approx(alone[name]), name
+        assert both["n_clips"] == alone["n_clips"] + len({row["clip"] for row in still})
+        assert both["base_rate"] < alone["base_rate"]
+        assert both["no_lift"] is None
+        nothing = build(cells(still))[0]
+        assert [nothing[name] for name in ("lift", "lift_low", "lift_high", "lift_clips")] == [None] * 3 + [0]
+        assert nothing["no_lift"] == NO_LIFT
 
 
 def test_one_clip_has_a_mean_and_no_deviation() -> None:
-    row = table1(cells(chosen(scores(), clip=1)), n=N)[0]
+    row = table1(cells(chosen(scores(), clip=1)))[0]
     assert row["mean"] is not None
     assert row["std"] is None
 
@@ -361,10 +394,10 @@ def test_a_method_that_is_always_empty_has_null_and_not_nan() -> None:
     rows = [
         row | {"precision": None, "relevant_voxels": 0} for row in scores() if row["method"] == "grad_cam"
     ]
-    row = table1(cells(rows), n=N)[0]
+    row = table1(cells(rows))[0]
     assert [row[n] for n in ("mean", "std", "low", "high", "base_rate", "lift", "lift_low")] == [None] * 7
     assert (row["n_clips"], row["n_empty"], row["n_uncounted"]) == (0, 35, 1)
-    assert sweep(cells(rows), n=N)[0]["empty_share"] == 1.0
+    assert sweep(cells(rows))[0]["empty_share"] == 1.0
 
 
 def test_no_rows_make_no_table() -> None:
@@ -390,8 +423,8 @@ def test_table_4_is_the_median_and_the_quartiles() -> None:
 
 
 def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
-    ours = {"table1": table1(cells(scores()), n=N), "table3": table3(cells(scores()), n=N)}
-    ours["table2"] = table2(cells(agreements()), n=N)
+    ours = {"table1": table1(cells(scores())), "table3": table3(cells(scores()))}
+    ours["table2"] = table2(cells(agreements()))
     ours["table4"] = [{"method": "", "low": 0.0, "high": 0.0}]
     for table, rows in PAPER.items():
         assert rows

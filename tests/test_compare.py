@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -15,13 +16,15 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
+from scipy import stats  # type: ignore[import-untyped]
 
 from flows.cli import main
 from flows.exits import BAD_INPUT
 from flows.local_server import temporary_server
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare, dropped
-from selrel.scores.intervals import difference_interval
+from selrel.scores.intervals import difference_interval, no_interval
+from selrel.scores.precision import NO_LIFT
 from storage.root import Root
 from storage.runs import mark_success, write_run
 from storage.tables import write_table
@@ -49,20 +52,21 @@ def columns(seed: int, shift: float = 0.0) -> dict[str, Any]:
 
 def test_the_paired_interval_restated() -> None:
     before, after = columns(1), columns(2, -0.04)
-    labels = sorted(set(before["group"]))
-    generator = np.random.default_rng(0)
-    differences, lifts = [], []
-    for _ in range(2000):
-        drawn = [labels[i] for i in generator.integers(0, len(labels), len(labels))]
-        rows = np.concatenate([np.flatnonzero(before["group"] == label) for label in drawn])
-        differences.append(after["kept_relevance"][rows].mean() - before["kept_relevance"][rows].mean())
+    kept, lifts = [], []
+    for label in sorted(set(before["group"])):
+        rows = before["group"] != label
+        kept.append(after["kept_relevance"][rows].mean() - before["kept_relevance"][rows].mean())
         first, second = (s["precision"][rows].sum() / s["base_rate"][rows].sum() for s in (before, after))
         lifts.append(second - first)
     share, lift = compare(before, after, ["kept_relevance", "lift"])[:2]
     assert (share["class"], share["score"], share["n_clips"]) == (None, "kept_relevance", 60)
     assert share["difference"] == pytest.approx(np.mean(after["kept_relevance"] - before["kept_relevance"]))
-    assert [share["low"], share["high"]] == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist())
-    assert [lift["low"], lift["high"]] == pytest.approx(np.quantile(lifts, [0.025, 0.975]).tolist())
+    # Ten groups of six clips each; their base rates weigh nearly the same.
+    for row, without, near in ((share, kept, 1e-6), (lift, lifts, 0.01)):
+        reach = stats.t.ppf(0.975, 9) * 9 * np.std(without, ddof=1) / np.sqrt(10)
+        expected = [row["difference"] - reach, row["difference"] + reach]
+        assert [row["low"], row["high"]] == pytest.approx(expected, rel=near)
+        assert row["no_interval"] is None
 
 
 def test_pairing_removes_what_is_hard_for_both() -> None:
@@ -92,16 +96,28 @@ def test_classes_follow_and_nothing_to_compare_is_null() -> None:
     assert [row["class"] for row in rows] == [None, "Archery", "YoYo"]
     assert rows[2] == {
         "class": "YoYo", "score": "precision", "before": None, "after": None, "difference": None,
-        "low": None, "high": None, "n_clips": 0,
+        "low": None, "high": None, "n_clips": 0, "no_interval": no_interval(0),
     }  # fmt: skip
     assert not dropped(rows[2], 0.0)
 
 
-def test_one_group_has_no_interval() -> None:
-    ones = np.ones(1)
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_few_groups_have_no_interval(n_groups: int) -> None:
+    ones = np.ones(n_groups)
     assert difference_interval((ones, ones), (2 * ones, ones)) is None
-    with pytest.raises(ValueError, match="0 resamples"):
-        difference_interval((ones, ones), (ones, ones), n=0)
+    # A group counts if both have it.
+    apart = np.r_[np.zeros(2), ones], np.r_[ones, np.zeros(2)]
+    assert difference_interval((apart[0], apart[0]), (apart[1], apart[1])) is None
+
+
+def test_clips_in_which_next_to_nothing_moves_are_in_no_lift() -> None:
+    before, after = columns(1), columns(2)
+    before["base_rate"][:30] = after["base_rate"][:30] = 0.009
+    lifts = {row["class"]: row for row in compare(before, after, ["lift"])}
+    assert (lifts[None]["n_clips"], lifts["YoYo"]["n_clips"], lifts["Archery"]["n_clips"]) == (30, 30, 0)
+    assert lifts[None]["before"] == lifts["YoYo"]["before"]
+    assert lifts["Archery"]["before"] is None
+    assert lifts["Archery"]["no_interval"] == NO_LIFT
 
 
 @pytest.mark.parametrize(
@@ -129,12 +145,18 @@ def make_run(tmp_path: Path) -> MakeRun:
     """A run as far as a comparison reads it: run.json, clips, scores, and its marker last."""
 
     def make(name: str, shift: float, *, finished_at: str | None = "2026-01-01", clips: slice = slice(None),
-             dataset: str = "d1", gate: dict[str, Any] | None = None, **settings: Any) -> str:  # fmt: skip
+             dataset: str = "d1", read: dict[str, Any] | None = None, gate: dict[str, Any] | None = None,
+             groups: int = 5, size: Callable[[int], object] = lambda number: 1000 + number,
+             **settings: Any) -> str:  # fmt: skip
         place = Root(str(tmp_path / "root"))
         paths = place.run(name)
         given = {"max_drop": None, "against": None} | (gate or {})
         write_run(place, paths, {"dataset_id": dataset, "settings": SETTINGS | settings, "gate": given})
+        numbers = range(*clips.indices(60))
+        videos = [[f"v{n}.avi", "", 0, "", "test", size(n)] for n in sorted({n // 2 for n in numbers})]
+        place.write_json(place.dataset(dataset).description, {"videos": videos, "view": 112, **(read or {})})
         frame = pd.DataFrame(columns(sum(map(ord, name)), shift)).iloc[clips].reset_index(drop=True)
+        frame["group"] = frame["group"].str.replace(r"g0(\d)", lambda g: f"g{int(g[1]) % groups}", regex=True)
         number = np.arange(60)[clips]
         labels = frame[["class", "group"]].assign(
             clip=range(len(frame)), video=[f"v{n // 2}.avi" for n in number], start_frame=16 * (number % 2)
@@ -165,7 +187,51 @@ def test_runs_are_compared_clip_by_clip(make_run: MakeRun) -> None:
     assert len(names) == 1 + 2 * 5
     (accuracy,) = [row for row in rows if row["score"] == "accuracy" and row["class"] is None]
     assert accuracy["difference"] == 0.0
-    assert notes == ["different data: only the 54 clips that both have are compared, of 60 and 54"]
+    assert notes == [
+        "different videos: only the clips that both have are compared, 54 of 60 clips (90.0 %) and 27 of 30 "
+        "videos before and 54 of 54 clips (100.0 %) and 27 of 27 videos after"
+    ]
+
+
+def test_videos_of_the_same_name_are_not_the_same(make_run: MakeRun) -> None:
+    before = make_run("a", 0.0)
+    after = make_run("b", 0.0, dataset="d2", size=lambda n: 1000 + n + (n < 6))
+    rows, notes = compare_runs(before, after)
+    assert {row["n_clips"] for row in rows if row["class"] is None} == {60 - 12}
+    assert notes == [
+        "different videos: only the clips that both have are compared, 48 of 60 clips (80.0 %) and 24 of 30 "
+        "videos before and 48 of 60 clips (80.0 %) and 24 of 30 videos after",
+        "6 videos have the same name in both, but are different files, such as v0.avi: they count as "
+        "different",
+    ]
+    # A hash says nothing of a size.
+    hashed = make_run("h", 0.0, dataset="d4", size=lambda n: f"{n:064x}")
+    assert compare_runs(before, hashed)[1] == []
+    others = make_run("c", 0.0, dataset="d3", size=lambda n: n)
+    with pytest.raises(NotComparable, match="no clip in common: .* 30 videos of the same name are different"):
+        compare_runs(before, others)
+
+
+@pytest.mark.parametrize(
+    ("read", "note"),
+    [
+        ({"view": 171}, "the clips were read in another way (resize, crop or clip length)"),
+        ({"code": "b", "opencv": "6"}, "the clips were read in another way (the code; OpenCV)"),
+        ({"block_clips": 8}, None),
+    ],
+)
+def test_the_same_videos_read_in_another_way(make_run: MakeRun, read: dict[str, Any], note: str) -> None:
+    before, after = make_run("a", 0.0), make_run("b", 0.0, dataset="d2", read=read)
+    assert compare_runs(before, after)[1] == ([note] if note else [])
+
+
+def test_a_data_set_that_is_gone_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+    before, after = make_run("a", 0.0), make_run("b", 0.0, dataset="d2")
+    (tmp_path / "root/datasets/d2/dataset.json").unlink()
+    (note,) = compare_runs(before, after)[1]
+    assert (
+        note == "a data set's description is gone: whether videos of the same name are the same is not known"
+    )
 
 
 def test_other_settings_are_named(make_run: MakeRun) -> None:
@@ -248,6 +314,24 @@ def test_a_worse_checkpoint_trips_the_gate(make_run: MakeRun, tmp_path: Path) ->
     ) as said:
         check_gate(url, 0.05)
     assert "\n" not in str(said.value)
+
+
+def test_too_few_groups_are_judged_by_the_mean_alone(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chance can't be told from a fall, so what may be a fall does not pass, and it is said."""
+    monkeypatch.setattr(logging.getLogger("selrel"), "propagate", True)
+    make_run("good", 0.0, groups=1)
+    make_run("worse", -0.1, groups=1, finished_at=None, gate={"max_drop": 0.05})
+    _, verdict = with_previous(Root(str(tmp_path / "root")), "worse")
+    assert verdict is not None
+    assert (verdict["passed"], verdict["low"], verdict["no_interval"]) == (False, None, no_interval(2))
+    url = finish(tmp_path / "root", "worse")
+    with pytest.raises(MotionShareDropped, match=r"no 95 % interval: only 2 groups .*at most 5 are allowed"):
+        check_gate(url, 0.05)
+    assert caplog.messages == []
+    check_gate(url, 0.2)
+    assert "judged by the mean alone (no 95 % interval: only 2 groups of videos" in caplog.messages[0]
 
 
 def test_a_named_run_is_the_measure(make_run: MakeRun, tmp_path: Path) -> None:
@@ -360,6 +444,20 @@ def test_the_command_prints_differences(make_run: MakeRun, capsys: pytest.Captur
     assert re.search(r"motion share +\d+\.\d +\d+\.\d +-\d+\.\d\* +-\d+\.\d to -\d+\.\d +60", said)
     assert re.search(r"accuracy +66\.7 +66\.7 +\+0\.0", said)
     assert re.search(r"Archery .* 30 \n", said)
+
+
+def test_the_command_says_why_there_is_no_interval(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = make_run("a", 0.0, groups=1), make_run("b", -0.1, groups=1)
+    assert main(["compare", before, after]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"motion share \d+\.\d \d+\.\d -\d+\.\d none 60", said)
+    assert f"No 95 % interval: {no_interval(2)}." in said
+    assert main(["compare", before, after, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    row = next(row for row in found["rows"] if row["score"] == "kept_relevance")
+    assert (row["low"], row["high"], row["no_interval"]) == (None, None, no_interval(2))
 
 
 def test_comparing_needs_two_finished_runs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

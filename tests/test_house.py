@@ -25,7 +25,7 @@ ARROWS = {
     "selrel": {"selrel"},
     "storage": {"storage"},
 }
-CORE_LIBRARIES = {"numpy", "torch", "cv2"}
+CORE_LIBRARIES = {"numpy", "scipy", "torch", "cv2"}
 # Libraries that only some rooms or files may name.
 RESERVED = {
     "distributed": ("tasks/fanout.py", "flows/cluster.py"),

@@ -1,12 +1,19 @@
-"""Bootstrap intervals over UCF groups."""
+"""Intervals over UCF groups."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats  # type: ignore[import-untyped]
 
-from selrel.scores.intervals import group_bootstrap, ratio_interval
+from selrel.scores.intervals import (
+    difference_interval,
+    mean_interval,
+    no_interval,
+    ratio_interval,
+    student,
+)
 
 Array = npt.NDArray[Any]
 
@@ -21,101 +28,141 @@ def clips_of_groups(
     return values, np.repeat([f"YoYo/g{i:02}" for i in range(n_groups)], sizes)
 
 
-def test_the_bootstrap_restated() -> None:
+def test_the_interval_restated() -> None:
     values, groups = clips_of_groups(np.random.default_rng(0))
     values[::4] = np.nan
-    labels = sorted(set(groups.tolist()))
-    generator = np.random.default_rng(7)
-    means = []
-    for _ in range(50):
-        drawn = [labels[i] for i in generator.integers(0, len(labels), len(labels))]
-        clips = [v for label in drawn for v in values[groups == label].tolist() if v == v]
-        means.append(sum(clips) / len(clips))
-    expected = np.quantile(means, [0.025, 0.975]).tolist()
-    assert group_bootstrap(values, groups, n=50, seed=7) == pytest.approx(expected, rel=1e-12)
+    has = {label: [v for v in values[groups == label].tolist() if v == v] for label in sorted(set(groups))}
+    has = {label: clips for label, clips in has.items() if clips}
+    mean = np.mean([v for clips in has.values() for v in clips])
+    # The pseudo-values' standard error of the mean, another way to write the jackknife's.
+    without = [np.mean([v for other, clips in has.items() if other != label for v in clips]) for label in has]
+    pseudo = len(has) * mean - (len(has) - 1) * np.array(without)
+    sizes = np.array([len(clips) for clips in has.values()])
+    t = stats.t.ppf(0.975, sizes.sum() ** 2 / (sizes**2).sum() - 1)
+    reach = t * pseudo.std(ddof=1) / np.sqrt(len(has))
+    assert mean_interval(values, groups) == pytest.approx((mean - reach, mean + reach), rel=1e-9)
 
 
-def test_two_groups_have_three_possible_means() -> None:
-    values, groups = np.array([1.0, 1.0, 1.0, 5.0]), np.array(["a", "a", "a", "b"])
-    assert group_bootstrap(values, groups) == (1.0, 5.0)
-    # 1/4 of the resamples have mean 1, 1/2 have 2, 1/4 have 5.
-    assert group_bootstrap(values, groups, confidence=0.2) == (2.0, 2.0)
+def test_equal_groups_have_the_interval_of_a_mean() -> None:
+    means = np.random.default_rng(1).normal(3, 2, 7)
+    expected = stats.t.interval(0.95, 6, means.mean(), stats.sem(means))
+    assert mean_interval(np.repeat(means, 5), np.repeat(np.arange(7), 5)) == pytest.approx(expected)
 
 
-def test_one_clip_a_group_has_the_interval_of_a_mean() -> None:
-    values = np.random.default_rng(1).normal(3, 2, 400)
-    low, high = group_bootstrap(values, np.arange(400))
-    half = 1.96 * values.std() / np.sqrt(400)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+def test_student_is_the_known_distribution() -> None:
+    assert student(1) == pytest.approx(np.tan(0.475 * np.pi))
+    assert student(2) == pytest.approx(0.95 * np.sqrt(2 / (1 - 0.95**2)))
+    assert student(1) > student(1.5) > student(2)
+    # Fewer is no distribution that helps.
+    assert student(0.2) == student(1)
+
+
+@pytest.mark.parametrize("of", ["share", "positive"])
+@pytest.mark.parametrize("n_groups", [3, 4, 5, 8, 10, 15, 25])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n_groups: int, of: Any) -> None:
+    # Levels as skewed as precisions of real videos (beta) or more (gamma), and groups of unequal size.
+    generator = np.random.default_rng(n_groups)
+    shape = (1500, n_groups)
+    levels = generator.beta(2, 5, shape) if of == "share" else generator.gamma(4, 0.25, shape)
+    truth = 2 / 7 if of == "share" else 1.0
+    sizes = np.ceil(generator.lognormal(2, 0.5, shape))
+    covered = [
+        low <= truth <= high
+        for low, high in (
+            ratio_interval(n * level, n, of=of) or (1, 0) for level, n in zip(levels, sizes, strict=True)
+        )
+    ]
+    assert np.mean(covered) >= 0.93
+
+
+@pytest.mark.parametrize("n_groups", [3, 5, 10, 25])
+def test_the_interval_of_a_difference_covers_no_difference(n_groups: int) -> None:
+    generator = np.random.default_rng(n_groups)
+    covered = []
+    for _ in range(1500):
+        sizes, hard = np.ceil(generator.lognormal(2, 0.5, n_groups)), generator.beta(2, 5, n_groups)
+        first, second = (sizes * (hard + generator.gamma(4, 0.02, n_groups)) for _ in range(2))
+        low, high = difference_interval((first, sizes), (second, sizes)) or (1, 0)
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) >= 0.93
 
 
 def test_copies_within_a_group_add_no_certainty() -> None:
     values, groups = np.random.default_rng(2).normal(size=30), np.arange(30)
-    copied = group_bootstrap(np.repeat(values, 8), np.repeat(groups, 8))
-    assert copied == pytest.approx(group_bootstrap(values, groups))
-    independent = group_bootstrap(np.repeat(values, 8), np.arange(240))
+    copied = mean_interval(np.repeat(values, 8), np.repeat(groups, 8))
+    assert copied == pytest.approx(mean_interval(values, groups))
+    independent = mean_interval(np.repeat(values, 8), np.arange(240))
     assert independent[1] - independent[0] < 0.5 * (copied[1] - copied[0])
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(3)
-    covered = 0
-    for _ in range(300):
-        low, high = group_bootstrap(*clips_of_groups(generator, n_groups=40), n=400)
-        covered += low <= 0 <= high
-    assert 0.88 < covered / 300 < 0.985
+def test_a_group_that_rules_the_mean_widens_the_interval() -> None:
+    values = np.random.default_rng(3).normal(size=12)
+    low, high = ratio_interval(values, np.ones(12))
+    weights = np.r_[30.0, np.ones(11)]
+    ruled_low, ruled_high = ratio_interval(weights * values, weights)
+    assert ruled_high - ruled_low > 2 * (high - low)
 
 
-def test_order_and_labels_do_not_matter_but_the_seed_does() -> None:
+def test_shares_and_ratios_stay_in_their_range() -> None:
+    few, sums = np.array([0.01, 0.02, 0.3]), np.ones(3)
+    plain = ratio_interval(few, sums)
+    assert plain[0] < 0
+    low, high = ratio_interval(few, sums, of="share")
+    assert 0 < low < few.mean() < high < 1
+    # A share and what is left of it have the same interval, seen from the other end.
+    assert ratio_interval(1 - few, sums, of="share") == pytest.approx((1 - high, 1 - low))
+    low, high = ratio_interval(few, sums, of="positive")
+    assert low > 0 and low * high == pytest.approx(few.mean() ** 2)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("of", ["share", "positive", "any"])
+def test_a_score_that_is_the_same_everywhere_has_no_spread(value: float, of: Any) -> None:
+    assert mean_interval(np.full(9, value), np.arange(9), of=of) == (value, value)
+
+
+def test_order_and_labels_do_not_matter() -> None:
     values, groups = clips_of_groups(np.random.default_rng(4))
     order = np.random.default_rng(5).permutation(len(values))
-    interval = group_bootstrap(values, groups)
-    assert group_bootstrap(values[order], groups[order]) == pytest.approx(interval, rel=1e-12)
-    assert group_bootstrap(values, np.unique(groups, return_inverse=True)[1]) == interval
-    assert group_bootstrap(values, groups) == interval
-    assert group_bootstrap(values, groups, seed=1) != interval
+    interval = mean_interval(values, groups)
+    assert mean_interval(values[order], groups[order]) == pytest.approx(interval, rel=1e-12)
+    assert mean_interval(values, np.unique(groups, return_inverse=True)[1]) == interval
 
 
 def test_nulls_are_left_out() -> None:
     values, groups = clips_of_groups(np.random.default_rng(6))
-    with_nulls = np.concatenate([values, np.full(20, np.nan)])
-    same_groups = np.concatenate([groups, groups[:20]])
-    assert group_bootstrap(with_nulls, same_groups) == pytest.approx(group_bootstrap(values, groups))
+    with_nulls = np.concatenate([values, np.full(21, np.nan)])
+    # Also a group that has none but nulls.
+    same_groups = np.concatenate([groups, groups[:20], ["YoYo/g99"]])
+    assert mean_interval(with_nulls, same_groups) == pytest.approx(mean_interval(values, groups))
     as_objects = np.array([None if v != v else v for v in with_nulls.tolist()], object)
-    assert group_bootstrap(as_objects, same_groups) == group_bootstrap(with_nulls, same_groups)
-
-
-def test_groups_without_a_value_make_no_nan() -> None:
-    low, high = group_bootstrap(np.array([1.0, 2.0, np.nan, np.nan, np.nan]), np.arange(5))
-    assert (low, high) == (1.0, 2.0)
+    assert mean_interval(as_objects, same_groups) == mean_interval(with_nulls, same_groups)
 
 
 @pytest.mark.parametrize(
     ("values", "groups"),
-    [([], []), ([1.0, 2.0], ["a", "a"]), ([1.0, np.nan], ["a", "b"]), ([np.nan, np.nan], ["a", "b"])],
+    [
+        ([], []),
+        ([1.0, 2.0, 3.0], ["a", "a", "a"]),
+        ([1.0, 2.0, 2.0], ["a", "b", "b"]),
+        ([1.0, 2.0, np.nan], ["a", "b", "c"]),
+        ([np.nan, np.nan], ["a", "b"]),
+    ],
 )
-def test_fewer_than_two_groups_have_no_interval(values: list[float], groups: list[str]) -> None:
-    assert group_bootstrap(np.array(values), np.array(groups)) is None
+def test_fewer_than_three_groups_have_no_interval(values: list[float], groups: list[str]) -> None:
+    assert mean_interval(np.array(values), np.array(groups)) is None
 
 
-def test_a_score_that_is_the_same_everywhere_has_no_spread() -> None:
-    assert group_bootstrap(np.full(9, 0.25), np.arange(9)) == (0.25, 0.25)
+def test_why_there_is_no_interval_is_said() -> None:
+    assert no_interval(3) is None
+    assert no_interval(2) == (
+        "only 2 groups of videos have a value, and how far apart groups lie shows from 3 on"
+    )
+    assert no_interval(1).startswith("only 1 group of videos has a value")
 
 
-def test_a_wider_confidence_is_a_wider_interval() -> None:
-    values, groups = clips_of_groups(np.random.default_rng(8))
-    (low, high), (lower, higher) = (group_bootstrap(values, groups, confidence=c) for c in (0.8, 0.99))
-    assert lower < low < np.mean(values) < high < higher
-
-
-def test_the_interval_of_a_ratio_resamples_both_sums_together() -> None:
+def test_the_interval_of_a_ratio_leaves_both_sums_out_together() -> None:
     sums = np.random.default_rng(9).uniform(1, 2, 12)
     assert ratio_interval(3 * sums, sums) == pytest.approx((3, 3))
     separately = ratio_interval(3 * sums, np.ones(12))
     assert separately[1] - separately[0] > 0.1
-
-
-@pytest.mark.parametrize(("n", "confidence"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, 95)])
-def test_bad_settings_are_refused(n: int, confidence: float) -> None:
-    with pytest.raises(ValueError, match="resamples at confidence"):
-        group_bootstrap(np.arange(4.0), np.arange(4), n=n, confidence=confidence)

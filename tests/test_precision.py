@@ -130,6 +130,17 @@ def test_nothing_moving_has_precision_zero_and_no_lift() -> None:
     assert ratios == {"precision": 0.0, "base_rate": 0.0, "lift": None, "weighted_precision": 0.0}
 
 
+def test_where_next_to_nothing_moves_there_is_no_lift() -> None:
+    # A few voxels that happen to be marked make it any number.
+    counts = {
+        "counted_voxels": 10_000, "relevant_voxels": 96, "relevant_moving_voxels": 1,
+        "positive_relevance": 1.0, "positive_relevance_moving": 0.0,
+    }  # fmt: skip
+    below, enough = (precision.ratios({**counts, "moving_voxels": n}) for n in (99, 100))
+    assert (below["precision"], below["lift"]) == (1 / 96, None)
+    assert enough["lift"] == pytest.approx(100 / 96)
+
+
 def test_sums_are_in_double_precision() -> None:
     relevance = np.full((64, 64, 64), 0.1, np.float32)
     everywhere = np.ones(relevance.shape, bool)

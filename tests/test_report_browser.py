@@ -18,9 +18,10 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from selrel.pictures import overlay
 from selrel.scores.aggregate import SIGMA
+from selrel.scores.precision import NO_LIFT
 from storage.exports import mp4, webm
 from tasks.export import read_clip
-from tests.made_run import Made, make_run
+from tests.made_run import METHODS, Made, make_run
 
 pytestmark = pytest.mark.browser
 
@@ -160,6 +161,24 @@ def test_nothing_moves_under_the_pointer_while_charts_are_drawn(report, visit, w
     assert page.evaluate("[...moves.takeRecords(), ...moved].length") == 0
 
 
+def test_the_page_says_why_there_is_no_lift_and_draws_no_band(visit, tmp_path):
+    """Of two videos in which nothing moves, of two groups."""
+    made = make_run(tmp_path, n_clips=2, still=["v_0000_g00.avi", "v_0000_g01.avi"])
+    opened = visit(Path(made.url) / "report" / "index.html")
+    page = opened.page
+    assert f"(no lift: {NO_LIFT})" in page.locator("#threshold .reading").inner_text()
+    expect(page.locator("#pictures .player .reading")).to_contain_text("(no lift: too few points move)")
+    full_figures(page)
+    lifts = page.locator("#at-threshold [data-figure=lift]")
+    assert lifts.all_inner_texts() == ["none"] * len(METHODS)
+    chart = page.locator("[data-chart=kept_relevance]")
+    chart.scroll_into_view_if_needed()
+    expect(chart.locator("svg .mark-symbol path").first).to_be_attached()
+    assert chart.locator("svg .mark-area path[d]").count() == 0
+    assert "NaN" not in page.locator("main").inner_text()
+    assert opened.complaints == []
+
+
 def test_the_slider_shows_the_numbers_of_the_sweep(made, report, visit):
     page = visit(report).page
     sweep = pd.read_parquet(Path(made.url) / "tables" / "sweep.parquet")
@@ -171,8 +190,11 @@ def test_the_slider_shows_the_numbers_of_the_sweep(made, report, visit):
         for place in shown.all():
             name, method = place.get_attribute("data-figure"), place.get_attribute("data-method")
             value = of_all.loc[(method, sigma), name]
-            number = place.get_attribute("data-kind") == "number"
-            expected = "-" if pd.isna(value) else f"{value:.2f}" if number else f"{100 * value:.1f} %"
+            kind, ratio = place.get_attribute("data-kind"), f"{value:.2f}"
+            if kind == "times":
+                ratio += " times chance"
+            expected = f"{100 * value:.1f} %" if kind == "percent" else ratio
+            expected = "-" if pd.isna(value) else expected
             assert place.text_content() == expected, (name, method, sigma)
             seen.add((name, method, expected))
     methods = {method for _, method, _ in seen}

@@ -1,11 +1,19 @@
 """The report as a task: what it gathers of a run."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
+from flows.cli import main
+from selrel.scores.intervals import no_interval
+from selrel.scores.precision import NO_LIFT
 from storage.root import run_at
+from storage.runs import read_summary
+from storage.tables import read_table, write_table
 from tasks import report
 from tests.made_run import make_run
 
@@ -19,3 +27,74 @@ def test_what_the_model_said_is_of_the_scored_blocks(tmp_path: Path, monkeypatch
     some, others = report.explained_clips(place, paths.name)
     assert others["clip"].tolist() == list(range(16, 32))
     pd.testing.assert_frame_equal(some, whole[~whole["clip"].isin(others["clip"])])
+
+
+def test_a_clip_is_flagged_where_its_target_is_not_its_prediction(tmp_path: Path) -> None:
+    place, paths = run_at(make_run(tmp_path, n_clips=8, size=(12, 16), sigmas=(2.0,)).url)
+    clips, _ = report.explained_clips(place, paths.name)
+    assert (clips.target != clips.predicted).tolist() == [True, False] * 4
+    assert clips.flag.tolist() == [report.NOT_THE_ANSWER, ""] * 4
+    assert read_summary(place, paths)["other_target_clips"] == 4
+
+
+def test_a_constant_added_to_all_logits_changes_no_flag_and_no_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Softmax ignores it, so answers and probabilities are the same."""
+    told = []
+    for added in (0.0, -7.0, 7.0):
+        url = make_run(tmp_path / "root", n_clips=8, size=(12, 16), added_to_logits=added).url
+        place, paths = run_at(url)
+        clips = read_table(place, paths.table("clips")).to_pandas()
+        assert (clips.target_logit > 0).all() == (added > 0)
+        assert main(["report", url]) == 0
+        page = place.read_bytes(paths.report.page).decode()
+        told.append((clips.drop(columns="target_logit").to_dict(), capsys.readouterr().out, page))
+        shutil.rmtree(tmp_path / "root")
+    assert told[0] == told[1] == told[2]
+
+
+def test_the_page_of_an_older_run_flags_what_is_flagged_now(tmp_path: Path) -> None:
+    """A first release flagged clips by the sign of a logit."""
+    url = make_run(tmp_path / "root", n_clips=4, size=(12, 16)).url
+    place, paths = run_at(url)
+    clips = read_table(place, paths.table("clips")).to_pandas()
+    write_table(place, paths.table("clips"), clips.assign(flag="target logit is not positive"))
+    page = Path(report.report_elsewhere(url, str(tmp_path / "page"))).read_text()
+    assert "not positive" not in page
+    assert page.count(f"<td>{escape(report.NOT_THE_ANSWER)}</td>") == 2
+
+
+def test_two_groups_give_no_interval_anywhere_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_run(tmp_path, n_clips=2).url
+    reason = no_interval(2)
+    assert main(["report", url]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "% (no interval) This part of the positive relevance changes over time" in said
+    assert f"There is no 95 % interval: {reason}." in said
+    assert f"No 95 % interval: {reason}." in said and "nan" not in said
+    assert main(["report", url, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = [found["summary"]["motion_share"], *found["tables"]["table1"], *found["tables"]["sweep"]]
+    ends = {row[name] for row in rows for name in row if name == "low" or name.endswith(("_low", "_high"))}
+    assert ends == {None}
+    # A class has one of the two groups.
+    assert {row["no_interval"] for row in rows} == {reason, no_interval(1)}
+    page = (Path(url) / "report" / "index.html").read_text()
+    assert f"interval</a>: {reason}." in page and f"No 95 % interval: {reason}." in page
+    assert "<td>none</td>" in page
+
+
+def test_no_lift_where_nothing_moves_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = [f"v_{n // 2:04d}_g{n % 5:02d}.avi" for n in range(6)]
+    url = make_run(tmp_path, n_clips=6, still=still).url
+    assert main(["report", url]) == 0
+    assert f"No lift: {NO_LIFT}." in " ".join(capsys.readouterr().out.split())
+    place, paths = run_at(url)
+    rows = read_table(place, paths.table("sweep")).to_pylist()
+    assert {(row["lift"], row["no_lift"]) for row in rows} == {(None, NO_LIFT)}
+    assert f"No lift: {NO_LIFT}." in (Path(url) / "report" / "index.html").read_text()

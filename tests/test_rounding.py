@@ -1,4 +1,4 @@
-"""Rounding cubes to float16 in the store moves no entry of any table by 0.05 points."""
+"""Rounding cubes to float16 in the store moves no table entry by 0.05 points, no interval by 1 % of it."""
 
 import cv2
 import numpy as np
@@ -37,8 +37,8 @@ def moving_blob(size, random):
     return np.exp([-((y - cy) ** 2 + (x - cx) ** 2) / 150 for cy, cx in centres])
 
 
-def check(cubes, flow):
-    before, after = tables_of(cubes, flow), tables_of(rounded(cubes), flow)
+def check(cubes, flow, **groups):
+    before, after = tables_of(cubes, flow, **groups), tables_of(rounded(cubes), flow, **groups)
     found = dict(changes(before, after))
     assert len(found) > 200
     # A thing compared with itself would pass, too.
@@ -50,7 +50,7 @@ def check(cubes, flow):
 def test_no_table_entry_of_made_cubes_moves():
     cubes = made_cubes()
     flow = np.random.default_rng(1).normal(0, 0.5, (*cubes["deep_taylor"].shape, 2)).astype(np.float16)
-    check(cubes, flow)
+    check(cubes, flow, n_groups=6)
 
 
 @pytest.mark.slow

@@ -276,7 +276,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything(tiny_ucf101, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["Juggling"]}, "unknown class 'Juggling'"),
+        ({"classes": ["Juggling"]}, "no class 'Juggling'"),
         ({"classes": ["Archery", "archery"]}, "twice; give each class once"),
         ({"subset": "all"}, "what is learnt from can't judge"),
         ({"subset": "test"}, "use subset train, or subset all"),

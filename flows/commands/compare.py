@@ -17,8 +17,8 @@ def compare(
 ) -> None:
     """Compare runs with the first of them: motion share, precision, lift and accuracy, on the same clips.
 
-    Differences are paired, clip by clip; their 95 % intervals resample UCF's groups of videos. A star marks
-    those whose interval does not hold 0.
+    Differences are paired, clip by clip; their 95 % intervals are over UCF's groups of videos, of which they
+    need three. A star marks those whose interval does not hold 0.
 
     Example: `selrel compare results/runs/c3d-1bf523994dd872e1 results/runs/c3d-f00b1d81c4f9d0f8`
 

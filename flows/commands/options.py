@@ -35,7 +35,8 @@ class RunOptions:
     subset
         Which of the split's videos; `all` takes every video on disk.
     classes
-        The only classes there are; by default those that the checkpoint says it was trained on, or all.
+        Only videos of these classes, of those that the model tells apart; by default of all. A model that has
+        an output for just these, and doesn't say what it was trained on, tells no others apart.
     held_out_groups
         Only the groups that `selrel train` held out, if given the same of this, of `--seed`, `--split` and
         `--subset` (that of `train` is train by default) and `--classes`.

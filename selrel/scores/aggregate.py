@@ -1,7 +1,9 @@
 """Tables over clips: Tables 1 to 4 of Hiley et al. 2020 (section 5) and the sweep over sigma.
 
 Every builder but `table4` takes sums (`selrel.scores.cells`) and returns rows, first over all classes
-(``class`` None), then class by class. Means and deviations are over clips; intervals resample UCF groups.
+(``class`` None), then class by class. Means and deviations are over clips, intervals over UCF groups. Where
+there are too few groups, the ends of an interval are None and ``no_interval`` says why; ``no_lift`` says why
+there is no lift.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.cells import AREA_PRECISIONS, KINDS, Cells, check_columns
-from selrel.scores.intervals import DRAWS, ratio_interval
-from selrel.scores.precision import share
-from selrel.scores.sums import GroupSums
+from selrel.scores.cells import AREA_PRECISIONS, KINDS, LIFTS, Cells, check_columns
+from selrel.scores.intervals import Range, count_groups, no_interval, ratio_interval
+from selrel.scores.precision import NO_LIFT, NOTHING_RELEVANT, share
+from selrel.scores.sums import Floats, GroupSums
 
 Columns = Mapping[str, npt.NDArray[Any]]
 # The sums by group of each score.
@@ -21,9 +23,10 @@ Part = Mapping[str, GroupSums]
 Row = dict[str, Any]
 
 SIGMA = 2.0
+_COUNTS = ("n_clips", "n_empty", "n_uncounted")
 
 
-def table1(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table1(cells: Cells, *, sigma: float = SIGMA) -> list[Row]:
     """Build Table 1, precision: the baseline of every method and its selective map.
 
     Parameters
@@ -32,38 +35,36 @@ def table1(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0)
         Those of `selrel.scores.cells.score_cells`.
     sigma : float
         Threshold of the selective map; it must have been scored.
-    n, seed
-        Resamples of the intervals (`selrel.scores.intervals.group_bootstrap`).
 
     Returns
     -------
     list of dict
         ``class``, ``method``, ``sigma``; ``mean``, ``std``, ``low``, ``high`` of the precision;
         ``n_clips`` that have one, ``n_empty`` where nothing is relevant, ``n_uncounted`` without any
-        voxel of known flow; ``base_rate`` of the clips that have a precision; ``lift`` = mean / base
-        rate, with ``lift_low`` and ``lift_high``; means of ``weighted_precision`` and of each
-        ``area_precision_*``, the latter with ``area_clips_*``, the clips that could fill the area.
+        voxel of known flow; ``base_rate`` of the clips that have a precision; ``lift`` with ``lift_low`` and
+        ``lift_high``: mean precision over mean base rate of the ``lift_clips`` that have a lift
+        (`selrel.scores.precision.LEAST_BASE_RATE`); means of ``weighted_precision`` and of each
+        ``area_precision_*``, the latter with ``area_clips_*``, the clips that could fill the area;
+        ``no_interval`` and ``no_lift``.
 
     Raises
     ------
     ValueError
         If a score is missing or nothing was scored at sigma.
     """
-    needed = ("precision", "base_rate", "weighted_precision", *AREA_PRECISIONS)
-    return _table(
-        cells, _precision_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
-    )
+    needed = ("precision", *LIFTS[""], "base_rate", "weighted_precision", *AREA_PRECISIONS)
+    return _table(cells, _precision_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma))
 
 
-def table2(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table2(cells: Cells, *, sigma: float = SIGMA) -> list[Row]:
     """Build Table 2, agreement of each two methods: of their baselines and of their selective maps.
 
     Parameters
     ----------
     cells : Cells
         Those of `selrel.scores.cells.agreement_cells`.
-    sigma, n, seed
-        As `table1` takes them.
+    sigma
+        As `table1` takes it.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def table2(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0)
         ``class``, ``method_a``, ``method_b``, ``sigma``; ``mean``, ``std``, ``low``, ``high`` of the
         agreement and ``iou_*`` of the intersection over union; ``n_clips`` that have an agreement,
         ``n_empty`` among them where neither finds anything relevant, so that the union is empty;
-        ``n_uncounted``.
+        ``n_uncounted``; ``no_interval``.
 
     Raises
     ------
@@ -80,15 +81,15 @@ def table2(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0)
     """
     by = ("method_a", "method_b", "sigma")
     needed = ("agreement", "iou")
-    return _table(cells, _agreement_row, by=by, needed=needed, sigmas=(0.0, sigma), n=n, seed=seed)
+    return _table(cells, _agreement_row, by=by, needed=needed, sigmas=(0.0, sigma))
 
 
-def table3(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def table3(cells: Cells, *, sigma: float = SIGMA) -> list[Row]:
     """Build Table 3, selectivity: what the selective map keeps of its baseline.
 
     Parameters
     ----------
-    cells, sigma, n, seed
+    cells, sigma
         As `table1` takes them.
 
     Returns
@@ -96,7 +97,7 @@ def table3(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0)
     list of dict
         ``class``, ``method``, ``sigma``; ``voxels_mean``, ``voxels_std``, ``voxels_low``,
         ``voxels_high`` of the share of voxels kept, ``relevance_*`` of the share of relevance kept;
-        ``n_clips``, ``n_empty`` where the baseline has nothing relevant, ``n_uncounted``.
+        ``n_clips``, ``n_empty`` where the baseline has nothing relevant, ``n_uncounted``; ``no_interval``.
 
     Raises
     ------
@@ -104,17 +105,15 @@ def table3(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0)
         If a score is missing or nothing was scored at sigma.
     """
     needed = ("kept_voxels", "kept_relevance")
-    return _table(
-        cells, _selectivity_row, by=("method", "sigma"), needed=needed, sigmas=(sigma,), n=n, seed=seed
-    )
+    return _table(cells, _selectivity_row, by=("method", "sigma"), needed=needed, sigmas=(sigma,))
 
 
-def object_motion(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def object_motion(cells: Cells, *, sigma: float = SIGMA) -> list[Row]:
     """Build the table of precision and recall, of all motion and of object motion side by side.
 
     Parameters
     ----------
-    cells, sigma, n, seed
+    cells, sigma
         As `table1` takes them.
 
     Returns
@@ -122,8 +121,9 @@ def object_motion(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: i
     list of dict
         ``class``, ``method``, ``sigma``; ``precision`` and ``recall`` (means over clips), ``base_rate`` and
         ``lift``, each but the base rate with ``*_low`` and ``*_high``; the same with ``object_`` in front,
-        where the camera's motion is taken off; ``n_clips``, ``n_empty``, ``n_uncounted`` of the precision,
-        ``n_moving`` and ``object_n_moving``, the clips in which anything moves.
+        where the camera's motion is taken off, with ``lift_clips`` and ``no_lift`` of both; ``n_clips``,
+        ``n_empty``, ``n_uncounted`` of the precision; ``n_moving`` and ``object_n_moving``, the clips in
+        which anything moves; ``no_interval``.
 
     Raises
     ------
@@ -131,17 +131,16 @@ def object_motion(cells: Cells, *, sigma: float = SIGMA, n: int = DRAWS, seed: i
         If a score is missing or nothing was scored at sigma.
     """
     needed = [f"{kind}{name}" for kind in KINDS for name in ("precision", "recall", "base_rate")]
-    return _table(
-        cells, _object_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma), n=n, seed=seed
-    )
+    needed += [name for kind in KINDS for name in LIFTS[kind]]
+    return _table(cells, _object_row, by=("method", "sigma"), needed=needed, sigmas=(0.0, sigma))
 
 
-def sweep(cells: Cells, *, n: int = DRAWS, seed: int = 0) -> list[Row]:
+def sweep(cells: Cells) -> list[Row]:
     """Build the sweep: precision, lift and selectivity against every sigma scored, 0 for the baseline.
 
     Parameters
     ----------
-    cells, n, seed
+    cells
         As `table1` takes them.
 
     Returns
@@ -150,25 +149,23 @@ def sweep(cells: Cells, *, n: int = DRAWS, seed: int = 0) -> list[Row]:
         ``class``, ``method``, ``sigma``; ``precision``, ``base_rate``, ``lift``, ``kept_voxels`` and
         ``kept_relevance`` (means), each but the base rate with ``*_low`` and ``*_high``;
         ``empty_share``, the share of counted clips in which nothing is relevant; ``n_clips``,
-        ``n_empty``, ``n_uncounted`` of the precision.
+        ``n_empty``, ``n_uncounted`` of the precision; ``lift_clips``, ``no_lift``, ``no_interval``.
 
     Raises
     ------
     ValueError
         If a column is missing.
     """
-    needed = ("precision", "base_rate", "kept_voxels", "kept_relevance")
-    return _table(cells, _sweep_row, by=("method", "sigma"), needed=needed, sigmas=None, n=n, seed=seed)
+    needed = ("precision", *LIFTS[""], "base_rate", "kept_voxels", "kept_relevance")
+    return _table(cells, _sweep_row, by=("method", "sigma"), needed=needed, sigmas=None)
 
 
-def motion_share(
-    cells: Cells, *, method: str = "deep_taylor", sigma: float = SIGMA, n: int = DRAWS, seed: int = 0
-) -> Row:
+def motion_share(cells: Cells, *, method: str = "deep_taylor", sigma: float = SIGMA) -> Row:
     """Compute a checkpoint's motion share: the part of the positive relevance that changes over time.
 
     Parameters
     ----------
-    cells, sigma, n, seed
+    cells, sigma
         As `table1` takes them.
     method : str
         The explanation.
@@ -177,7 +174,7 @@ def motion_share(
     -------
     dict
         ``method``, ``sigma``; ``mean``, ``std``, ``low``, ``high`` of the share of relevance kept;
-        ``n_clips``, ``n_empty``, ``n_uncounted``.
+        ``n_clips``, ``n_empty``, ``n_uncounted``; ``no_interval``.
 
     Raises
     ------
@@ -192,7 +189,7 @@ def motion_share(
         scored = ", ".join(sorted(set(labels["method"].tolist())))
         raise ValueError(f"no score of {method!r} at sigma {sigma}; scored methods are: {scored}")
     part = {name: cells.of_groups(name, chosen, labels["group"][chosen]) for name in needed}
-    return {"method": method, "sigma": sigma, **_summary(part, "kept_relevance", n, seed)}
+    return {"method": method, "sigma": sigma, **_summary(part, "kept_relevance")}
 
 
 def table4(columns: Columns) -> list[Row]:
@@ -224,88 +221,103 @@ def table4(columns: Columns) -> list[Row]:
     return rows
 
 
-def _precision_row(part: Part, n: int, seed: int) -> Row:
+def _precision_row(part: Part) -> Row:
     areas: Row = {}
     for name in AREA_PRECISIONS:
         areas |= {name: part[name].mean, name.replace("precision", "clips"): int(part[name].n.sum())}
-    precision = _summary(part, "precision", n, seed)
-    weighted = part["weighted_precision"].mean
-    return {**precision, **_lift(part, n, seed), "weighted_precision": weighted, **areas}
+    row = {**_summary(part, "precision"), "weighted_precision": part["weighted_precision"].mean, **areas}
+    return _joined(row, _lift(part))
 
 
-def _agreement_row(part: Part, n: int, seed: int) -> Row:
-    iou = _summary(part, "iou", n, seed)
-    row = _summary(part, "agreement", n, seed) | {"n_empty": iou["n_empty"]}
+def _agreement_row(part: Part) -> Row:
+    iou = _summary(part, "iou")
+    row = _summary(part, "agreement") | {"n_empty": iou["n_empty"]}
     return row | {f"iou_{name}": iou[name] for name in ("mean", "std", "low", "high")}
 
 
-def _selectivity_row(part: Part, n: int, seed: int) -> Row:
+def _selectivity_row(part: Part) -> Row:
     row: Row = {}
     for name in ("voxels", "relevance"):
-        summary = _summary(part, f"kept_{name}", n, seed)
+        summary = _summary(part, f"kept_{name}")
         row |= {f"{name}_{statistic}": summary[statistic] for statistic in ("mean", "std", "low", "high")}
-    return row | {name: summary[name] for name in ("n_clips", "n_empty", "n_uncounted")}
+    return row | {name: summary[name] for name in (*_COUNTS, "no_interval")}
 
 
-def _object_row(part: Part, n: int, seed: int) -> Row:
-    row: Row = {}
+def _object_row(part: Part) -> Row:
+    row = _means(part, [f"{kind}{name}" for kind in KINDS for name in ("precision", "recall")])
     for kind in KINDS:
-        for name in (f"{kind}precision", f"{kind}recall"):
-            summary = _summary(part, name, n, seed)
-            row |= {name: summary["mean"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
-        row |= {f"{kind}n_moving": summary["n_clips"], **_lift(part, n, seed, kind)}
-    precision = _summary(part, "precision", n, seed)
-    return row | {name: precision[name] for name in ("n_clips", "n_empty", "n_uncounted")}
+        row = _joined(row, _lift(part, kind)) | {f"{kind}n_moving": int(part[f"{kind}recall"].n.sum())}
+    return row
 
 
-def _sweep_row(part: Part, n: int, seed: int) -> Row:
+def _sweep_row(part: Part) -> Row:
+    row = _joined(_means(part, ("precision", "kept_voxels", "kept_relevance")), _lift(part))
+    return {**row, "empty_share": share(row["n_empty"], row["n_clips"] + row["n_empty"])}
+
+
+def _means(part: Part, names: Sequence[str]) -> Row:
+    """Means with their intervals, by name; the counts are of the first."""
     row: Row = {}
-    for name in ("precision", "kept_voxels", "kept_relevance"):
-        summary = _summary(part, name, n, seed)
-        row |= {name: summary["mean"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
-    precision = _summary(part, "precision", n, seed)
-    counts = {name: precision[name] for name in ("n_clips", "n_empty", "n_uncounted")}
-    empty_share = share(counts["n_empty"], counts["n_clips"] + counts["n_empty"])
-    return {**row, **_lift(part, n, seed), "empty_share": empty_share, **counts}
+    for name in names:
+        found = _summary(part, name)
+        ends = {f"{name}_{end}": found[end] for end in ("low", "high")}
+        counts = {count: found[count] for count in _COUNTS} if not row else {}
+        row = _joined(row, {name: found["mean"], **ends, **counts, "no_interval": found["no_interval"]})
+    return row
 
 
-def _summary(part: Part, name: str, n: int, seed: int) -> Row:
-    """Mean, deviation and interval of one score, and how many clips have it."""
+def _joined(row: Row, other: Row) -> Row:
+    """Both, with the first reason for which one of their intervals is missing."""
+    return {**row, **other, "no_interval": row.get("no_interval") or other["no_interval"]}
+
+
+def _summary(part: Part, name: str) -> Row:
+    """Mean, deviation and interval of one score, a share, and how many clips have it."""
     sums = part[name]
-    low, high = ratio_interval(sums.total, sums.n, n=n, seed=seed) or (None, None)
     n_uncounted = int(part["uncounted"].total.sum())
     return {
         "mean": sums.mean,
         "std": sums.std,
-        "low": low,
-        "high": high,
+        **_interval(sums.total, sums.n, "share"),
         "n_clips": int(sums.n.sum()),
         "n_empty": int(sums.n_null.sum()) - n_uncounted,
         "n_uncounted": n_uncounted,
     }
 
 
-def _lift(part: Part, n: int, seed: int, kind: str = "") -> Row:
-    """Mean precision over mean base rate, which is of the clips that have a precision.
+def _lift(part: Part, kind: str = "") -> Row:
+    """Mean precision over mean base rate of the clips that have a lift.
 
     A mean of the clips' own lifts would be ruled by clips in which next to nothing moves.
     """
-    ours, base = part[f"{kind}precision"], part[f"{kind}base_rate"]
-    low, high = ratio_interval(ours.total, base.total, n=n, seed=seed) or (None, None)
+    ours, base = (part[name] for name in LIFTS[kind])
+    base_rate = part[f"{kind}base_rate"].mean
     lift = share(float(ours.total.sum()), float(base.total.sum()))
-    row = {"base_rate": base.mean, "lift": lift, "lift_low": low, "lift_high": high}
-    return {f"{kind}{name}": value for name, value in row.items()}
+    found = _interval(ours.total, base.total, "positive")
+    row = {
+        "base_rate": base_rate,
+        "lift": lift,
+        "lift_low": found["low"],
+        "lift_high": found["high"],
+        "lift_clips": int(ours.n.sum()),
+        "no_lift": None if lift is not None else NOTHING_RELEVANT if base_rate is None else NO_LIFT,
+    }
+    reason = None if lift is None else found["no_interval"]
+    return {**{f"{kind}{name}": value for name, value in row.items()}, "no_interval": reason}
+
+
+def _interval(numerator: Floats, denominator: npt.NDArray[Any], of: Range) -> Row:
+    low, high = ratio_interval(numerator, denominator, of=of) or (None, None)
+    return {"low": low, "high": high, "no_interval": no_interval(count_groups(denominator))}
 
 
 def _table(
     cells: Cells,
-    build: Callable[[Part, int, int], Row],
+    build: Callable[[Part], Row],
     *,
     by: Sequence[str],
     needed: Sequence[str],
     sigmas: Sequence[float] | None,
-    n: int,
-    seed: int,
 ) -> list[Row]:
     """One row for each part, over all classes and then class by class."""
     scores = (*needed, "uncounted")
@@ -319,7 +331,7 @@ def _table(
     for keys in (by, ("class", *by)):
         for key, found in _partition(labels, keys):
             part = {name: cells.of_groups(name, found["cell"], found["group"]) for name in scores}
-            rows.append({"class": None, **dict(zip(keys, key, strict=True)), **build(part, n, seed)})
+            rows.append({"class": None, **dict(zip(keys, key, strict=True)), **build(part)})
     return rows
 
 

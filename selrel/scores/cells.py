@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.precision import SHARES
+from selrel.scores.precision import LEAST_BASE_RATE, SHARES
 from selrel.scores.sums import GroupSums, group_sums, merge
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
 # All motion, and what is left of it without the camera's.
 KINDS = ("", "object_")
+# Precision and base rate of the clips that have a lift, which is the ratio of their sums.
+LIFTS = {kind: (f"{kind}lift_precision", f"{kind}lift_base_rate") for kind in KINDS}
 AREA_PRECISIONS = tuple(f"area_precision_{100 * area:g}" for area in SHARES)
 
 _LABELS = ("class", "group")
@@ -88,18 +90,18 @@ def score_cells(batches: Iterable[Columns]) -> Cells:
     -------
     Cells
         By class, group, method and sigma: the scores, ``uncounted`` (1 for a clip without any voxel of known
-        flow), and the base rates of the clips that have a precision.
+        flow), the base rates of the clips that have a precision, and both of those with a lift (`LIFTS`).
 
     Raises
     ------
     ValueError
         If a column is missing.
     """
-    cells = Cells(_BY, (*_SCORES, *_BASE_RATES, "uncounted"))
+    lifts = [name for names in LIFTS.values() for name in names]
+    cells = Cells(_BY, (*_SCORES, *_BASE_RATES, *lifts, "uncounted"))
     for columns in batches:
         check_columns(columns, SCORE_COLUMNS)
-        rates = {name: _where_known(columns[name], columns[other]) for name, other in _BASE_RATES.items()}
-        cells.add({**columns, **rates, **_uncounted(columns)})
+        cells.add({**columns, **_of_lift(columns), **_uncounted(columns)})
     return cells
 
 
@@ -142,9 +144,16 @@ def check_columns(names: Iterable[str], needed: Iterable[str]) -> None:
         )
 
 
-def _where_known(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    unknown = np.isnan(np.asarray(others, np.float64))
-    return np.where(unknown, np.nan, np.asarray(values, np.float64))
+def _of_lift(columns: Columns) -> Columns:
+    """The base rates of the clips that have a precision, and both of those that have a lift."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for kind, names in LIFTS.items():
+        precision, rate = (np.asarray(columns[f"{kind}{n}"], np.float64) for n in ("precision", "base_rate"))
+        rate = np.where(np.isnan(precision), np.nan, rate)
+        has_lift = rate >= LEAST_BASE_RATE
+        lifts = (np.where(has_lift, values, np.nan) for values in (precision, rate))
+        found |= {f"{kind}base_rate": rate, **dict(zip(names, lifts, strict=True))}
+    return found
 
 
 def _uncounted(columns: Columns) -> Columns:

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.intervals import DRAWS, Ratio, difference_interval
+from selrel.scores.intervals import Ratio, difference_interval, no_interval
+from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT
 from selrel.scores.sums import group_sums
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Row = dict[str, Any]
 
 
-def compare(
-    before: Columns, after: Columns, scores: Sequence[str], *, n: int = DRAWS, seed: int = 0
-) -> list[Row]:
+def compare(before: Columns, after: Columns, scores: Sequence[str]) -> list[Row]:
     """Compare scores of two checkpoints on the same clips.
 
     A clip counts for a score if both checkpoints have it there: precision, for one, is null where nothing is
-    relevant. So the values may differ a little from those of each run's own tables.
+    relevant, and lift where too little moves. So the values may differ a little from those of each run's own
+    tables.
 
     Parameters
     ----------
@@ -28,18 +28,16 @@ def compare(
         ``group``.
     scores : sequence of str
         Names of columns whose means are compared, or ``lift``: mean ``precision`` over mean ``base_rate``.
-    n, seed
-        Resamples of the intervals (`selrel.scores.intervals.difference_interval`).
 
     Returns
     -------
     list of dict
         Over all classes (``class`` None), then class by class, a row for each ``score``: ``before``,
         ``after`` and ``difference`` (after minus before; None where there is none), its 95 % interval
-        ``low`` and ``high`` (None below two groups), and ``n_clips`` that count.
+        ``low`` and ``high``, ``n_clips`` that count, and ``no_interval``: why the ends are None, if they are.
     """
     return [
-        {"class": name, "score": score, **_difference(first, second, score, n, seed)}
+        {"class": name, "score": score, **_difference(first, second, score)}
         for name, first, second in _by_class(before, after)
         for score in scores
     ]
@@ -59,8 +57,8 @@ def dropped(row: Mapping[str, Any], max_drop: float) -> bool:
     -------
     bool
         True if the mean fell by more than the limit and the whole 95 % interval of the paired difference lies
-        below 0. Without an interval (fewer than two groups) the mean alone decides; where the runs have no
-        clip to compare, nothing fell.
+        below 0. Without an interval (too few groups) chance can't be told from a fall, and the mean alone
+        decides: what may be a fall does not pass. Where the runs have no clip to compare, nothing fell.
     """
     if row["difference"] is None or row["difference"] >= -max_drop:
         return False
@@ -82,14 +80,12 @@ def _rows(columns: Columns, rows: npt.NDArray[np.intp]) -> Columns:
     return {name: column[rows] for name, column in columns.items()}
 
 
-def _difference(before: Columns, after: Columns, score: str, n: int, seed: int) -> Row:
-    column = "precision" if score == "lift" else score
-    known = [~np.isnan(np.asarray(side[column], np.float64)) for side in (before, after)]
-    both = np.flatnonzero(known[0] & known[1])
-    first, second = (_ratio(_rows(side, both), column, score) for side in (before, after))
+def _difference(before: Columns, after: Columns, score: str) -> Row:
+    both = np.flatnonzero(_has(before, score) & _has(after, score))
+    first, second = (_ratio(_rows(side, both), score) for side in (before, after))
     values = [_of_totals(first), _of_totals(second)]
-    sound = len(both) > 0 and None not in values
-    low, high = (difference_interval(first, second, n=n, seed=seed) if sound else None) or (None, None)
+    low, high = difference_interval(first, second) or (None, None)
+    n_groups = int(np.count_nonzero((first[1] > 0) & (second[1] > 0)))
     return {
         "before": values[0],
         "after": values[1],
@@ -97,13 +93,24 @@ def _difference(before: Columns, after: Columns, score: str, n: int, seed: int) 
         "low": low,
         "high": high,
         "n_clips": len(both),
+        "no_interval": NO_LIFT if score == "lift" and not n_groups else no_interval(n_groups),
     }
 
 
-def _ratio(columns: Columns, column: str, score: str) -> Ratio:
+def _has(columns: Columns, score: str) -> npt.NDArray[np.bool_]:
+    """Which clips have the score."""
+    if score != "lift":
+        return ~np.isnan(np.asarray(columns[score], np.float64))
+    return _has(columns, "precision") & (np.asarray(columns["base_rate"], np.float64) >= LEAST_BASE_RATE)
+
+
+def _ratio(columns: Columns, score: str) -> Ratio:
     """Numerator and denominator of each group: of a mean over clips, or of the lift over the base rate."""
-    sums = group_sums(columns[column], columns["group"])
-    return sums.total, group_sums(columns["base_rate"], columns["group"]).total if score == "lift" else sums.n
+    if score == "lift":
+        above, below = (group_sums(columns[name], columns["group"]) for name in ("precision", "base_rate"))
+        return above.total, below.total
+    sums = group_sums(columns[score], columns["group"])
+    return sums.total, sums.n
 
 
 def _of_totals(ratio: Ratio) -> float | None:

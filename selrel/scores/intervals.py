@@ -1,151 +1,148 @@
-"""Bootstrap intervals that resample UCF groups (gNN), since clips of one group are not independent."""
+"""Intervals (95 %) over UCF groups (gNN), since clips of one group are not independent.
 
-from functools import lru_cache
-from typing import Any
+They leave out each group in turn (the jackknife) and take Student's t; percentiles of a bootstrap are far too
+narrow where there are few groups. Shares are taken on the scale of their log-odds, ratios on that of their
+logarithm: there the estimates of skewed values are nearly symmetric, and no end leaves the values' range.
+"""
+
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from selrel.scores.sums import group_sums
 
-DRAWS = 2000
 CONFIDENCE = 0.95
+# With two, t is 12.7 and hangs on a single difference; with one, nothing is known of other groups.
+LEAST_GROUPS = 3
 
 Interval = tuple[float, float]
 Ratio = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+# What a ratio can be: a share of 0 to 1, 0 or more, or any number.
+Range = Literal["share", "positive", "any"]
 
 
-def group_bootstrap(
-    values: npt.NDArray[Any],
-    groups: npt.NDArray[Any],
-    *,
-    n: int = DRAWS,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
+def mean_interval(
+    values: npt.NDArray[Any], groups: npt.NDArray[Any], *, of: Range = "any"
 ) -> Interval | None:
-    """Compute the bootstrap interval of the mean of a score over clips.
+    """Compute the interval of the mean of a score over clips.
 
     Parameters
     ----------
     values : float array, (clip,)
         NaN, or None in an array of objects, where the score is null.
     groups : array, (clip,)
-        Label of the group that each clip is from; whole groups are drawn, with replacement.
-    n : int
-        Number of resamples.
-    seed : int
-        Of the generator; the same seed gives the same interval.
-    confidence : float
-        Probability that the interval covers, between 0 and 1.
+        Label of the group that each clip is from; clips of a group need not be independent.
+    of : "share", "positive" or "any"
+        What the score can be.
 
     Returns
     -------
     (low, high) or None
-        Percentile interval of the mean over non-null clips; None where fewer than two groups have a
-        value, since one group says nothing about others.
+        As `ratio_interval` gives it.
     """
     sums = group_sums(values, groups)
-    return ratio_interval(sums.total, sums.n, n=n, seed=seed, confidence=confidence)
+    return ratio_interval(sums.total, sums.n, of=of)
 
 
 def ratio_interval(
-    numerator: npt.NDArray[Any],
-    denominator: npt.NDArray[Any],
-    *,
-    n: int = DRAWS,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
+    numerator: npt.NDArray[Any], denominator: npt.NDArray[Any], *, of: Range = "any"
 ) -> Interval | None:
-    """Compute the bootstrap interval of a ratio of two sums.
+    """Compute the interval of a ratio of two sums.
 
     Parameters
     ----------
     numerator, denominator : float or int arrays, (group,)
         Sum of each group; the ratio is that of the totals. Denominators are 0 or more.
-    n, seed, confidence
-        As `group_bootstrap` takes them.
+    of : "share", "positive" or "any"
+        What the ratio can be.
 
     Returns
     -------
     (low, high) or None
-        Percentile interval over the resamples whose denominator is not 0; None where fewer than two
-        groups have a denominator.
+        None where fewer than `LEAST_GROUPS` groups have a denominator (`no_interval` says it in words). A
+        point where all groups have the same ratio, which says no more than that.
 
-    Raises
-    ------
-    ValueError
-        If n is below 1 or the confidence is not between 0 and 1.
+    References
+    ----------
+    Tukey 1958, *Bias and confidence in not quite large samples*; Kish 1965, *Survey sampling*: groups of
+    unequal weight tell as much as fewer equal ones, and those, less one, are the degrees of freedom.
     """
-    _check_draws(n, confidence)
-    if np.count_nonzero(denominator) < 2:
+    if count_groups(denominator) < LEAST_GROUPS:
         return None
-    ratios = _ratios(_draws(len(denominator), n, seed), numerator, denominator)
-    return _percentiles(ratios, confidence)
+    ratio, left_out = _left_out(numerator, denominator)
+    reach = student(_freedom(denominator)) * jackknife_error(left_out)
+    if of == "any" or ratio <= 0 or (of == "share" and ratio >= 1):
+        return ratio - reach, ratio + reach
+    if of == "positive":
+        factor = float(np.exp(reach / ratio))
+        return ratio / factor, ratio * factor
+    factor = float(np.exp(reach / (ratio * (1 - ratio))))
+    return ratio / (ratio + (1 - ratio) * factor), ratio / (ratio + (1 - ratio) / factor)
 
 
-def difference_interval(
-    before: Ratio, after: Ratio, *, n: int = DRAWS, seed: int = 0, confidence: float = CONFIDENCE
-) -> Interval | None:
-    """Compute the bootstrap interval of a paired difference: the ratio after minus the ratio before.
+def difference_interval(before: Ratio, after: Ratio) -> Interval | None:
+    """Compute the interval of a paired difference: the ratio after minus the ratio before.
 
-    Both ratios of a resample are those of the same groups, so that what is hard or easy for both cancels.
+    Both ratios leave out the same group, so that what is hard or easy for both cancels.
 
     Parameters
     ----------
     before, after : pair of float or int arrays, (group,) each
         Numerator and denominator of each group, the groups in the same order in all four.
-    n, seed, confidence
-        As `group_bootstrap` takes them.
 
     Returns
     -------
     (low, high) or None
-        Percentile interval over the resamples in which both denominators are above 0; None where fewer than
-        two groups have both.
-
-    Raises
-    ------
-    ValueError
-        If n is below 1 or the confidence is not between 0 and 1.
+        As `ratio_interval` gives it, on the scale of the difference itself; None where fewer than
+        `LEAST_GROUPS` groups have both denominators.
     """
-    _check_draws(n, confidence)
-    if np.count_nonzero((before[1] > 0) & (after[1] > 0)) < 2:
+    both = (before[1] > 0) & (after[1] > 0)
+    if np.count_nonzero(both) < LEAST_GROUPS:
         return None
-    draws = _draws(len(before[1]), n, seed)
-    return _percentiles(_ratios(draws, *after) - _ratios(draws, *before), confidence)
+    (first, first_left_out), (second, second_left_out) = (
+        _left_out(numerator[both], denominator[both]) for numerator, denominator in (before, after)
+    )
+    freedom = min(_freedom(before[1][both]), _freedom(after[1][both]))
+    reach = student(freedom) * jackknife_error(second_left_out - first_left_out)
+    return second - first - reach, second - first + reach
 
 
-def _check_draws(n: int, confidence: float) -> None:
-    if n < 1 or not 0 < confidence < 1:
-        raise ValueError(f"{n} resamples at confidence {confidence}; use 1 or more, between 0 and 1")
+def count_groups(denominator: npt.NDArray[Any]) -> int:
+    """How many groups have a value."""
+    return int(np.count_nonzero(denominator > 0))
 
 
-def _ratios(
-    draws: npt.NDArray[np.float64], numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]
-) -> npt.NDArray[np.float64]:
-    """The ratio of every resample; NaN where its denominator is 0."""
-    numerators, denominators = (draws @ np.stack([numerator, denominator], axis=1).astype(np.float64)).T
-    held = denominators > 0
-    ratios = np.full(len(draws), np.nan)
-    ratios[held] = numerators[held] / denominators[held]
-    return ratios
+def no_interval(n_groups: int) -> str | None:
+    """Why so many groups give no interval; None if they give one."""
+    if n_groups >= LEAST_GROUPS:
+        return None
+    have = "1 group of videos has" if n_groups == 1 else f"{n_groups} groups of videos have"
+    return f"only {have} a value, and how far apart groups lie shows from {LEAST_GROUPS} on"
 
 
-def _percentiles(values: npt.NDArray[np.float64], confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
-    return float(low), float(high)
+def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
+    """Standard error of an estimate from those that leave out one block each, (block,)."""
+    n = len(left_out)
+    return float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
 
 
-@lru_cache(maxsize=2)
-def _draws(n_groups: int, n: int, seed: int) -> npt.NDArray[np.float64]:
-    """How often each resample draws each group: (resample, group).
+def student(freedom: float) -> float:
+    """Student's t of the confidence, for 1 or more degrees of freedom, whole or not."""
+    return float(stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2))
 
-    Kept, because every score of a table resamples the same groups: 40 MB for all of UCF-101.
-    """
-    generator = np.random.default_rng(seed)
-    draws = np.empty((n, n_groups))
-    for row in draws:
-        row[:] = np.bincount(generator.integers(0, n_groups, n_groups), minlength=n_groups)
-    draws.setflags(write=False)
-    return draws
+
+def _left_out(
+    numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """The ratio, and what it is without each group that has a denominator."""
+    has = denominator > 0
+    above, below = numerator[has].astype(np.float64), denominator[has].astype(np.float64)
+    left_out: npt.NDArray[np.float64] = (above.sum() - above) / (below.sum() - below)
+    return float(above.sum() / below.sum()), left_out
+
+
+def _freedom(weights: npt.NDArray[Any]) -> float:
+    """Degrees of freedom of groups of these weights."""
+    return float(weights.sum() ** 2 / (weights.astype(np.float64) ** 2).sum() - 1)

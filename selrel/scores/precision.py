@@ -1,7 +1,8 @@
 """Precision: the share of the relevant voxels that move (Hiley et al. 2020, equation 4.3.1).
 
 A precision means nothing without the base rate, the share of all counted voxels that move, which is
-what an explanation that points anywhere gets. Lift is precision over base rate.
+what an explanation that points anywhere gets. Lift is precision over base rate, where enough moves: over a
+base rate near 0, a handful of voxels would make it any number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ import numpy.typing as npt
 from selrel.scores.nested import reach, tally
 
 SHARES = (0.02, 0.05, 0.10, 0.20)
+# A clip in which fewer of the voxels move has no lift.
+LEAST_BASE_RATE = 0.01
+NO_LIFT = f"fewer than {100 * LEAST_BASE_RATE:g} % of the voxels move in every clip that counts"
+NOTHING_RELEVANT = "in no clip is anything relevant"
 
 Counts = dict[str, int | float]
 Ratios = dict[str, float | None]
@@ -82,14 +87,18 @@ def ratios(counts: Mapping[str, int | float]) -> Ratios:
     -------
     dict
         ``precision``, ``base_rate``, ``lift``, ``weighted_precision`` (the share of the positive
-        relevance that lies on moving voxels): 0..1, lift 0 or more; None where the denominator is 0.
+        relevance that lies on moving voxels): 0..1, lift 0 or more; None where the denominator is 0, and the
+        lift also where the base rate is below `LEAST_BASE_RATE`.
     """
     precision = share(counts["relevant_moving_voxels"], counts["relevant_voxels"])
     base_rate = share(counts["moving_voxels"], counts["counted_voxels"])
+    lift = None
+    if precision is not None and base_rate is not None and base_rate >= LEAST_BASE_RATE:
+        lift = precision / base_rate
     return {
         "precision": precision,
         "base_rate": base_rate,
-        "lift": None if precision is None or base_rate is None else share(precision, base_rate),
+        "lift": lift,
         "weighted_precision": share(counts["positive_relevance_moving"], counts["positive_relevance"]),
     }
 

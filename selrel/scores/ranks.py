@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.intervals import CONFIDENCE, Interval
+from selrel.scores.intervals import CONFIDENCE, LEAST_GROUPS, Interval, jackknife_error, student
 
 Floats = npt.NDArray[np.float64]
 
 # Of the normal distribution, at that confidence.
 _Z = 1.959963984540054
-_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 
 def ranks(values: npt.NDArray[Any]) -> Floats:
@@ -111,7 +110,7 @@ def left_out_interval(
     -------
     (low, high) or None
         A point where no block makes a difference, which says no more than that. None where there are fewer
-        than two blocks, or no statistic without one of them.
+        than three blocks, or no statistic without one of them.
 
     References
     ----------
@@ -122,10 +121,9 @@ def left_out_interval(
     estimate, n = statistic(*columns), len(names)
     left_out = [statistic(*(column[blocks != name] for column in columns)) for name in names]
     without = np.array([value for value in left_out if value is not None])
-    if estimate is None or n < 2 or len(without) < n:
+    if estimate is None or n < LEAST_GROUPS or len(without) < n:
         return None
-    error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
-    reach = student(n - 1) * error
+    reach = student(n - 1) * jackknife_error(without)
     return estimate - reach, estimate + reach
 
 
@@ -135,15 +133,6 @@ def spearman_interval(
     """Give the `left_out_interval` of Spearman's correlation over blocks of pairs, cut at -1 and 1."""
     found = left_out_interval(spearman, (first, second), blocks)
     return None if found is None else (max(-1.0, found[0]), min(1.0, found[1]))
-
-
-def student(freedom: int) -> float:
-    """Student's t at 97.5 %: read from a table up to 9 degrees of freedom, from there by its expansion."""
-    if freedom <= len(_STUDENT):
-        return _STUDENT[freedom - 1]
-    first, second = (_Z**3 + _Z) / 4, (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
-    third = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
-    return _Z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def auc_interval(estimate: float, n: int, m: int) -> Interval:

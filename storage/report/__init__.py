@@ -18,7 +18,7 @@ from storage.layout import ReportPaths
 from storage.report import charts
 from storage.report.columns import MAIN_METHOD, class_rows, main_method, overall, shown_table
 from storage.report.media import as_script, clip_file
-from storage.report.words import WORDS, method_name, plain_flag
+from storage.report.words import WORDS, method_name
 from storage.root import Root
 
 # What the page shows, and the table that it is of.
@@ -30,7 +30,7 @@ _STYLES = ("page.css", "player.css")
 _SCRIPTS = ("painting.js", "player.js", "page.js")
 _KEYS = ("run", "summary", "exclusions", "flags", "clips", "featured", "legends", "command")
 # Quantities that the page shows for the threshold of its slider.
-_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "empty_share")
+_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "no_lift", "empty_share")
 
 
 def write_clip(root: Root, paths: ReportPaths, clip: int, script: str) -> None:
@@ -65,7 +65,7 @@ def render_report(context: Mapping[str, Any]) -> str:
             The run's name.
         ``summary`` : dict
             ``motion_share`` (a row with ``mean``, ``low``, ``high``, ``sigma``, ``n_clips``; or None),
-            ``clips``, ``videos``, ``accuracy``, ``flagged_clips``, ``excluded_videos``,
+            ``clips``, ``videos``, ``accuracy``, ``excluded_videos``,
             ``largest_conservation_error`` (or None), ``results_sha256``, and ``comparison`` with the run
             before (as `tasks.gate.with_previous` gives it; or None).
         ``description`` : dict
@@ -110,7 +110,7 @@ def render_report(context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "percent": figures.percent, "signed": figures.signed, "grouped": figures.count, "data_uri": _data_uri,
-        "method_name": method_name, "plain_flag": plain_flag,
+        "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
     tables, paper = context["tables"], context["paper"]
@@ -147,7 +147,7 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
     of_all = overall(sweep)
     methods = list(dict.fromkeys(row["method"] for row in of_all))
     sigmas = sorted({row["sigma"] for row in of_all})
-    names = ("clip", "video", "class", "predicted", "start_frame", "figures")
+    names = ("clip", "video", "class", "predicted", "start_frame", "flag", "figures")
     return {
         "methods": methods,
         "methodNames": {method: method_name(method) for method in methods},
@@ -155,15 +155,12 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
         "sigmas": sigmas,
         "swept": {
             name: {
-                method: [row[name] for row in sorted(of_all, key=_sigma) if row["method"] == method]
+                method: [row.get(name) for row in sorted(of_all, key=_sigma) if row["method"] == method]
                 for method in methods
             }
             for name in _SWEPT
         },
-        "clips": [
-            {name: clip[name] for name in names} | {"flag": plain_flag(clip["flag"])}
-            for clip in context["clips"]
-        ],
+        "clips": [{name: clip[name] for name in names} for clip in context["clips"]],
         "files": {clip["clip"]: f"media/{clip_file(clip['clip'])}" for clip in context["clips"]},
         "scales": context["legends"]["scales"],
         "charts": charts.sweep_charts(sweep),

@@ -62,7 +62,8 @@ def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict
     ]
     base = altair.Chart().encode(x=x, color=colour)
     # Screen readers hear the points; lines and bands would be pictures without words.
-    band = base.mark_area(opacity=0.15, aria=False).encode(y="low:Q", y2="high:Q")
+    known = "isValid(datum.low) && isValid(datum.high)"
+    band = base.mark_area(opacity=0.15, aria=False).encode(y="low:Q", y2="high:Q").transform_filter(known)
     line = base.mark_line(strokeWidth=2, aria=False).encode(y=y)
     points = base.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=shape, tooltip=tooltip)
     layers = [band, line, points, _marker("sigma", 2.0)]

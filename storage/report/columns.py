@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from storage.figures import (
-    MISSING,
     Row,
     count,
+    lift,
     map_name,
     mean_and_deviation,
     milliseconds,
@@ -16,7 +16,9 @@ from storage.figures import (
     number_range,
     percent,
     percent_range,
+    reasons,
     same_row,
+    without_interval,
 )
 
 Cell = Callable[[Row, Row], str]
@@ -53,7 +55,7 @@ COLUMNS: dict[str, dict[str, Cell]] = {
         "95 % interval": lambda row, paper: percent_range(row),
         "Paper, % (sd)": lambda row, paper: mean_and_deviation(paper),
         "Base rate, %": lambda row, paper: percent(row["base_rate"], ""),
-        "Lift": lambda row, paper: number(row["lift"]),
+        "Lift": lambda row, paper: lift(row),
         "Lift, 95 %": lambda row, paper: number_range(row, "lift_low", "lift_high"),
         "Weighted, %": lambda row, paper: percent(row["weighted_precision"], ""),
         "Clips": lambda row, paper: count(row["n_clips"]),
@@ -78,7 +80,7 @@ COLUMNS: dict[str, dict[str, Cell]] = {
             row, "object_precision_low", "object_precision_high"
         ),
         "Object base rate, %": lambda row, paper: percent(row["object_base_rate"], ""),
-        "Object lift": lambda row, paper: number(row["object_lift"]),
+        "Object lift": lambda row, paper: lift(row, "object_"),
         "Object recall, %": lambda row, paper: percent(row["object_recall"], ""),
         "Recall, 95 %": lambda row, paper: percent_range(row, "object_recall_low", "object_recall_high"),
     },
@@ -119,7 +121,9 @@ COLUMNS: dict[str, dict[str, Cell]] = {
         "Now": lambda row, paper: _compared(row, "after"),
         "Difference": lambda row, paper: _compared(row, "difference"),
         "Difference, 95 %": lambda row, paper: (
-            MISSING if row["low"] is None else f"{_compared(row, 'low')} to {_compared(row, 'high')}"
+            without_interval(row)
+            if row["low"] is None
+            else f"{_compared(row, 'low')} to {_compared(row, 'high')}"
         ),
         "Clips": lambda row, paper: count(row["n_clips"]),
     },
@@ -127,7 +131,7 @@ COLUMNS: dict[str, dict[str, Cell]] = {
         "Method": lambda row, paper: row["method"],
         "Sigma": lambda row, paper: "baseline" if row["sigma"] == 0 else f"{row['sigma']:g}",
         "Precision, %": lambda row, paper: percent(row["precision"], ""),
-        "Lift": lambda row, paper: number(row["lift"]),
+        "Lift": lambda row, paper: lift(row),
         "Voxels kept, %": lambda row, paper: percent(row["kept_voxels"], ""),
         "Relevance kept, %": lambda row, paper: percent(row["kept_relevance"], ""),
         "Left empty, %": lambda row, paper: percent(row["empty_share"], ""),
@@ -166,7 +170,8 @@ TITLES = {
 NOTES = {
     "table1": "The share of marked voxels (relevance above 0) that move. The base rate is the share of all "
     "voxels that move, which is what a map that points anywhere at random scores; lift is precision over "
-    "base rate, so 1 is chance. Weighted: the same with every voxel counted by its relevance. "
+    "base rate, so 1 is chance, of the clips in which at least 1 % of the voxels move. Weighted: the "
+    "precision with every voxel counted by its relevance. "
     "Empty: clips in which nothing is relevant.",
     "areas": "Dense and sparse maps compare only when as many voxels of each are taken: the 2 to 20 % of all "
     "voxels with the highest relevance. A clip counts only where the map marks that many voxels; [n] is how "
@@ -185,16 +190,21 @@ NOTES = {
 
 
 def shown_table(name: str, rows: Sequence[Row], paper: Sequence[Row]) -> dict[str, Any]:
-    """One table as a page shows it: ``id``, ``title``, ``note``, ``columns``, ``terms``, and ``rows``."""
-    columns = COLUMNS[name]
+    """One table as a page shows it: ``id``, ``title``, ``note``, ``columns``, ``terms``, and ``rows``.
+
+    ``reasons`` are sentences: why some rows have no interval or no lift. The note ends with them.
+    """
+    columns, of_all = COLUMNS[name], overall(rows)
+    why = reasons(of_all)
     return {
         "id": name,
         "title": TITLES[name],
-        "note": NOTES[name],
+        "note": " ".join([NOTES[name], *why]),
+        "reasons": why,
         "columns": list(columns),
         "terms": [TERMS.get(column) for column in columns],
         "text_columns": 2 if "Map" in columns else 1,
-        "rows": [[cell(row, same_row(row, paper)) for cell in columns.values()] for row in overall(rows)],
+        "rows": [[cell(row, same_row(row, paper)) for cell in columns.values()] for row in of_all],
     }
 
 
@@ -221,6 +231,6 @@ def _class_row(row: Row, selective: Row) -> dict[str, Any]:
         "interval": percent_range(row, "relevance_low", "relevance_high"),
         "voxels": percent(row["voxels_mean"], ""),
         "base_rate": percent(selective.get("base_rate"), ""),
-        "lift": number(selective.get("lift")),
+        "lift": lift(selective),
         "clips": count(row["n_clips"]),
     }

@@ -17,8 +17,12 @@ function choose(change) {
   for (const words of document.querySelectorAll("[data-threshold]")) words.hidden = (words.dataset.threshold === "some") !== hasThreshold();
   for (const words of document.querySelectorAll("[data-stretched]")) words.hidden = (words.dataset.stretched === "yes") !== chosenByAll.stretch;
   for (const place of document.querySelectorAll("[data-figure]")) {
-    const value = shared.swept[place.dataset.figure]?.[place.dataset.method]?.[chosenByAll.map];
-    place.textContent = place.dataset.kind === "number" ? ratio(value) : percent(value);
+    const { figure, method, kind } = place.dataset;
+    const of = (name) => shared.swept[name]?.[method]?.[chosenByAll.map];
+    const reason = figure === "lift" ? of("no_lift") : null;
+    if (kind === "times") place.textContent = timesChance(of(figure), reason);
+    else if (kind === "number") place.textContent = reason ? "none" : ratio(of(figure));
+    else place.textContent = percent(of(figure));
   }
   for (const view of charts.values()) view.signal("sigma", shared.sigmas[chosenByAll.map]).runAsync();
   paintLegend();

@@ -8,6 +8,7 @@ const MOST_OF_A_SHEET = 8;
 
 const percent = (share) => (share === null || share === undefined ? "-" : `${(100 * share).toFixed(1)} %`);
 const ratio = (value) => (value === null || value === undefined ? "-" : value.toFixed(2));
+const timesChance = (lift, reason) => (typeof lift === "number" ? `${ratio(lift)} times chance` : `no lift: ${reason}`);
 const clipsByNumber = new Map(shared.clips.map((clip) => [clip.clip, clip]));
 
 function element(name, properties = {}, ...children) {
@@ -243,7 +244,7 @@ class Player {
       ? `In this clip, ${percent(kept)} of the evidence changes (${nameOf(method)}, ${thresholdWords()}), on ${percent(voxels)} of the marked points.`
       : `No threshold: all the evidence in this clip is shown (${nameOf(method)}).`;
     const words = precision === null || precision === undefined ? "Nothing in it speaks for the answer."
-      : `Of the points left, ${percent(precision)} move; by chance it would be ${percent(base)} (${ratio(lift)} times chance).`;
+      : `Of the points left, ${percent(precision)} move; by chance it would be ${percent(base)} (${timesChance(lift, "too few points move")}).`;
     const text = `${shown} ${words}`;
     const place = this.find(".reading");
     if (place.textContent !== text) place.textContent = text;

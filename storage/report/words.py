@@ -8,11 +8,6 @@ _METHODS = {
     "guided_grad_cam": "guided Grad-CAM",
     "gradient_x_input": "gradient times input",
 }
-_FLAGS = {
-    "target logit is not positive": "the model's score (logit) for the explained class is not above zero, so "
-    "the evidence is that of a decision which it does not make",
-}
-
 # What a reader may look for, in the order of a first reading: term, explanation.
 WORDS = {
     "clip": (
@@ -54,11 +49,11 @@ WORDS = {
     "interval": (
         "95 % interval",
         "The range of values that fit these videos; it knows nothing of other trainings of the model. "
-        "Computed by drawing the groups of related videos again and again.",
+        "Computed from how far apart the groups of related videos lie, so fewer than three groups give none.",
     ),
     "group": (
         "Group of videos",
-        "Videos of the same scene or person, which are alike: they are drawn together or not at all.",
+        "Videos of the same scene or person, which are alike: they count as one in an interval.",
     ),
     "deviation": ("Standard deviation (sd)", "How far apart the values of the clips lie."),
     "moves": (
@@ -85,7 +80,11 @@ WORDS = {
         "Base rate",
         "The share of all points that move: the precision of marking points at random.",
     ),
-    "lift": ("Lift", "Precision over base rate. 1 is no better than chance, 2 is twice as good."),
+    "lift": (
+        "Lift",
+        "Precision over base rate. 1 is no better than chance, 2 is twice as good. Where fewer than 1 % of "
+        "the points move there is none: a handful of points would make it any number.",
+    ),
     "kept_voxels": (
         "Voxels kept",
         "Of the points that a method marks, the share left by the selective step.",
@@ -106,10 +105,10 @@ WORDS = {
         "Deep Taylor relevance should add up to the decision that it explains; this is by how "
         "much it does not.",
     ),
-    "logit": ("Logit", "The score that a model gives a class; the class with the highest is its answer."),
     "flag": (
         "Flagged clip",
-        "A clip that was explained and counts, but whose explanation needs care; the reason is given.",
+        "A clip that was explained and counts, but for a class that is not the model's answer: the evidence "
+        "is for what the model does not say.",
     ),
 }
 
@@ -117,8 +116,3 @@ WORDS = {
 def method_name(method: str) -> str:
     """A method's name for a reader."""
     return _METHODS.get(method, method.replace("_", " "))
-
-
-def plain_flag(flag: str) -> str:
-    """Why a clip is flagged, for a reader."""
-    return _FLAGS.get(flag, flag)

@@ -111,11 +111,11 @@ def relevant(root: Any, paths: Any, description: Mapping[str, Any], at: int, n: 
 
 
 def summary(part: pd.DataFrame) -> str:
-    """Means over clips, with intervals that resample groups of videos."""
+    """Means over clips, with intervals over groups of videos."""
     groups = part.group.to_numpy()
     share, area = (group_sums(part[name].to_numpy(), groups) for name in ("share", "area"))
-    inside = ratio_interval(share.total, share.n) or (np.nan, np.nan)
-    ratio = ratio_interval(share.total, area.total) or (np.nan, np.nan)
+    inside = ratio_interval(share.total, share.n, of="share") or (np.nan, np.nan)
+    ratio = ratio_interval(share.total, area.total, of="positive") or (np.nan, np.nan)
     mean, chance = part.share.mean(), part.area.mean()
     return (
         f"{100 * mean:8.1f} % {100 * inside[0]:6.1f} to {100 * inside[1]:4.1f} % {100 * chance:4.1f} % "
