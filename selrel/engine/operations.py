@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from selrel.engine.ties import Windows, above, highest, to_first
+
 aten = torch.ops.aten
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -33,16 +35,18 @@ def channels_last(x: Tensor) -> Tensor:
 class Operation(Protocol):
     """One node's arithmetic.
 
-    `forward` returns the output and whatever the pullback needs beyond input and output (only max
-    pooling needs something: where each maximum was). `pullback` returns the gradient with respect
-    to each input, given the gradient with respect to the output, which it may overwrite.
+    `pullback` returns the gradient with respect to each input, given the gradient with respect to the
+    output, which it may overwrite, and for each input the difference up to which two of its entries
+    count as equal (`Forward.rounding`).
     """
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """Return the output and the saved state."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the output."""
         ...
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Return the gradient of every input."""
         ...
 
@@ -85,9 +89,9 @@ class Layer(ABC):
         """A part of the weight."""
         return self.weight if part is whole else self.form(part, lambda: part(self.weight))
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the layer, with the bias."""
-        return self.apply(inputs[0], whole, self.bias), None
+        return self.apply(inputs[0], whole, self.bias)
 
     @abstractmethod
     def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
@@ -101,9 +105,22 @@ class Layer(ABC):
         """Apply the transposes of several parts to the same gradient."""
         return [self.transpose(gradient, part, x) for part in parts]
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Apply the transpose."""
         return (self.transpose(gradient, whole, inputs[0]),)
+
+    def size(self, x: Tensor) -> Tensor:
+        """The size of the sums in the output, by clip and channel: what their roundings are relative to.
+
+        Roundings of a sum add up as its summands would at random, so it is the norm of the weights times
+        the clip's largest input, and the bias. The plain sum of magnitudes grows with the number of
+        summands, which roundings don't: that of C3D's layers is 7 to 50 times as large.
+        """
+        weights = self.form("norm", lambda: self.by_output(self.weight.flatten(1).norm(dim=1)))
+        largest = torch.maximum(x.amax(tuple(range(1, x.dim()))), -x.amin(tuple(range(1, x.dim()))))
+        return weights * largest.view(-1, *(1,) * weights.dim()) + self.bias_view().abs()
 
     def by_output(self, values: Tensor) -> Tensor:
         """A value for each output channel, shaped to be combined with the output."""
@@ -221,13 +238,19 @@ class Scaling:
     factor: Tensor
     shift: Tensor
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Scale and shift."""
-        return inputs[0] * self._view(self.factor, inputs[0]) + self._view(self.shift, inputs[0]), None
+        return inputs[0] * self._view(self.factor, inputs[0]) + self._view(self.shift, inputs[0])
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Scale."""
         return (gradient * self._view(self.factor, inputs[0]),)
+
+    def size(self, size: Tensor) -> Tensor:
+        """The size of the sums in the output, from that of the input (`Layer.size`)."""
+        return size * self._view(self.factor, size).abs() + self._view(self.shift, size).abs()
 
     @staticmethod
     def _view(values: Tensor, x: Tensor) -> Tensor:
@@ -236,38 +259,51 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """The rectifier. Its pullback needs its output, which the graph hands over as `saved`."""
+    """The rectifier, active where its input is positive by more than rounding."""
 
     in_place: bool = False
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Rectify; the output is what the pullback needs."""
-        output = inputs[0].relu_() if self.in_place else inputs[0].relu()
-        return output, output
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Rectify."""
+        return inputs[0].relu_() if self.in_place else inputs[0].relu()
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Pass the gradient where the output is positive, in place."""
-        return (aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=gradient),)
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Pass the gradient where the rectifier is active, in place."""
+        return (above(gradient, inputs[0], rounding[0], out=gradient),)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Max pooling, plain or adaptive. Ties go to the first voxel in (time, height, width) order.
+    """Max pooling, plain or adaptive. The first of what counts as highest wins, in (time, height, width) order.
 
-    `with_indices` and `backward` are the pair of torch operators; `arguments` are their geometry.
+    `windows` are those along each pooled axis, the last axes in their order. One axis after another, from
+    the last: the winner is in the first frame whose maximum counts as the highest, in its first such row.
     """
 
-    with_indices: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., Tensor]
-    arguments: tuple[Any, ...]
+    windows: tuple[Windows, ...]
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool, and keep where each maximum was."""
-        return self.with_indices(inputs[0], *self.arguments)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Pool."""
+        return self._stages(inputs[0])[-1]
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Give the gradient to the winner."""
-        return (self.backward(gradient, inputs[0], *self.arguments, saved),)
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
+        stages = self._stages(inputs[0])
+        for axis, windows in enumerate(self.windows, start=-len(self.windows)):
+            top = stages.pop()
+            gradient = to_first(gradient, stages[-1], top, axis, windows, rounding[0])
+        return (gradient,)
+
+    def _stages(self, x: Tensor) -> list[Tensor]:
+        """The input, and the maxima along the last axis, the last two, and so on."""
+        stages = [x]
+        for axis, windows in reversed(list(enumerate(self.windows, start=-len(self.windows)))):
+            stages.append(highest(stages[-1], axis, windows))
+        return stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,11 +312,13 @@ class Average:
 
     function: Callable[[Tensor], Tensor]
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Average."""
-        return self.function(inputs[0]), None
+        return self.function(inputs[0])
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Spread the gradient over what was averaged."""
         return _transpose_of(self.function, gradient, inputs)
 
@@ -291,11 +329,13 @@ class Routing:
 
     function: Callable[..., Tensor]
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Move the values."""
-        return self.function(*inputs), None
+        return self.function(*inputs)
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Move the gradient back to where its value came from."""
         return _transpose_of(self.function, gradient, inputs)
 
@@ -304,11 +344,13 @@ class Routing:
 class Addition:
     """The sum of two tensors of the same shape: a residual connection."""
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Add."""
-        return inputs[0] + inputs[1], None
+        return inputs[0] + inputs[1]
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Give the gradient to both, each its own, since either may be overwritten."""
         return gradient, gradient.clone()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from selrel.engine.operations import (
     Routing,
     Scaling,
 )
+from selrel.engine.ties import adaptive_windows, regular_windows
 
 aten = torch.ops.aten
 
@@ -329,29 +330,34 @@ def _relu(call: _Call) -> Operation:
 
 
 def _max_pool(axes: int) -> Callable[[_Call], Operation]:
-    with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
-    backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
-
     def translate(call: _Call) -> Operation:
-        kernel = call.argument(1, "kernel_size")
-        stride = call.argument(2, "stride", None) or kernel
-        rest = [call.argument(3, "padding", 0), call.argument(4, "dilation", 1)]
-        return MaxPool(with_indices, backward, (kernel, stride, *rest, call.argument(5, "ceil_mode", False)))
+        def several(index: int, name: str, default: Any) -> list[int]:
+            given = call.argument(index, name, default) or default
+            values = [given] if isinstance(given, int) else list(given)
+            return values * axes if len(values) == 1 else values
+
+        kernel = several(1, "kernel_size", None)
+        stride, padding = several(2, "stride", kernel), several(3, "padding", 0)
+        geometry = zip(kernel, stride, padding, several(4, "dilation", 1), strict=True)
+        return MaxPool(
+            tuple(
+                regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
+                for size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
+            )
+        )
 
     return translate
 
 
 def _adaptive_max_pool(axes: int) -> Callable[[_Call], Operation]:
-    forward = getattr(aten, f"adaptive_max_pool{axes}d").default
-    backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
+    return lambda call: MaxPool(
+        tuple(adaptive_windows(size, count) for size, count in zip(*_pooled_axes(call, axes), strict=True))
+    )
 
-    def translate(call: _Call) -> Operation:
-        size = call.argument(1, "output_size")
-        return MaxPool(
-            lambda x: forward(x, size), lambda gradient, x, indices: backward(gradient, x, indices), ()
-        )
 
-    return translate
+def _pooled_axes(call: _Call, axes: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The sizes of the last axes before and after."""
+    return call.node.all_input_nodes[0].meta["val"].shape[-axes:], call.shape[-axes:]
 
 
 def _applied(call: _Call) -> Callable[[Tensor], Tensor]:

@@ -188,11 +188,11 @@ def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
     """An average: in proportion to the positive part of its inputs; equally where none is positive."""
     average = step.node.operation
     a = step.inputs[0].clamp(min=0)
-    total, _ = average.forward(a)
-    count, _ = average.forward(torch.ones_like(a))
+    total = average.forward(a)
+    count = average.forward(torch.ones_like(a))
     orphans = torch.where(total <= _TINY, relevance / count, 0.0)
-    (spread,) = average.pullback(_divide(relevance, total), (a,), None)
-    (equally,) = average.pullback(orphans, (a,), None)
+    (spread,) = average.pullback(_divide(relevance, total), (a,), ())
+    (equally,) = average.pullback(orphans, (a,), ())
     return equally.addcmul_(spread, a)
 
 
