@@ -13,6 +13,10 @@ from selrel.engine.operations import Addition, Layer, MaxPool, Operation, Relu, 
 from selrel.engine.ties import EQUAL
 
 
+class UnsupportedModel(ValueError):
+    """The model has an operation that no explanation rule covers, or can't be traced."""
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One operation of the model.
@@ -89,6 +93,12 @@ class Step:
     output: Tensor
     rounding: tuple[Tensor, ...]
     graph: Graph
+
+    def refusal(self, method: str) -> UnsupportedModel:
+        """What a method's rule raises for an operation that it does not know."""
+        return UnsupportedModel(
+            f"{method} has no rule for {self.node.name}; choose other methods, or replace the operation"
+        )
 
 
 Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
@@ -179,7 +189,8 @@ class Forward:
             return sizes[0] + sizes[1]
         if isinstance(operation, Scaling):
             return operation.size(sizes[0])
-        if isinstance(operation, Relu | MaxPool) or value is self._values[node.inputs[0]]:
+        of_channels = sizes[0].dim() == value.dim() and sizes[0].shape[1] in (1, value.shape[1])
+        if (isinstance(operation, Relu | MaxPool) and of_channels) or value is self._values[node.inputs[0]]:
             return sizes[0]
         return torch.stack([_largest(size, value.dim()) for size in sizes]).amax(dim=0)
 

@@ -6,8 +6,9 @@ these. Every operation keeps the batch as the first axis.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -259,41 +260,71 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """The rectifier, active where its input is positive by more than rounding."""
+    """The rectifier, active where its input is positive by more than rounding.
 
+    Attributes
+    ----------
+    slope
+        What it lets through below 0: LeakyReLU's slope, 0 up to 1.
+    ceiling
+        Its highest output: ReLU6's 6. It is not active where its input reaches it.
+    in_place
+        Whether it overwrites its input; only one without slope and ceiling may.
+    """
+
+    slope: float = 0.0
+    ceiling: float = math.inf
     in_place: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the rectifier of the textbooks, max(0, x)."""
+        return self.slope == 0 and self.ceiling == math.inf
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Rectify."""
-        return inputs[0].relu_() if self.in_place else inputs[0].relu()
+        if self.plain:
+            return inputs[0].relu_() if self.in_place else inputs[0].relu()
+        if self.slope:
+            return torch.nn.functional.leaky_relu(inputs[0], self.slope)
+        return inputs[0].clamp(0, self.ceiling)
 
     def pullback(
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Pass the gradient where the rectifier is active, in place."""
-        return (above(gradient, inputs[0], rounding[0], out=gradient),)
+        """Pass the gradient where the rectifier is active, in place, and the slope's share elsewhere."""
+        leaked = gradient * self.slope if self.slope else None
+        passed = above(gradient, inputs[0], rounding[0], out=gradient)
+        if self.ceiling < math.inf:
+            passed = above(passed, self.ceiling - inputs[0], rounding[0], out=passed)
+        # (1 - slope) of what is active, and the slope's share of everything.
+        return (passed if leaked is None else passed.mul_(1 - self.slope).add_(leaked),)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Max pooling, plain or adaptive. The first of what counts as highest wins, in (time, height, width) order.
+    """Max pooling, plain or adaptive, over any of the axes but the first.
 
-    `windows` are those along each pooled axis, the last axes in their order. One axis after another, from
-    the last: the winner is in the first frame whose maximum counts as the highest, in its first such row.
+    The first of what counts as highest wins, in (time, height, width) order.
+    `windows` are those along each pooled axis, by axis counted from the last (-1), in order. One axis after
+    another, from the last: the winner is in the first frame whose maximum counts as the highest, in its first
+    such row. `dropped` are pooled axes of one window each that the output does without.
     """
 
-    windows: tuple[Windows, ...]
+    windows: Mapping[int, Windows]
+    dropped: tuple[int, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Pool."""
-        return self._stages(inputs[0])[-1]
+        return self._stages(inputs[0])[-1].squeeze(self.dropped)
 
     def pullback(
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
         stages = self._stages(inputs[0])
-        for axis, windows in enumerate(self.windows, start=-len(self.windows)):
+        gradient = gradient.reshape(stages[-1].shape)
+        for axis, windows in self.windows.items():
             top = stages.pop()
             gradient = to_first(gradient, stages[-1], top, axis, windows, rounding[0])
         return (gradient,)
@@ -301,14 +332,14 @@ class MaxPool:
     def _stages(self, x: Tensor) -> list[Tensor]:
         """The input, and the maxima along the last axis, the last two, and so on."""
         stages = [x]
-        for axis, windows in reversed(list(enumerate(self.windows, start=-len(self.windows)))):
+        for axis, windows in reversed(self.windows.items()):
             stages.append(highest(stages[-1], axis, windows))
         return stages
 
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Average pooling and means: linear, without parameters, with non-negative coefficients."""
+    """Average pooling, means and sums over axes: linear, with fixed coefficients that are not negative."""
 
     function: Callable[[Tensor], Tensor]
 
@@ -325,7 +356,7 @@ class Average:
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """Operations that only move values: views, slices, padding with zeros, concatenation."""
+    """Operations that only move values: views, slices, parts, padding with zeros, concatenation."""
 
     function: Callable[..., Tensor]
 

@@ -19,8 +19,10 @@ from selrel.engine.operations import (
     Average,
     Convolution,
     Layer,
+    MaxPool,
     Part,
     Relu,
+    Routing,
     Scaling,
     negative,
     positive,
@@ -83,14 +85,16 @@ def relevance_rule(alpha: float) -> Rule:
         if isinstance(operation, Layer):
             return (_layer(step, operation, relevance, alpha),)
         if isinstance(operation, Relu | Scaling):
-            # One input an output, which gets all.
+            # One input an output, which gets all; also of a rectifier that has reached its ceiling.
             return (relevance,)
         if isinstance(operation, Average):
             return (_in_proportion(step, relevance),)
         if isinstance(operation, Addition):
             return _by_positive_parts(step, relevance)
-        # Max pooling gives it to the winner; what only moves values moves relevance back.
-        return gradient_rule(step, relevance)
+        if isinstance(operation, MaxPool | Routing):
+            # Max pooling gives it to the winner; what only moves values moves relevance back.
+            return gradient_rule(step, relevance)
+        raise step.refusal("deep_taylor")
 
     return rule
 
