@@ -105,6 +105,11 @@ class SlowRelevance:
     def relu(self, a: Value) -> Value:
         return self._append(Value(np.where(a.array > 0, a.array, 0), (a,), lambda r: [r]))
 
+    def rectified(self, a: Value, slope: float = 0.0, ceiling: float = math.inf) -> Value:
+        """Any rectifier: one input an output, which gets all, whatever was cut off."""
+        cut = [min(x, ceiling) if x > 0 else slope * x for x in a.array.ravel()]
+        return self._append(Value(np.reshape(cut, a.array.shape), (a,), lambda r: [r]))
+
     def scaled(self, a: Value, norm: nn.Module) -> Value:
         """A batch norm by itself: one input an output, which gets all."""
 
@@ -194,6 +199,11 @@ class SlowRelevance:
                 for size, n in zip(a.array.shape[1:], output, strict=True)
             ],
         )
+
+    def maximum(self, a: Value, axes: Sequence[int]) -> Value:
+        """Over whole axes, 1 being the first behind the channels; they stay, with one entry."""
+        sizes = enumerate(a.array.shape[1:], start=1)
+        return self._winners(a, [[range(n)] if k in axes else [[i] for i in range(n)] for k, n in sizes])
 
     def _winners(self, a: Value, axes: Sequence[Sequence[Sequence[int]]]) -> Value:
         winner = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -311,7 +311,7 @@ class MaxPool:
     such row. `dropped` are pooled axes of one window each that the output does without.
     """
 
-    windows: Mapping[int, Windows]
+    windows: dict[int, Windows]
     dropped: tuple[int, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -332,7 +332,7 @@ class MaxPool:
     def _stages(self, x: Tensor) -> list[Tensor]:
         """The input, and the maxima along the last axis, the last two, and so on."""
         stages = [x]
-        for axis, windows in reversed(self.windows.items()):
+        for axis, windows in reversed(list(self.windows.items())):
             stages.append(highest(stages[-1], axis, windows))
         return stages
 
@@ -392,4 +392,6 @@ def _transpose_of(
     """Transpose a linear function of the inputs; their values do not matter, only their shapes."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        return torch.autograd.grad(function(*leaves), leaves, gradient)
+        found = torch.autograd.grad(function(*leaves), leaves, gradient)
+    # A sum's is one number that stands for many; what is given to a rule may be overwritten.
+    return tuple(share.clone() if 0 in share.stride() else share for share in found)

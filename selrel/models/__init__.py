@@ -382,6 +382,6 @@ def _counted_outputs(model: nn.Module, profile: Profile, path: str) -> int:
     return logits.shape[1]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
