@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from selrel.engine.ties import Windows, above, highest, to_first
+from selrel.engine.ties import Windows, highest, to_first, where_positive
 
 aten = torch.ops.aten
 
@@ -120,7 +120,7 @@ class Layer(ABC):
         """
         weights = self.form("norm", lambda: self.by_output(self.weight.flatten(1).norm(dim=1)))
         largest = torch.maximum(x.amax(tuple(range(1, x.dim()))), -x.amin(tuple(range(1, x.dim()))))
-        return weights * largest.view(-1, *(1,) * weights.dim()) + self.bias_view().abs()
+        return weights * largest.view(-1, *(1,) * (x.dim() - 1)) + self.bias_view().abs()
 
     def by_output(self, values: Tensor) -> Tensor:
         """A value for each output channel, shaped to be combined with the output."""
@@ -271,15 +271,16 @@ class Relu:
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Pass the gradient where the rectifier is active, in place."""
-        return (above(gradient, inputs[0], rounding[0], out=gradient),)
+        return (where_positive(gradient, inputs[0], rounding[0]),)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Max pooling, plain or adaptive. The first of what counts as highest wins, in (time, height, width) order.
+    """Max pooling, plain or adaptive, over any of the last axes.
 
-    `windows` are those along each pooled axis, the last axes in their order. One axis after another, from
-    the last: the winner is in the first frame whose maximum counts as the highest, in its first such row.
+    Of what counts as highest, the first in (time, height, width) order wins: in the first frame whose maximum
+    counts as the highest, in the first row of that frame whose maximum counts as its highest.
+    `windows` are those along each axis.
     """
 
     windows: tuple[Windows, ...]
@@ -292,11 +293,15 @@ class MaxPool:
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
-        stages = self._stages(inputs[0])
+        stages, equal = self._stages(inputs[0]), self.size(rounding[0])
         for axis, windows in enumerate(self.windows, start=-len(self.windows)):
             top = stages.pop()
-            gradient = to_first(gradient, stages[-1], top, axis, windows, rounding[0])
+            gradient = to_first(gradient, stages[-1], top, axis, windows, equal)
         return (gradient,)
+
+    def size(self, size: Tensor) -> Tensor:
+        """The size of the sums in the output, from that of the input (`Layer.size`): the same in a window."""
+        return size.amax(tuple(range(-len(self.windows), 0)), keepdim=True)
 
     def _stages(self, x: Tensor) -> list[Tensor]:
         """The input, and the maxima along the last axis, the last two, and so on."""
