@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selrel.engine.operations import Addition, Layer, MaxPool, Operation, Relu, Scaling, channels_last
-from selrel.engine.ties import EQUAL
+from selrel.engine.ties import EQUAL, TINY
 
 
 class UnsupportedModel(ValueError):
@@ -168,7 +168,7 @@ class Forward:
 
     def rounding(self, position: int) -> Tensor:
         """The difference up to which two entries of a value count as equal, broadcastable to it."""
-        return EQUAL * self._size(position)
+        return (EQUAL * self._size(position)).clamp(min=TINY)
 
     def _size(self, position: int) -> Tensor:
         """What the roundings in a value are relative to: by clip, and by channel where that is known."""
@@ -187,10 +187,9 @@ class Forward:
         sizes = [self._size(i) for i in node.inputs]
         if isinstance(operation, Addition):
             return sizes[0] + sizes[1]
-        if isinstance(operation, Scaling):
+        if isinstance(operation, Scaling | MaxPool):
             return operation.size(sizes[0])
-        of_channels = sizes[0].dim() == value.dim() and sizes[0].shape[1] in (1, value.shape[1])
-        if (isinstance(operation, Relu | MaxPool) and of_channels) or value is self._values[node.inputs[0]]:
+        if isinstance(operation, Relu) or value is self._values[node.inputs[0]]:
             return sizes[0]
         return torch.stack([_largest(size, value.dim()) for size in sizes]).amax(dim=0)
 

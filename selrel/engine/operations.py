@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from selrel.engine.ties import Windows, above, highest, to_first
+from selrel.engine.ties import Windows, highest, to_first, where_positive
 
 aten = torch.ops.aten
 
@@ -121,7 +121,7 @@ class Layer(ABC):
         """
         weights = self.form("norm", lambda: self.by_output(self.weight.flatten(1).norm(dim=1)))
         largest = torch.maximum(x.amax(tuple(range(1, x.dim()))), -x.amin(tuple(range(1, x.dim()))))
-        return weights * largest.view(-1, *(1,) * weights.dim()) + self.bias_view().abs()
+        return weights * largest.view(-1, *(1,) * (x.dim() - 1)) + self.bias_view().abs()
 
     def by_output(self, values: Tensor) -> Tensor:
         """A value for each output channel, shaped to be combined with the output."""
@@ -294,9 +294,9 @@ class Relu:
     ) -> tuple[Tensor, ...]:
         """Pass the gradient where the rectifier is active, in place, and the slope's share elsewhere."""
         leaked = gradient * self.slope if self.slope else None
-        passed = above(gradient, inputs[0], rounding[0], out=gradient)
+        passed = where_positive(gradient, inputs[0], rounding[0])
         if self.ceiling < math.inf:
-            passed = above(passed, self.ceiling - inputs[0], rounding[0], out=passed)
+            passed = where_positive(passed, self.ceiling - inputs[0], rounding[0])
         # (1 - slope) of what is active, and the slope's share of everything.
         return (passed if leaked is None else passed.mul_(1 - self.slope).add_(leaked),)
 
@@ -305,10 +305,10 @@ class Relu:
 class MaxPool:
     """Max pooling, plain or adaptive, over any of the axes but the first.
 
-    The first of what counts as highest wins, in (time, height, width) order.
-    `windows` are those along each pooled axis, by axis counted from the last (-1), in order. One axis after
-    another, from the last: the winner is in the first frame whose maximum counts as the highest, in its first
-    such row. `dropped` are pooled axes of one window each that the output does without.
+    Of what counts as highest, the first in (time, height, width) order wins: in the first frame whose maximum
+    counts as the highest, in the first row of that frame whose maximum counts as its highest.
+    `windows` are those along each pooled axis, by axis counted from the last (-1), in order. `dropped` are
+    pooled axes of one window each that the output does without.
     """
 
     windows: dict[int, Windows]
@@ -322,12 +322,19 @@ class MaxPool:
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
-        stages = self._stages(inputs[0])
+        stages, equal = self._stages(inputs[0]), self._kept(rounding[0])
         gradient = gradient.reshape(stages[-1].shape)
         for axis, windows in self.windows.items():
             top = stages.pop()
-            gradient = to_first(gradient, stages[-1], top, axis, windows, rounding[0])
+            gradient = to_first(gradient, stages[-1], top, axis, windows, equal)
         return (gradient,)
+
+    def size(self, size: Tensor) -> Tensor:
+        """The size of the sums in the output, from that of the input (`Layer.size`): the same in a window."""
+        return self._kept(size).squeeze(self.dropped)
+
+    def _kept(self, size: Tensor) -> Tensor:
+        return size.amax(tuple(self.windows), keepdim=True)
 
     def _stages(self, x: Tensor) -> list[Tensor]:
         """The input, and the maxima along the last axis, the last two, and so on."""
