@@ -7,6 +7,7 @@ float64.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,36 +239,41 @@ def test_deep_taylor_restated(name: str) -> None:
     agree_everywhere(model, lambda s, x: case.slow(model, s, x))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_gradients_are_autograds(name: str) -> None:
-    model, x = CASES[name].model().double().eval(), clips()
-    forward, gradient = traced(model, SHAPE, x), _gradient(model, x)
-    _near(explain.method("gradient_x_input")(forward, TARGETS), (gradient * x).sum(dim=1))
+@pytest.fixture(scope="module", params=CASES)
+def traced_case(request: pytest.FixtureRequest) -> tuple[Case, Network, Forward]:
+    """A case with its model, and the forward pass of the clips."""
+    case = CASES[request.param]
+    model = case.model()
+    return case, model, traced(model, SHAPE, clips())
+
+
+def test_gradients_are_autograds(traced_case: tuple[Case, Network, Forward]) -> None:
+    _, model, forward = traced_case
+    gradient = _gradient(model, clips())
+    _near(explain.method("gradient_x_input")(forward, TARGETS), (gradient * clips()).sum(dim=1))
     _near(explain.method("sensitivity")(forward, TARGETS), gradient.square().sum(dim=1))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_guided_backpropagation_rectifies_what_reaches_a_rectifier(name: str) -> None:
-    model, x = CASES[name].model().double().eval(), clips()
-    found = explain.method("guided_backprop")(traced(model, SHAPE, x), TARGETS)
-    for module in model.modules():
+def test_guided_backpropagation_rectifies_what_reaches_a_rectifier(
+    traced_case: tuple[Case, Network, Forward],
+) -> None:
+    hooked = copy.deepcopy(traced_case[1])
+    for module in hooked.modules():
         if isinstance(module, RECTIFIERS):
             # Hooks and in-place operations do not go together.
             module.inplace = False
             module.register_full_backward_pre_hook(lambda module, gradient: (gradient[0].clamp(min=0),))
-    _near(found, _gradient(model, x).sum(dim=1))
+    found = explain.method("guided_backprop")(traced_case[2], TARGETS)
+    _near(found, _gradient(hooked, clips()).sum(dim=1))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_grad_cam_explains_the_last_whole_map(name: str) -> None:
-    case, x = CASES[name], clips()
-    model = case.model().double().eval()
-    maps = case.features(model, x).detach().requires_grad_()
+def test_grad_cam_explains_the_last_whole_map(traced_case: tuple[Case, Network, Forward]) -> None:
+    case, model, forward = traced_case
+    maps = case.features(model, clips()).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(case.head(model, maps).gather(1, TARGETS[:, None]).sum(), maps)
     weighted = (gradient.mean((2, 3, 4), keepdim=True) * maps).sum(dim=1, keepdim=True).relu()
     cam = F.interpolate(weighted, SHAPE[1:], mode="trilinear", align_corners=False)[:, 0].detach()
     assert (cam.amax(dim=(1, 2, 3)) > 0).all()
-    forward = traced(model, SHAPE, x)
     torch.testing.assert_close(explain.method("grad_cam")(forward, TARGETS), cam, rtol=0, atol=1e-12)
     guided = explain.method("guided_backprop")(forward, TARGETS) * cam
     torch.testing.assert_close(
@@ -285,28 +291,23 @@ def test_some_of_what_is_rectified_is_cut_off() -> None:
 
 
 def test_the_same_rectifier_by_another_name() -> None:
-    """Each pair is one function."""
-    pairs: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
-        (F.relu6, lambda y: y.clamp(0, 6)),
-        (F.relu6, lambda y: F.hardtanh(y, 0, 6)),
-        (F.relu, lambda y: y.clamp(min=0)),
-        (F.relu, lambda y: torch.clamp_min(y, 0.0)),
-        (F.relu, lambda y: F.leaky_relu(y, 0.0)),
-    ]
-    for pair in pairs:
-        cubes = []
-        for rectifier in pair:
-            model = Network(
-                lambda m, x, rectifier=rectifier: m.fc(rectifier(m.conv(x)).mean((2, 3, 4))),
-                conv=nn.Conv3d(3, 4, 3, padding=1),
-                fc=nn.Linear(4, 5),
-            )
-            with torch.no_grad():
-                model.conv.weight.mul_(6)
-            forward = traced(model, SHAPE, clips())
-            assert (forward.value(1) > 6).any()
-            cubes.append([explain.method(method)(forward, TARGETS) for method in explain.methods()])
-        assert all(map(torch.equal, *cubes))
+    def cubes(rectifier: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        model = Network(
+            lambda m, x: m.fc(rectifier(m.conv(x)).mean((2, 3, 4))),
+            conv=nn.Conv3d(3, 4, 3, padding=1),
+            fc=nn.Linear(4, 5),
+        )
+        with torch.no_grad():
+            model.conv.weight.mul_(6)
+        forward = traced(model, SHAPE, clips())
+        assert (forward.value(1) > 6).any()
+        return [explain.method(method)(forward, TARGETS) for method in explain.methods()]
+
+    capped, plain = cubes(F.relu6), cubes(F.relu)
+    assert all(map(torch.equal, capped, cubes(lambda y: y.clamp(0, 6))))
+    assert all(map(torch.equal, plain, cubes(lambda y: torch.clamp_min(y, 0.0))))
+    assert all(map(torch.equal, plain, cubes(lambda y: F.leaky_relu(y, 0.0))))
+    assert not any(map(torch.equal, plain, capped))
 
 
 def test_a_nearly_plain_leaky_rectifier_is_nearly_a_plain_one() -> None:
