@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from selrel.engine.ties import Windows, highest, to_first, where_positive
+from selrel.engine.ties import Windows, maxima, to_first, where_positive
 
 aten = torch.ops.aten
 
@@ -284,31 +284,23 @@ class MaxPool:
     """
 
     windows: tuple[Windows, ...]
+    with_indices: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """A library's pooling and its pullback (gradient, input, indices), where there is one."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Pool."""
-        return self._stages(inputs[0])[-1]
+        return maxima(inputs[0], self.windows)[-1]
 
     def pullback(
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
-        stages, equal = self._stages(inputs[0]), self.size(rounding[0])
-        for axis, windows in enumerate(self.windows, start=-len(self.windows)):
-            top = stages.pop()
-            gradient = to_first(gradient, stages[-1], top, axis, windows, equal)
-        return (gradient,)
+        return (to_first(gradient, inputs[0], self.windows, self.size(rounding[0])),)
 
     def size(self, size: Tensor) -> Tensor:
         """The size of the sums in the output, from that of the input (`Layer.size`): the same in a window."""
         return size.amax(tuple(range(-len(self.windows), 0)), keepdim=True)
-
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        """The input, and the maxima along the last axis, the last two, and so on."""
-        stages = [x]
-        for axis, windows in reversed(list(enumerate(self.windows, start=-len(self.windows)))):
-            stages.append(highest(stages[-1], axis, windows))
-        return stages
 
 
 @dataclass(frozen=True, eq=False)

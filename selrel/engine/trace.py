@@ -330,6 +330,9 @@ def _relu(call: _Call) -> Operation:
 
 
 def _max_pool(axes: int) -> Callable[[_Call], Operation]:
+    with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
+    backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
+
     def translate(call: _Call) -> Operation:
         def several(index: int, name: str, default: Any) -> list[int]:
             given = call.argument(index, name, default) or default
@@ -337,22 +340,36 @@ def _max_pool(axes: int) -> Callable[[_Call], Operation]:
             return values * axes if len(values) == 1 else values
 
         kernel = several(1, "kernel_size", None)
-        stride, padding = several(2, "stride", kernel), several(3, "padding", 0)
-        geometry = zip(kernel, stride, padding, several(4, "dilation", 1), strict=True)
+        stride, padding, dilation = (
+            several(2, "stride", kernel),
+            several(3, "padding", 0),
+            several(4, "dilation", 1),
+        )
+        geometry = zip(kernel, stride, padding, dilation, strict=True)
+        windows = tuple(
+            regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
+            for size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
+        )
+        given = (kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
         return MaxPool(
-            tuple(
-                regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
-                for size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
-            )
+            windows,
+            lambda x: with_indices(x, *given),
+            lambda gradient, x, indices: backward(gradient, x, *given, indices),
         )
 
     return translate
 
 
 def _adaptive_max_pool(axes: int) -> Callable[[_Call], Operation]:
-    return lambda call: MaxPool(
-        tuple(adaptive_windows(size, count) for size, count in zip(*_pooled_axes(call, axes), strict=True))
-    )
+    with_indices = getattr(aten, f"adaptive_max_pool{axes}d").default
+    backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
+
+    def translate(call: _Call) -> Operation:
+        sizes, counts = _pooled_axes(call, axes)
+        windows = tuple(adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True))
+        return MaxPool(windows, lambda x: with_indices(x, counts), backward)
+
+    return translate
 
 
 def _pooled_axes(call: _Call, axes: int) -> tuple[Sequence[int], Sequence[int]]:
