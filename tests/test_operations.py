@@ -92,19 +92,24 @@ def _maximum(
     *,
     signed: bool = False,
     keep: bool = False,
+    turned: bool = False,
 ) -> Case:
-    """A maximum over axes of the map, which has 3 frames of 5x4; maybe of what a layer makes of it."""
+    """A maximum over axes of the map, which has 3 frames of 5x4; maybe of what a layer makes of it.
+
+    `turned`: the axes are those of the map with channels and frames exchanged.
+    """
 
     def head(m: Any, y: Tensor) -> Tensor:
         return m.fc(FLAT(of(m.other(y) if signed else y)))
 
     def slow(m: Any, s: SlowRelevance, x: Value) -> Value:
         y = _slow_rectified(m, s, x)
-        y = s.maximum(s.layer(y, m.other) if signed else y, axes, keep=keep)
+        y = s.layer(y, m.other) if signed else y
+        y = s.moved(y, lambda t: t.transpose(1, 2)) if turned else y
+        y = s.maximum(y, axes, keep=keep)
         return s.layer(s.moved(y, FLAT), m.fc)
 
-    left = [n for axis, n in ((1, 3), (2, 5), (3, 4)) if axis not in axes]
-    size = 4 * torch.Size(left).numel()
+    size = of(torch.zeros(1, 4, 3, 5, 4)).numel()
     return Case(_plain(other=nn.Conv3d(4, 4, 1), fc=nn.Linear(size, 5)), _rectified, head, slow)
 
 
@@ -183,6 +188,9 @@ CASES: dict[str, Case] = {
     "maximum over all, of both signs": _maximum(
         lambda y: y.amax((-1, 2, 3), keepdim=True), [1, 2, 3], signed=True, keep=True
     ),
+    "maximum over time, frames first": _maximum(lambda y: y.transpose(1, 2).amax(1), [1]),
+    "maximum over channels": _maximum(lambda y: y.amax(1), [1], turned=True),
+    "maximum over channels and places": _maximum(lambda y: y.amax((1, -1)), [1, 3], turned=True),
     "max(dim)": _maximum(lambda y: y.max(2).values, [1]),
     "max(dim) from behind, kept": _maximum(lambda y: torch.max(y, -2, keepdim=True)[0], [2], keep=True),
     "max(dim) twice": _maximum(lambda y: y.max(4)[0].max(2)[0], [1, 3]),

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selrel.engine import ties
 from selrel.engine.operations import Addition, Layer, MaxPool, Operation, Relu, Scaling, channels_last
-from selrel.engine.ties import EQUAL, TINY
+from selrel.engine.ties import TINY, Winners
 
 
 class UnsupportedModel(ValueError):
@@ -85,13 +86,15 @@ class Graph:
 class Step:
     """What a rule sees of one node during a backward pass: the node, its inputs and output.
 
-    `rounding` is, for each input, the difference up to which two of its entries count as equal.
+    `rounding` is, for each input, the difference up to which two of its entries count as equal. `winners` are
+    those of a pooling, where a library has pooled.
     """
 
     node: Node
     inputs: tuple[Tensor, ...]
     output: Tensor
     rounding: tuple[Tensor, ...]
+    winners: Winners | None
     graph: Graph
 
     def refusal(self, method: str) -> UnsupportedModel:
@@ -107,6 +110,8 @@ Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
 
 def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
     """The chain rule: plain backpropagation."""
+    if step.winners is not None:
+        return (step.winners.pullback(gradient),)
     return step.node.operation.pullback(gradient, step.inputs, step.rounding)
 
 
@@ -123,11 +128,20 @@ class Forward:
         self.graph = graph
         self.clips = clips
         self._values: list[Tensor] = [channels_last(clips)]
+        self._indices: dict[int, Tensor] = {}
         with torch.no_grad():
             for node in graph.nodes:
-                self._values.append(node.operation.forward(*(self._values[i] for i in node.inputs)))
+                self._values.append(self._forward(node, [self._values[i] for i in node.inputs]))
+        self._winners: dict[int, Winners] = {}
         self._sizes: dict[int, Tensor] = {}
         self._results: dict[Any, Tensor] = {}
+
+    def _forward(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        operation = node.operation
+        if isinstance(operation, MaxPool) and operation.with_indices is not None:
+            output, self._indices[len(self._values)] = operation.with_indices(inputs[0])
+            return output
+        return operation.forward(*inputs)
 
     @property
     def logits(self) -> Tensor:
@@ -164,11 +178,28 @@ class Forward:
         node = self.graph.nodes[position - 1]
         inputs = tuple(self._values[i] for i in node.inputs)
         rounding = tuple(self.rounding(i) for i in node.inputs)
-        return Step(node, inputs, self._values[position], rounding, self.graph)
+        winners = self._found(position, rounding[0])
+        return Step(node, inputs, self._values[position], rounding, winners, self.graph)
+
+    def _found(self, position: int, rounding: Tensor) -> Winners | None:
+        """The winners of a pooling, kept for the next backward pass."""
+        pool = self.graph.nodes[position - 1]
+        if position in self._indices and position not in self._winners:
+            assert isinstance(pool.operation, MaxPool) and pool.operation.backward is not None
+            x, output, indices = self._values[pool.inputs[0]], self._values[position], self._indices[position]
+            self._winners[position] = Winners(
+                x,
+                output,
+                indices,
+                pool.operation.backward,
+                pool.operation.windows,
+                pool.operation.size(rounding),
+            )
+        return self._winners.get(position)
 
     def rounding(self, position: int) -> Tensor:
         """The difference up to which two entries of a value count as equal, broadcastable to it."""
-        return (EQUAL * self._size(position)).clamp(min=TINY)
+        return (ties.EQUAL * self._size(position)).clamp(min=TINY)
 
     def _size(self, position: int) -> Tensor:
         """What the roundings in a value are relative to: by clip, and by channel where that is known."""

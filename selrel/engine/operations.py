@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from selrel.engine.ties import Windows, highest, to_first, where_positive
+from selrel.engine.ties import Windows, maxima, to_first, where_positive
 
 aten = torch.ops.aten
 
@@ -307,41 +307,34 @@ class MaxPool:
 
     Of what counts as highest, the first in (time, height, width) order wins: in the first frame whose maximum
     counts as the highest, in the first row of that frame whose maximum counts as its highest.
-    `windows` are those along each pooled axis, by axis counted from the last (-1), in order. `dropped` are
-    pooled axes of one window each that the output does without.
+    `windows` are those along each axis. `dropped` are axes of one window each, in
+    order and counted from the last (-1), that the output does without.
     """
 
-    windows: dict[int, Windows]
+    windows: tuple[Windows, ...]
+    with_indices: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """A library's pooling and its pullback (gradient, input, indices), where there is one."""
     dropped: tuple[int, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Pool."""
-        return self._stages(inputs[0])[-1].squeeze(self.dropped)
+        return maxima(inputs[0], self.windows)[-1].squeeze(self.dropped)
 
     def pullback(
         self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
-        stages, equal = self._stages(inputs[0]), self._kept(rounding[0])
-        gradient = gradient.reshape(stages[-1].shape)
-        for axis, windows in self.windows.items():
-            top = stages.pop()
-            gradient = to_first(gradient, stages[-1], top, axis, windows, equal)
-        return (gradient,)
+        for axis in self.dropped:
+            gradient = gradient.unsqueeze(axis + inputs[0].dim())
+        return (to_first(gradient, inputs[0], self.windows, self._kept(rounding[0])),)
 
     def size(self, size: Tensor) -> Tensor:
         """The size of the sums in the output, from that of the input (`Layer.size`): the same in a window."""
         return self._kept(size).squeeze(self.dropped)
 
     def _kept(self, size: Tensor) -> Tensor:
-        return size.amax(tuple(self.windows), keepdim=True)
-
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        """The input, and the maxima along the last axis, the last two, and so on."""
-        stages = [x]
-        for axis, windows in reversed(list(self.windows.items())):
-            stages.append(highest(stages[-1], axis, windows))
-        return stages
+        return size.amax(tuple(range(-len(self.windows), 0)), keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -361,27 +361,47 @@ def _max_pool(axes: int) -> Callable[[_Call], Operation]:
             return values * axes if len(values) == 1 else values
 
         kernel = several(1, "kernel_size", None)
-        stride, padding = several(2, "stride", kernel), several(3, "padding", 0)
-        geometry = zip(kernel, stride, padding, several(4, "dilation", 1), strict=True)
+        stride, padding, dilation = (
+            several(2, "stride", kernel),
+            several(3, "padding", 0),
+            several(4, "dilation", 1),
+        )
+        geometry = zip(kernel, stride, padding, dilation, strict=True)
+        windows = tuple(
+            regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
+            for size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
+        )
+        if axes == 1:
+            # torch has no pullback of its own there.
+            return MaxPool(windows)
+        with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
+        backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
+        given = (kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
         return MaxPool(
-            {
-                axis: regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
-                for axis, size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
-            }
+            windows,
+            lambda x: with_indices(x, *given),
+            lambda gradient, x, indices: backward(gradient, x, *given, indices),
         )
 
     return translate
 
 
 def _adaptive_max_pool(axes: int) -> Callable[[_Call], Operation]:
-    return lambda call: MaxPool(
-        {axis: adaptive_windows(size, n) for axis, size, n in zip(*_pooled_axes(call, axes), strict=True)}
-    )
+    def translate(call: _Call) -> Operation:
+        sizes, counts = _pooled_axes(call, axes)
+        windows = tuple(adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True))
+        if axes == 1:
+            return MaxPool(windows)
+        with_indices = getattr(aten, f"adaptive_max_pool{axes}d").default
+        backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
+        return MaxPool(windows, lambda x: with_indices(x, counts), backward)
+
+    return translate
 
 
-def _pooled_axes(call: _Call, axes: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """The last axes, counted from the last, and their sizes before and after."""
-    return range(-axes, 0), call.input_shape[-axes:], call.shape[-axes:]
+def _pooled_axes(call: _Call, axes: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The sizes of the last axes before and after."""
+    return call.input_shape[-axes:], call.shape[-axes:]
 
 
 def _maximum(call: _Call) -> Operation:
@@ -391,7 +411,8 @@ def _maximum(call: _Call) -> Operation:
     axes = sorted(axis % rank - rank for axis in ([given] if isinstance(given, int) else given))
     if not axes or axes[0] == -rank:
         raise call.refuse(call.node, "it takes the maximum over the batch")
-    windows = {axis: adaptive_windows(call.input_shape[axis], 1) for axis in axes}
+    sizes = {axis: call.input_shape[axis] for axis in range(axes[0], 0)}
+    windows = tuple(adaptive_windows(n, 1 if axis in axes else n) for axis, n in sizes.items())
     return MaxPool(windows, dropped=() if call.argument(2, "keepdim", False) else tuple(axes))
 
 
