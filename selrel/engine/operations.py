@@ -356,9 +356,13 @@ class Average:
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """Operations that only move values: views, slices, parts, padding with zeros, concatenation."""
+    """Operations that only move values: views, slices, parts, padding with zeros, concatenation.
+
+    `keeps_axes` says whether the axes of time, height and width are still where they were.
+    """
 
     function: Callable[..., Tensor]
+    keeps_axes: bool = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Move the values."""

@@ -432,7 +432,7 @@ def _average(call: _Call) -> Operation:
 
 def _reshape(call: _Call) -> Operation:
     rest = call.shape[1:]
-    return Routing(lambda x: x.reshape(len(x), *rest))
+    return Routing(lambda x: x.reshape(len(x), *rest), keeps_axes=call.shape == call.input_shape)
 
 
 def _move(call: _Call) -> Operation:
@@ -463,14 +463,14 @@ def _permute(call: _Call) -> Operation:
     order = [d % len(call.shape) for d in call.argument(1, "dims")]
     if order[0] != 0:
         raise call.refuse(call.node, "it moves the batch axis")
-    return Routing(lambda x: x.permute(order))
+    return Routing(lambda x: x.permute(order), keeps_axes=order == sorted(order))
 
 
 def _transpose(call: _Call) -> Operation:
     first, second = (d % len(call.shape) for d in (call.argument(1, "dim0"), call.argument(2, "dim1")))
     if 0 in (first, second):
         raise call.refuse(call.node, "it moves the batch axis")
-    return Routing(lambda x: x.transpose(first, second))
+    return Routing(lambda x: x.transpose(first, second), keeps_axes=first == second)
 
 
 def _pad(call: _Call) -> Operation:
@@ -674,16 +674,18 @@ def _cam_value(nodes: tuple[Node, ...], shapes: list[tuple[int, ...]]) -> int | 
     """The last rectified feature map, concatenations and sums of such maps included, before it is pooled.
 
     A map of a single place, as in a head of 1x1x1 convolutions, shows nothing of where. One of several parts
-    of a map is none, since the others count as well.
+    of a map is none, since the others count as well; neither is one whose axes have changed places.
     """
     counts = _consumers(list(nodes))
     maps: list[int] = []
     parts: list[int] = []
     for position, node in enumerate(nodes, start=1):
-        follows = isinstance(node.operation, Routing | Addition) and all(i in maps for i in node.inputs)
+        operation = node.operation
+        kept = isinstance(operation, Addition) or (isinstance(operation, Routing) and operation.keeps_axes)
+        follows = kept and all(i in maps for i in node.inputs)
         shape = shapes[position]
         located = len(shape) == 4 and math.prod(shape[1:]) > 1
-        if located and (isinstance(node.operation, Relu) or follows):
+        if located and (isinstance(operation, Relu) or follows):
             maps.append(position)
             source = node.inputs[0]
             shared = counts[source] > 1 and math.prod(shape) < math.prod(shapes[source])
