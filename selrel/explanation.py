@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selrel.engine import Forward, Graph
+from selrel.engine.ties import first_highest
 from selrel.explain import default_settings, method
 from selrel.explain.deep_taylor import amount, conservation_error
 
@@ -71,7 +72,7 @@ def explain_batch(
     """
     run = timed or _untimed
     forward: Forward = run("forward", lambda: Forward(graph, clips))
-    chosen = forward.logits.argmax(dim=1) if targets is None else targets.to(forward.logits.device)
+    chosen = first_highest(forward.logits) if targets is None else targets.to(forward.logits.device)
     cubes = {name: run(name, _explaining(forward, chosen, name, given)) for name, given in methods.items()}
     error = _conservation_error(forward, chosen, cubes, methods)
     return Explanation(forward.logits, chosen, cubes, error)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +163,7 @@ class Winners:
             positions.append(
                 taken.view(len(places), *(taken.shape[1] if a == axis else 1 for a in range(-axes, 0)))
             )
-        voxels = torch.broadcast_tensors(*before, *positions)
+        voxels = torch.broadcast_tensors(*before, *positions)  # type: ignore[no-untyped-call]
         outside = torch.stack([at < 0 for at in voxels[-axes:]]).any(dim=0)
         values = self.x[voxels].masked_fill(outside, -torch.inf)
         whole = [tuple((slice(0, 1), slice(i, i + 1)) for i in range(n)) for n in values.shape[1:]]
@@ -298,7 +299,7 @@ def where_positive(values: Tensor, x: Tensor, rounding: Tensor) -> Tensor:
     width = rounding / 2
     # By frames, so that no further map is in memory.
     maps = (values, x, rounding.expand_as(x), width.expand_as(x))
-    parts = (t.split(1, dim=2) if x.dim() == 5 else (t,) for t in maps)
+    parts = (torch.split(t, 1, dim=2) if x.dim() == 5 else (t,) for t in maps)
     for value, entry, bar, below in zip(*parts, strict=True):
         value.mul_(_share(entry, bar, below))
     return values
@@ -318,4 +319,5 @@ def _share(x: Tensor, bar: Tensor, width: Tensor) -> Tensor:
 
 
 def _part(x: Tensor, axis: int, part: slice) -> Tensor:
-    return x[(..., part, *(slice(None),) * (-axis - 1))]
+    index: tuple[Any, ...] = (..., part, *(slice(None),) * (-axis - 1))
+    return x[index]
