@@ -12,12 +12,16 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_HOME ?= $(CURDIR)/build/prefect
 
-.PHONY: help setup demo test test-browser lint bench clean
+# Tests whose results hang on the arithmetic of the processor.
+ARITHMETIC := $(addprefix tests/test_,ties.py deep_taylor.py gradient_methods.py engine.py)
+
+.PHONY: help setup demo test test-processors test-browser lint bench clean
 
 help:
 	@echo "make setup   install everything into $(VENV), at the versions in constraints.txt"
 	@echo "make demo    make a small data set, train on it, explain it, print the tables"
 	@echo "make test    every test that needs neither a GPU, nor a browser, nor minutes"
+	@echo "make test-processors   what rounding could change, as older processors compute it"
 	@echo "make test-browser   the report and the exported clips in headless Chromium"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure times and sizes"
@@ -41,6 +45,11 @@ demo: setup
 test: setup
 	@mkdir -p "$(PREFECT_HOME)"
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m 'not slow and not gpu and not browser'
+
+# What an older processor would run: instructions up to these, in torch and in oneDNN.
+test-processors: setup
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(ARITHMETIC) -m 'not slow'
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(ARITHMETIC)
 
 test-browser: setup
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

@@ -33,7 +33,8 @@ def camera_motion(flow: Flow) -> Camera:
     -------
     float32 array, (time, 2, 3)
         Affine maps: ``camera[t, c] @ (x, y, 1)`` is component c (x, y) of the camera's flow at pixel (x, y),
-        in pixels per frame. NaN where the flow is unknown; 0 where no three points agree.
+        in pixels per frame. NaN where the flow is unknown; 0 where no three points agree, as on frames of
+        fewer than 7 pixels along an axis, where all that are looked at lie on one line.
 
     Notes
     -----
@@ -92,6 +93,10 @@ def _fitted(flow: Flow) -> npt.NDArray[np.float64]:
         return np.full((2, 3), np.nan)
     height, width = flow.shape[:2]
     y, x = np.mgrid[_STEP // 2 : height : _STEP, _STEP // 2 : width : _STEP]
+    still = np.eye(2, 3)
+    if min(y.shape) < 2:
+        # Points on one line fix no affine map: OpenCV refuses fewer than three, and of three makes NaN.
+        return still - still
     points = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
     found, _ = cv2.estimateAffine2D(
         points,
@@ -102,5 +107,4 @@ def _fitted(flow: Flow) -> npt.NDArray[np.float64]:
         confidence=_CONFIDENCE,
         refineIters=_REFINEMENTS,
     )
-    still = np.eye(2, 3)
     return still - still if found is None else found - still

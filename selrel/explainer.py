@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selrel.engine import Forward, trace
+from selrel.engine.ties import first_highest
 from selrel.explain import default_settings, method
 from selrel.explain.deep_taylor import amount, conservation_error
 from selrel.profiles import Profile, bounds, normalise
@@ -113,7 +114,7 @@ class Explainer:
         run = timed or _untimed
         clips = self._input(frames)
         forward: Forward = run("forward", lambda: Forward(self.graph, clips))
-        chosen = forward.logits.argmax(dim=1) if targets is None else targets.to(self.device)
+        chosen = first_highest(forward.logits) if targets is None else targets.to(self.device)
         cubes = {
             name: run(name, partial(forward.once, method(name), chosen, settings))
             for name, settings in methods.items()

@@ -71,10 +71,12 @@ class Recipe:
         """Refuse values that mean nothing."""
         for name in ("epochs", "batch_size", "patience"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        for name in ("learning_rate", "pixel_unit"):
-            _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "a number above 0")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a number above 0")
+        # Far from where pixels or weights in that unit would be no float32 any more.
+        _check("pixel_unit", self.pixel_unit, 1e-6 <= self.pixel_unit <= 1e6, "1e-6 to 1e6")
         norm = self.max_gradient_norm
-        _check("max_gradient_norm", norm, norm is None or norm > 0, "a number above 0, or leave it out")
+        finite = norm is None or 0 < norm < math.inf
+        _check("max_gradient_norm", norm, finite, "a finite number above 0, or leave it out")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 up to below 1")
         _check("jitter", self.jitter, self.jitter >= 0, "0 or more frames")
         _check("colour", self.colour, 0 <= self.colour <= 1, "0 to 1")

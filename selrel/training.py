@@ -117,7 +117,7 @@ class Trainer:
         Raises
         ------
         ValueError
-            If the loss or a weight is not finite any more.
+            If a loss or a weight is not finite any more; the epoch then counts as not done.
         """
         while self.epoch < self._recipe.epochs:
             yield self._next()
@@ -147,18 +147,27 @@ class Trainer:
         with chance, in_mode(self._model, training=True), pixels(self._model, recipe.pixel_unit):
             loss, accuracy = self._learn()
         # The last step of an epoch comes after its last loss.
-        if not (math.isfinite(loss) and all(bool(p.isfinite().all()) for p in self._model.parameters())):
-            raise ValueError(
-                f"the loss or a weight of epoch {number} is not finite; make learning_rate "
-                f"({recipe.learning_rate}) smaller, or set max_gradient_norm"
+        weights = all(bool(value.isfinite().all()) for value in self._model.state_dict().values())
+        self._check_finite("loss or a weight", weights and math.isfinite(loss))
+        record = Epoch(number, self._optimiser.param_groups[0]["lr"], loss, accuracy)
+        if self._validation is not None:
+            logits = measure(
+                self._model, self._validation, profile=self._profile, batch_size=recipe.batch_size
             )
-        rate = self._optimiser.param_groups[0]["lr"]
+            held_out = _quality(logits, self._validation.labels)
+            # Clips that were not learnt from can overflow first, and dropout hides what comes without it.
+            self._check_finite("validation loss", math.isfinite(held_out[0]))
+            record = Epoch(number, record.learning_rate, loss, accuracy, *held_out)
         self._schedule.after_epoch(loss)
         self.epoch = number
-        if self._validation is None:
-            return Epoch(number, rate, loss, accuracy)
-        logits = measure(self._model, self._validation, profile=self._profile, batch_size=recipe.batch_size)
-        return Epoch(number, rate, loss, accuracy, *_quality(logits, self._validation.labels))
+        return record
+
+    def _check_finite(self, what: str, finite: bool) -> None:
+        if not finite:
+            raise ValueError(
+                f"the {what} of epoch {self.epoch + 1} is not finite; make learning_rate "
+                f"({self._recipe.learning_rate}) smaller, or set max_gradient_norm"
+            )
 
     def _learn(self) -> tuple[float, float]:
         """Go once over the samples; mean loss and accuracy."""

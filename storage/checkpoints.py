@@ -141,7 +141,7 @@ def write_checkpoint(
     Raises
     ------
     UnusableCheckpoint
-        If a weight is not finite.
+        If a weight, or a number of `meta`, is not finite.
     TypeError
         If `meta` holds something else than JSON values, which no safe loader would read.
     """
@@ -156,7 +156,13 @@ def checkpoint_bytes(
 
     Parameters and errors as `write_checkpoint`; `name` is what messages call the file.
     """
-    extra = json.loads(json.dumps(dict(meta or {}), allow_nan=False))
+    try:
+        extra = json.loads(json.dumps(dict(meta or {}), allow_nan=False))
+    except ValueError as error:
+        raise UnusableCheckpoint(
+            f"{name} was not written: a number of its history or settings is NaN or infinite; start the "
+            "training anew with a smaller learning rate"
+        ) from error
     # Clones: a view would be saved with the whole storage behind it.
     weights = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     try:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flows.cli import BAD_INPUT, main
+from selrel.models import families
 from selrel.models.c3d import C3D
 from storage.root import Root
 
@@ -115,6 +116,14 @@ def crop_that_the_model_refuses(data: Path, good: Path) -> dict[str, str]:
     return {"--crop": "96 96"}
 
 
+def scripted_model(data: Path, good: Path) -> dict[str, str]:
+    return {"--model": "tests.test_bad_input:scripted"}
+
+
+def scripted() -> tuple[torch.jit.ScriptModule, dict[str, object]]:
+    return torch.jit.script(torch.nn.Linear(2, 2)), families()["c3d-jfzhang"][0].profile.as_dict()
+
+
 def root_is_a_file(data: Path, good: Path) -> dict[str, str]:
     return {"--root": str(good)}
 
@@ -142,6 +151,7 @@ def root_is_a_file(data: Path, good: Path) -> dict[str, str]:
         (no_worker, "workers is 0"),
         (plain_scheduler, "tls://"),
         (crop_that_the_model_refuses, "(clip, 3, 16, 112, 112)"),
+        (scripted_model, "'tests.test_bad_input:scripted' can't be used: it is compiled by TorchScript"),
         (root_is_a_file, "good.pth"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -121,3 +121,14 @@ def test_same_flow_same_camera() -> None:
 
 def test_no_pair_no_camera() -> None:
     assert camera_motion(np.zeros((0, 8, 8, 2), np.float32)).shape == (0, 2, 3)
+
+
+def test_a_frame_on_which_no_three_points_span_a_plane_has_a_still_camera() -> None:
+    """From one pixel on; three points on one line gave NaN, which means unknown, and fewer an error."""
+    for height, width in np.ndindex(16, 16):
+        shape = (height + 1, width + 1)
+        camera = camera_motion(np.broadcast_to(np.float32([3, -1]), (1, *shape, 2)))
+        expected = [[0, 0, 3], [0, 0, -1]] if min(shape) >= 7 else np.zeros((2, 3))
+        np.testing.assert_allclose(camera[0], expected, atol=1e-4, err_msg=str(shape))
+        unknown = camera_motion(np.full((1, *shape, 2), np.nan, np.float32))
+        assert np.isnan(unknown).all()

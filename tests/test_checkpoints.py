@@ -101,6 +101,10 @@ def test_a_view_is_saved_without_the_storage_behind_it(tmp_path):
 def test_what_would_not_load_is_not_written(tmp_path, state):
     with pytest.raises(UnusableCheckpoint, match="was not written: .* NaN or infinite values in 1 weights"):
         write_checkpoint(tmp_path / "a.pth", state | {"fc": torch.tensor([float("nan")])})
+    with pytest.raises(
+        UnusableCheckpoint, match="a.pth was not written: a number of its history or settings"
+    ):
+        write_checkpoint(tmp_path / "a.pth", state, meta={"history": [{"loss": float("inf")}]})
     with pytest.raises(TypeError):
         write_checkpoint(tmp_path / "a.pth", state, meta={"options": argparse.Namespace()})
     assert os.listdir(tmp_path) == []

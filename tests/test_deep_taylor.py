@@ -605,9 +605,11 @@ def test_a_network_in_single_precision(kind: type[nn.Module]) -> None:
 
 
 def special_clips() -> dict[str, Tensor]:
-    """Clips whose pixels do not vary: black, white, all zero (the mean colour)."""
+    """Clips in which much is equal: black, white, grey, all zero (the mean colour), a frame that stays."""
     black, white = (b.double().view(3, 1, 1, 1).expand(CLIP) for b in (LOW, HIGH))
-    return {"black": black, "white": white, "zero": torch.zeros(CLIP, dtype=torch.float64)}
+    still = pixels(1, CLIP, seed=6)[0, :, 1:2].expand(CLIP)
+    zero = torch.zeros(CLIP, dtype=torch.float64)
+    return {"black": black, "white": white, "grey": (black + white) / 2, "zero": zero, "still": still}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

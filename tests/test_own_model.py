@@ -30,13 +30,14 @@ FACTORY = """
             self.stem = nn.Conv3d(3, 4, 3, stride=(1, 2, 2), padding=1, bias=False)
             self.norm = nn.BatchNorm3d(4)
             self.relu = nn.ReLU(inplace=True)
-            self.block = nn.Conv3d(4, 4, 3, padding=1)
+            # As DataParallel begins every name.
+            self.module = nn.Conv3d(4, 4, 3, padding=1)
             self.head = nn.Linear(4, 4)
 
         def forward(self, clips):
             x = self.relu(self.norm(self.stem(clips)))
             residual = x
-            x = self.block(x)
+            x = self.module(x)
             x += residual
             return self.head(self.relu(x).mean((2, 3, 4)))
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from selrel.camera import camera_motion
+from selrel.motion import farneback, grey
 from selrel.scores import score_clip
 from selrel.selective import PRESETS, SIGMAS, SelectiveParameters
 from tests.slow_selective import slow_area_precision, slow_mask
@@ -95,7 +97,8 @@ def slow_rows(
     camera: Array | None = None,
 ) -> tuple[Rows, Rows]:
     """Every row again, by loops over voxels."""
-    counted = [v for v in np.ndindex(SHAPE) if v[0] < n_valid and not any(map(math.isnan, flow[v]))]
+    _, height, width = flow.shape[:3]
+    counted = [v for v in np.ndindex(flow.shape[:3]) if v[0] < n_valid and not any(map(math.isnan, flow[v]))]
     moves = {v for v in counted if math.hypot(*map(float, flow[v])) > tau}
     by_itself = moves if camera is None else {v for v in counted if slow_speed(flow, camera, v) > tau}
     rows, relevant = [], {}
@@ -112,7 +115,7 @@ def slow_rows(
             precision = divide(len(kept & moves), len(kept))
             base_rate = divide(len(moves), len(counted))
             lift = None if precision is None or not base_rate else precision / base_rate
-            scores = [n_valid * SHAPE[1] * SHAPE[2], len(counted), len(moves), len(kept), len(kept & moves)]
+            scores = [n_valid * height * width, len(counted), len(moves), len(kept), len(kept & moves)]
             scores += [held, held_moving, len(baseline), whole, precision, base_rate, lift]
             scores += [divide(held_moving, held), divide(len(kept), len(baseline)), divide(held, whole)]
             ranked = [values[v] if v in kept else 0.0 for v in counted]
@@ -158,6 +161,26 @@ def test_object_motion_restated() -> None:
     expected = slow_rows(relevance, flow, 5, (1.0,), camera=camera, **settings)[0]
     assert_same(scores, expected)
     assert all(row["object_moving_voxels"] != row["moving_voxels"] for row in scores)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 4), (1, 12), (12, 4), (6, 7), (7, 6), (7, 7)],
+)
+def test_frames_of_any_size_have_motion_a_camera_and_scores(height: int, width: int) -> None:
+    """From pixels to rows, each as in a run; a frame may be a single pixel."""
+    generator = np.random.default_rng(height * 100 + width)
+    frames = generator.integers(0, 256, (6, height, width, 3), dtype=np.uint8)
+    found = farneback(grey(frames))
+    flow = np.concatenate([found, np.full_like(found[:1], np.nan)])
+    camera = camera_motion(flow)
+    assert np.isfinite(camera[:5]).all() and np.isnan(camera[5]).all()
+    cube = generator.standard_t(2.5, (6, height, width)).astype(np.float32)
+    scores, _ = score_clip(
+        {"m": cube}, flow, 6, sigmas=(0.5, 1.0), parameters=SelectiveParameters(), camera=camera, tau=0.1
+    )
+    settings: Row = {"edge": "magnitude", "border": "replicate", "tau": 0.1}
+    assert_same(scores, slow_rows({"m": cube}, flow, 6, (0.5, 1.0), camera=camera, **settings)[0])
 
 
 def test_camera_that_moves_the_whole_frame_leaves_the_object() -> None:

@@ -251,6 +251,59 @@ REFUSED: dict[str, tuple[str, Callable[[], Model]]] = {
         'padding="same" is lopsided',
         lambda: Model(lambda m, x: pooled(m.even(x)), even=nn.Conv3d(3, 2, 2, padding="same")),
     ),
+    "a rectifier that turns round": (
+        "slope is -0.1, and only slopes of 0 to 1",
+        lambda: Model(lambda m, x: pooled(F.leaky_relu(m.conv(x), -0.1))),
+    ),
+    "a learnt slope": (
+        r"act \(prelu\)",
+        lambda: Model(lambda m, x: pooled(m.act(m.conv(x))), act=nn.PReLU()),
+    ),
+    "a range below 0": (
+        r"act \(hardtanh\): it keeps values in -1.0 to 1.0, and only ranges from 0 on",
+        lambda: Model(lambda m, x: pooled(m.act(m.conv(x))), act=nn.Hardtanh()),
+    ),
+    "a range above 0": (
+        r"\(clamp\): it keeps values in 1 to 2",
+        lambda: Model(lambda m, x: pooled(m.conv(x).clamp(1, 2))),
+    ),
+    "a ceiling alone": (
+        r"\(clamp\): it keeps values in -inf to 6",
+        lambda: Model(lambda m, x: pooled(m.conv(x).clamp(max=6))),
+    ),
+    "the larger of two": (
+        r"\(maximum\)",
+        lambda: Model(lambda m, x: pooled(torch.maximum(m.conv(x), x[:, :1]))),
+    ),
+    "a maximum over the batch": (
+        "maximum over the batch|lost the batch",
+        lambda: Model(lambda m, x: m.conv(x).amax((0, 2, 3, 4), keepdim=True)),
+    ),
+    "a maximum over the batch from behind": (
+        "maximum over the batch|lost the batch",
+        lambda: Model(lambda m, x: m.conv(x).max(-5, keepdim=True)[0]),
+    ),
+    "a maximum over everything": ("lost the batch", lambda: Model(lambda m, x: m.conv(x).amax())),
+    "where a maximum is": (
+        "indices",
+        lambda: Model(lambda m, x: m.conv(x).flatten(2).max(-1).indices.float()),
+    ),
+    "a sum over the batch": (
+        "over the batch|lost the batch",
+        lambda: Model(lambda m, x: m.conv(x).sum((0, 2, 3, 4), True)),
+    ),
+    "parts of the batch": (
+        r"\(split\): it cuts the batch|lost the batch",
+        lambda: Model(lambda m, x: pooled(m.conv(x).split(7)[0])),
+    ),
+    "the clips one by one": (
+        r"\(unbind\): it cuts the batch|lost the batch",
+        lambda: Model(lambda m, x: m.conv(x).unbind()[0].mean((2, 3))),
+    ),
+    "a stack of batches": (
+        "lost the batch|before the batch",
+        lambda: Model(lambda m, x: torch.stack([pooled(m.conv(x))] * 2)),
+    ),
     "a mean over the batch": (
         "over the batch|lost the batch",
         lambda: Model(lambda m, x: m.conv(x).mean((0, 2, 3, 4), True)),

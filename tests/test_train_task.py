@@ -19,6 +19,8 @@ from selrel.models import families, recognise
 from selrel.models.c3d import C3D
 from selrel.profiles import Profile
 from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.root import training_at
+from storage.trainings import read_state
 from storage.ucf101 import read_dataset
 from tasks.plan import plan
 from tasks.train import FAMILY, divided, read_samples, recipe_of, train
@@ -225,6 +227,37 @@ def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path
         plan(request_from(**places, profile={"scale": None}))
     with pytest.raises(ValueError, match="2 outputs and the data set 3 classes"):
         plan(request_from(**places, classes=[*chosen, "Hammering"]))
+
+
+def test_a_training_that_overflows_keeps_what_was_done_before(tiny_ucf101, tmp_path):
+    """The second epoch's weights are still finite, and so is its loss, which its only step came after."""
+    recipe = {**SETTINGS, "epochs": 2, "batch_size": 64, "learning_rate": 10.0}
+    with pytest.raises(ValueError) as error:
+        trained(tiny_ucf101, tmp_path / "c3d.pth.tar", recipe=recipe)
+    assert str(error.value) == (
+        "the validation loss of epoch 2 is not finite; make learning_rate (10.0) smaller, or set "
+        "max_gradient_norm"
+    )
+    place, paths = training_at(str(tmp_path / "c3d.pth.tar"))
+    state = read_state(place, paths)
+    assert state["epoch"] == 1 and [row["epoch"] for row in state["history"]] == [1]
+    assert pd.read_parquet(tmp_path / paths.history).epoch.tolist() == [1]
+    epoch = Path(paths.epoch(1)).name
+    assert {path.name for path in tmp_path.rglob("*.*") if path.is_file()} == {
+        *(epoch, f"{epoch}.sha256", f"{epoch}.profile.json"),
+        *(Path(path).name for path in (paths.description, paths.history, paths.state)),
+    }
+
+
+def test_numbers_that_mean_nothing_are_refused_before_anything(tiny_ucf101, tmp_path):
+    for change, message in (
+        ({"dropout": float("nan")}, "dropout is nan; give a probability"),
+        ({"recipe": {**SETTINGS, "max_gradient_norm": float("inf")}}, "max_gradient_norm is inf; give"),
+        ({"recipe": {**SETTINGS, "learning_rate": float("nan")}}, "learning_rate is nan; give"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trained(tiny_ucf101, tmp_path / "c3d.pth.tar", **change)
+    assert not list(tmp_path.iterdir())
 
 
 def test_held_out_groups_are_explained_alone(tiny_ucf101, tmp_path):

@@ -307,6 +307,46 @@ def test_weights_that_the_last_step_ruins_stop_the_training():
         trained(recipe)
 
 
+def test_validation_loss_that_is_not_finite_stops_the_training():
+    """Clips that were learnt from may be too dark to show what the weights have become."""
+    black, white = (np.full((2, 4, 14, 16, 3), value, np.uint8) for value in (0, 255))
+    learn, held_out = (
+        Samples(lambda sample, shift, frames=frames: frames[sample], np.arange(2))
+        for frames in (black, white)
+    )
+    model = Net()
+    for parameter in (model.conv1.weight, model.fc8.weight):
+        nn.init.constant_(parameter, 1e30)
+    nn.init.constant_(model.conv1.bias, -1.0)
+    given = {"profile": replace(PROFILE, mean=(0.0, 0.0, 0.0)), "recipe": Recipe(epochs=2)}
+    assert [record.epoch for record in fit(model, learn, **given)] == [1, 2]
+    trainer = Trainer(model, learn, validation=held_out, **given)
+    message = (
+        r"^the validation loss of epoch 1 is not finite; make learning_rate \(0.001\) smaller, or set "
+        "max_gradient_norm$"
+    )
+    with pytest.raises(ValueError, match=message):
+        list(trainer.epochs())
+    assert trainer.epoch == 0
+
+
+def test_statistics_that_are_not_finite_stop_the_training():
+    """They are no parameters, but published like them."""
+
+    class Normed(Net):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, clips):
+            return self.norm(super().forward(clips))
+
+    model = Normed()
+    nn.init.constant_(model.norm.running_var, math.inf)
+    with pytest.raises(ValueError, match="the loss or a weight of epoch 1 is not finite"):
+        list(fit(model, samples_of(), profile=PROFILE, recipe=FAST))
+
+
 def test_no_clips_are_refused():
     empty = Samples(lambda sample, shift: None, np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no clip to train on"):
@@ -456,8 +496,15 @@ def test_initial_weights_follow_from_the_seed():
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
         {"momentum": 1.0},
+        {"learning_rate": math.inf},
+        {"momentum": math.nan},
         {"pixel_unit": 0.0},
+        {"pixel_unit": math.nan},
+        {"pixel_unit": 1e30},
         {"max_gradient_norm": 0.0},
+        {"max_gradient_norm": math.inf},
+        {"max_gradient_norm": math.nan},
+        {"colour": math.nan},
         {"jitter": -1},
         {"colour": 1.5},
         {"schedule": "step"},

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selrel.engine.operations import Operation, channels_last
+from selrel.engine import ties
+from selrel.engine.operations import Addition, Layer, MaxPool, Operation, Relu, Scaling, channels_last
+from selrel.engine.ties import TINY, Winners
+
+
+class UnsupportedModel(ValueError):
+    """The model has an operation that no explanation rule covers, or can't be traced."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +76,32 @@ class Graph:
             return self.bounds
         node = self.nodes[value - 1]
         incoming = [self.bound_images(i) for i in node.inputs]
-        first = node.operation.forward(*(low for low, _ in incoming))[0]
-        second = node.operation.forward(*(high for _, high in incoming))[0]
+        first = node.operation.forward(*(low for low, _ in incoming))
+        second = node.operation.forward(*(high for _, high in incoming))
         # A negative factor turns them round.
         return torch.minimum(first, second), torch.maximum(first, second)
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a rule sees of one node during a backward pass: the node, its inputs, output and saved state."""
+    """What a rule sees of one node during a backward pass: the node, its inputs and output.
+
+    `rounding` is, for each input, the difference up to which two of its entries count as equal. `winners` are
+    those of a pooling, where a library has pooled.
+    """
 
     node: Node
     inputs: tuple[Tensor, ...]
     output: Tensor
-    saved: Any
+    rounding: tuple[Tensor, ...]
+    winners: Winners | None
     graph: Graph
+
+    def refusal(self, method: str) -> UnsupportedModel:
+        """What a method's rule raises for an operation that it does not know."""
+        return UnsupportedModel(
+            f"{method} has no rule for {self.node.name}; choose other methods, or replace the operation"
+        )
 
 
 Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
@@ -93,7 +110,9 @@ Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
 
 def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
     """The chain rule: plain backpropagation."""
-    return step.node.operation.pullback(gradient, step.inputs, step.saved)
+    if step.winners is not None:
+        return (step.winners.pullback(gradient),)
+    return step.node.operation.pullback(gradient, step.inputs, step.rounding)
 
 
 class Forward:
@@ -109,13 +128,20 @@ class Forward:
         self.graph = graph
         self.clips = clips
         self._values: list[Tensor] = [channels_last(clips)]
-        self._saved: list[Any] = []
+        self._indices: dict[int, Tensor] = {}
         with torch.no_grad():
             for node in graph.nodes:
-                output, saved = node.operation.forward(*(self._values[i] for i in node.inputs))
-                self._values.append(output)
-                self._saved.append(saved)
+                self._values.append(self._forward(node, [self._values[i] for i in node.inputs]))
+        self._winners: dict[int, Winners] = {}
+        self._sizes: dict[int, Tensor] = {}
         self._results: dict[Any, Tensor] = {}
+
+    def _forward(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        operation = node.operation
+        if isinstance(operation, MaxPool) and operation.with_indices is not None:
+            output, self._indices[len(self._values)] = operation.with_indices(inputs[0])
+            return output
+        return operation.forward(*inputs)
 
     @property
     def logits(self) -> Tensor:
@@ -151,7 +177,52 @@ class Forward:
     def _step(self, position: int) -> Step:
         node = self.graph.nodes[position - 1]
         inputs = tuple(self._values[i] for i in node.inputs)
-        return Step(node, inputs, self._values[position], self._saved[position - 1], self.graph)
+        rounding = tuple(self.rounding(i) for i in node.inputs)
+        winners = self._found(position, rounding[0])
+        return Step(node, inputs, self._values[position], rounding, winners, self.graph)
+
+    def _found(self, position: int, rounding: Tensor) -> Winners | None:
+        """The winners of a pooling, kept for the next backward pass."""
+        pool = self.graph.nodes[position - 1]
+        if position in self._indices and position not in self._winners:
+            assert isinstance(pool.operation, MaxPool) and pool.operation.backward is not None
+            x, output, indices = self._values[pool.inputs[0]], self._values[position], self._indices[position]
+            self._winners[position] = Winners(
+                x,
+                output,
+                indices,
+                pool.operation.backward,
+                pool.operation.windows,
+                pool.operation.size(rounding),
+            )
+        return self._winners.get(position)
+
+    def rounding(self, position: int) -> Tensor:
+        """The difference up to which two entries of a value count as equal, broadcastable to it."""
+        return (ties.EQUAL * self._size(position)).clamp(min=TINY)
+
+    def _size(self, position: int) -> Tensor:
+        """What the roundings in a value are relative to: by clip, and by channel where that is known."""
+        if position not in self._sizes:
+            self._sizes[position] = self._new_size(position)
+        return self._sizes[position]
+
+    def _new_size(self, position: int) -> Tensor:
+        value = self._values[position]
+        if position == 0:
+            return _largest(value.abs(), value.dim())
+        node = self.graph.nodes[position - 1]
+        operation = node.operation
+        if isinstance(operation, Layer):
+            return operation.size(self._values[node.inputs[0]])
+        sizes = [self._size(i) for i in node.inputs]
+        if isinstance(operation, Addition):
+            return sizes[0] + sizes[1]
+        if isinstance(operation, Scaling | MaxPool):
+            return operation.size(sizes[0])
+        if isinstance(operation, Relu) or value is self._values[node.inputs[0]]:
+            return sizes[0]
+        return torch.stack([_largest(size, value.dim()) for size in sizes]).amax(dim=0)
 
     def once(self, explain: Callable[..., Tensor], targets: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """Compute an explanation of this batch once, however many methods are built on it."""
@@ -159,6 +230,11 @@ class Forward:
         if key not in self._results:
             self._results[key] = explain(self, targets, **settings)
         return self._results[key]
+
+
+def _largest(x: Tensor, rank: int) -> Tensor:
+    """The largest entry of each clip, with so many axes."""
+    return x.flatten(1).amax(dim=1).view(-1, *(1,) * (rank - 1))
 
 
 def _add(arriving: dict[int, Tensor], inputs: Sequence[int], shares: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ these. Every operation keeps the batch as the first axis.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from selrel.engine.ties import Windows, maxima, to_first, where_positive
 
 aten = torch.ops.aten
 
@@ -33,16 +36,18 @@ def channels_last(x: Tensor) -> Tensor:
 class Operation(Protocol):
     """One node's arithmetic.
 
-    `forward` returns the output and whatever the pullback needs beyond input and output (only max
-    pooling needs something: where each maximum was). `pullback` returns the gradient with respect
-    to each input, given the gradient with respect to the output, which it may overwrite.
+    `pullback` returns the gradient with respect to each input, given the gradient with respect to the
+    output, which it may overwrite, and for each input the difference up to which two of its entries
+    count as equal (`Forward.rounding`).
     """
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """Return the output and the saved state."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the output."""
         ...
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Return the gradient of every input."""
         ...
 
@@ -85,9 +90,9 @@ class Layer(ABC):
         """A part of the weight."""
         return self.weight if part is whole else self.form(part, lambda: part(self.weight))
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the layer, with the bias."""
-        return self.apply(inputs[0], whole, self.bias), None
+        return self.apply(inputs[0], whole, self.bias)
 
     @abstractmethod
     def apply(self, x: Tensor, part: Part, bias: Tensor | None = None) -> Tensor:
@@ -101,9 +106,22 @@ class Layer(ABC):
         """Apply the transposes of several parts to the same gradient."""
         return [self.transpose(gradient, part, x) for part in parts]
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Apply the transpose."""
         return (self.transpose(gradient, whole, inputs[0]),)
+
+    def size(self, x: Tensor) -> Tensor:
+        """The size of the sums in the output, by clip and channel: what their roundings are relative to.
+
+        Roundings of a sum add up as its summands would at random, so it is the norm of the weights times
+        the clip's largest input, and the bias. The plain sum of magnitudes grows with the number of
+        summands, which roundings don't: that of C3D's layers is 7 to 50 times as large.
+        """
+        weights = self.form("norm", lambda: self.by_output(self.weight.flatten(1).norm(dim=1)))
+        largest = torch.maximum(x.amax(tuple(range(1, x.dim()))), -x.amin(tuple(range(1, x.dim()))))
+        return weights * largest.view(-1, *(1,) * (x.dim() - 1)) + self.bias_view().abs()
 
     def by_output(self, values: Tensor) -> Tensor:
         """A value for each output channel, shaped to be combined with the output."""
@@ -221,13 +239,19 @@ class Scaling:
     factor: Tensor
     shift: Tensor
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Scale and shift."""
-        return inputs[0] * self._view(self.factor, inputs[0]) + self._view(self.shift, inputs[0]), None
+        return inputs[0] * self._view(self.factor, inputs[0]) + self._view(self.shift, inputs[0])
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Scale."""
         return (gradient * self._view(self.factor, inputs[0]),)
+
+    def size(self, size: Tensor) -> Tensor:
+        """The size of the sums in the output, from that of the input (`Layer.size`)."""
+        return size * self._view(self.factor, size).abs() + self._view(self.shift, size).abs()
 
     @staticmethod
     def _view(values: Tensor, x: Tensor) -> Tensor:
@@ -236,66 +260,117 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Relu:
-    """The rectifier. Its pullback needs its output, which the graph hands over as `saved`."""
+    """The rectifier, active where its input is positive by more than rounding.
 
+    Attributes
+    ----------
+    slope
+        What it lets through below 0: LeakyReLU's slope, 0 up to 1.
+    ceiling
+        Its highest output: ReLU6's 6. It is not active where its input reaches it.
+    in_place
+        Whether it overwrites its input; only one without slope and ceiling may.
+    """
+
+    slope: float = 0.0
+    ceiling: float = math.inf
     in_place: bool = False
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Rectify; the output is what the pullback needs."""
-        output = inputs[0].relu_() if self.in_place else inputs[0].relu()
-        return output, output
+    @property
+    def plain(self) -> bool:
+        """Whether it is the rectifier of the textbooks, max(0, x)."""
+        return self.slope == 0 and self.ceiling == math.inf
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Pass the gradient where the output is positive, in place."""
-        return (aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=gradient),)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Rectify."""
+        if self.plain:
+            return inputs[0].relu_() if self.in_place else inputs[0].relu()
+        if self.slope:
+            return torch.nn.functional.leaky_relu(inputs[0], self.slope)
+        return inputs[0].clamp(0, self.ceiling)
+
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Pass the gradient where the rectifier is active, in place, and the slope's share elsewhere."""
+        leaked = gradient * self.slope if self.slope else None
+        passed = where_positive(gradient, inputs[0], rounding[0])
+        if self.ceiling < math.inf:
+            passed = where_positive(passed, self.ceiling - inputs[0], rounding[0])
+        # (1 - slope) of what is active, and the slope's share of everything.
+        return (passed if leaked is None else passed.mul_(1 - self.slope).add_(leaked),)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Max pooling, plain or adaptive. Ties go to the first voxel in (time, height, width) order.
+    """Max pooling, plain or adaptive, over any of the axes but the first.
 
-    `with_indices` and `backward` are the pair of torch operators; `arguments` are their geometry.
+    Of what counts as highest, the first in (time, height, width) order wins: in the first frame whose maximum
+    counts as the highest, in the first row of that frame whose maximum counts as its highest.
+    `windows` are those along each axis. `dropped` are axes of one window each, in
+    order and counted from the last (-1), that the output does without.
     """
 
-    with_indices: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., Tensor]
-    arguments: tuple[Any, ...]
+    windows: tuple[Windows, ...]
+    with_indices: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """A library's pooling and its pullback (gradient, input, indices), where there is one."""
+    dropped: tuple[int, ...] = ()
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool, and keep where each maximum was."""
-        return self.with_indices(inputs[0], *self.arguments)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Pool."""
+        return maxima(inputs[0], self.windows)[-1].squeeze(self.dropped)
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
-        """Give the gradient to the winner."""
-        return (self.backward(gradient, inputs[0], *self.arguments, saved),)
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Give the gradient to the winner, which is found again: to keep it would take a map of indices."""
+        for axis in self.dropped:
+            gradient = gradient.unsqueeze(axis + inputs[0].dim())
+        return (to_first(gradient, inputs[0], self.windows, self._kept(rounding[0])),)
+
+    def size(self, size: Tensor) -> Tensor:
+        """The size of the sums in the output, from that of the input (`Layer.size`): the same in a window."""
+        return self._kept(size).squeeze(self.dropped)
+
+    def _kept(self, size: Tensor) -> Tensor:
+        return size.amax(tuple(range(-len(self.windows), 0)), keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Average pooling and means: linear, without parameters, with non-negative coefficients."""
+    """Average pooling, means and sums over axes: linear, with fixed coefficients that are not negative."""
 
     function: Callable[[Tensor], Tensor]
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Average."""
-        return self.function(inputs[0]), None
+        return self.function(inputs[0])
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Spread the gradient over what was averaged."""
         return _transpose_of(self.function, gradient, inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """Operations that only move values: views, slices, padding with zeros, concatenation."""
+    """Operations that only move values: views, slices, parts, padding with zeros, concatenation.
+
+    `keeps_axes` says whether the axes of time, height and width are still where they were.
+    """
 
     function: Callable[..., Tensor]
+    keeps_axes: bool = True
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Move the values."""
-        return self.function(*inputs), None
+        return self.function(*inputs)
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Move the gradient back to where its value came from."""
         return _transpose_of(self.function, gradient, inputs)
 
@@ -304,11 +379,13 @@ class Routing:
 class Addition:
     """The sum of two tensors of the same shape: a residual connection."""
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, None]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Add."""
-        return inputs[0] + inputs[1], None
+        return inputs[0] + inputs[1]
 
-    def pullback(self, gradient: Tensor, inputs: Sequence[Tensor], saved: Any) -> tuple[Tensor, ...]:
+    def pullback(
+        self, gradient: Tensor, inputs: Sequence[Tensor], rounding: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Give the gradient to both, each its own, since either may be overwritten."""
         return gradient, gradient.clone()
 
@@ -319,4 +396,6 @@ def _transpose_of(
     """Transpose a linear function of the inputs; their values do not matter, only their shapes."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        return torch.autograd.grad(function(*leaves), leaves, gradient)
+        found = torch.autograd.grad(function(*leaves), leaves, gradient)
+    # A sum's is one number that stands for many; what is given to a rule may be overwritten.
+    return tuple(share.clone() if 0 in share.stride() else share for share in found)

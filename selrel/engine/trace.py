@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from selrel.engine.graph import Graph, Node
+from selrel.engine.graph import Graph, Node, UnsupportedModel
 from selrel.engine.operations import (
     Addition,
     Average,
@@ -30,15 +30,12 @@ from selrel.engine.operations import (
     Routing,
     Scaling,
 )
+from selrel.engine.ties import adaptive_windows, regular_windows
 
 aten = torch.ops.aten
 
 # Not 1, which models treat specially when they squeeze; a size that no other axis is likely to have.
 _TRACED_BATCH = 7
-
-
-class UnsupportedModel(ValueError):
-    """The model has an operation that no explanation rule covers, or can't be traced."""
 
 
 def trace(model: nn.Module, shape: tuple[int, int, int, int], *, low: Tensor, high: Tensor) -> Graph:
@@ -163,11 +160,15 @@ class _Translation:
             self.shapes.append(tuple(node.meta["val"].shape[1:]))
 
     def _translate(self, node: fx.Node, nodes: list[Node]) -> None:
-        if node.target is operator.getitem:
+        if node.target in _DIVISIONS:
+            # Translated where one of its parts is taken.
+            return
+        origin = _divided(node) or node
+        if node.target is operator.getitem and origin is node:
             self._translate_item(node)
             return
-        inputs = tuple(n for n in node.all_input_nodes if n in self.positions)
-        translate = _TRANSLATIONS.get(node.target)
+        translate = _TRANSLATIONS.get(node.target) if origin is node else _part
+        inputs = tuple(n for n in origin.all_input_nodes if n in self.positions)
         if translate is None or not inputs:
             raise self._refusal(node, "no explanation rule covers it")
         value = node.meta["val"]
@@ -177,8 +178,8 @@ class _Translation:
         operation = translate(_Call(node, self.tensors, tuple(output.shape), self._refusal))
         positions = tuple(self.positions[n] for n in inputs)
         if isinstance(operation, Routing | Addition):
-            positions = tuple(self.positions[n] for n in _tensor_arguments(node) if n in self.positions)
-        nodes.append(Node(_name(node), operation, positions, *self._signs(operation, positions, nodes)))
+            positions = tuple(self.positions[n] for n in _tensor_arguments(origin) if n in self.positions)
+        nodes.append(Node(_name(origin), operation, positions, *self._signs(operation, positions, nodes)))
         self.positions[node] = len(nodes)
         self.shapes.append(tuple(output.shape[1:]))
 
@@ -192,7 +193,7 @@ class _Translation:
 
     @staticmethod
     def _signs(operation: Operation, inputs: tuple[int, ...], nodes: list[Node]) -> tuple[bool, bool]:
-        if isinstance(operation, Relu):
+        if isinstance(operation, Relu) and operation.slope == 0:
             return True, False
         linear = isinstance(operation, Layer | _BatchNorm)
         nonnegative = not linear and all(i > 0 and nodes[i - 1].nonnegative for i in inputs)
@@ -215,7 +216,7 @@ class _Translation:
 
     @staticmethod
     def _refusal(node: fx.Node, reason: str) -> UnsupportedModel:
-        known = ", ".join(sorted({str(target).split(".")[1] for target in _TRANSLATIONS}))
+        known = ", ".join(sorted({str(target).split(".")[1] for target in (*_TRANSLATIONS, *_DIVISIONS)}))
         return UnsupportedModel(
             f"can't explain {_name(node)}: {reason}; replace it by operations from this list "
             f"({known}) or leave it out: logits are explained before any softmax"
@@ -242,11 +243,14 @@ class _Call:
         return default if value is None else value
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the first input, the batch included."""
+        return tuple(self.node.all_input_nodes[0].meta["val"].shape)
+
+    @property
     def input_rank(self) -> int:
         """The number of axes of the first input, the batch included."""
-        first = self.node.all_input_nodes[0]
-        rank: int = first.meta["val"].dim()
-        return rank
+        return len(self.input_shape)
 
     def all_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.node.args, dict(self.node.kwargs)
@@ -328,30 +332,88 @@ def _relu(call: _Call) -> Operation:
     return Relu()
 
 
-def _max_pool(axes: int) -> Callable[[_Call], Operation]:
-    with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
-    backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
+def _leaky_relu(call: _Call) -> Operation:
+    slope = call.argument(1, "negative_slope", 0.01)
+    if not 0 <= slope <= 1:
+        raise call.refuse(call.node, f"its slope is {slope}, and only slopes of 0 to 1 have a rule")
+    return Relu(slope=float(slope))
+
+
+def _clamp(lowest: str, highest: str, default: tuple[float, float]) -> Callable[[_Call], Operation]:
+    """What cuts values off at 0, and maybe at a ceiling; the names are those of the operator's arguments."""
 
     def translate(call: _Call) -> Operation:
-        kernel = call.argument(1, "kernel_size")
-        stride = call.argument(2, "stride", None) or kernel
-        rest = [call.argument(3, "padding", 0), call.argument(4, "dilation", 1)]
-        return MaxPool(with_indices, backward, (kernel, stride, *rest, call.argument(5, "ceil_mode", False)))
+        low, high = call.argument(1, lowest, default[0]), call.argument(2, highest, default[1])
+        if low != 0 or not high > 0:
+            raise call.refuse(
+                call.node, f"it keeps values in {low} to {high}, and only ranges from 0 on have a rule"
+            )
+        return Relu(ceiling=float(high))
+
+    return translate
+
+
+def _max_pool(axes: int) -> Callable[[_Call], Operation]:
+    def translate(call: _Call) -> Operation:
+        def several(index: int, name: str, default: Any) -> list[int]:
+            given = call.argument(index, name, default) or default
+            values = [given] if isinstance(given, int) else list(given)
+            return values * axes if len(values) == 1 else values
+
+        kernel = several(1, "kernel_size", None)
+        stride, padding, dilation = (
+            several(2, "stride", kernel),
+            several(3, "padding", 0),
+            several(4, "dilation", 1),
+        )
+        geometry = zip(kernel, stride, padding, dilation, strict=True)
+        windows = tuple(
+            regular_windows(size, count, kernel=k, stride=s, padding=p, dilation=d)
+            for size, count, (k, s, p, d) in zip(*_pooled_axes(call, axes), geometry, strict=True)
+        )
+        if axes == 1:
+            # torch has no pullback of its own there.
+            return MaxPool(windows)
+        with_indices = getattr(aten, f"max_pool{axes}d_with_indices").default
+        backward = getattr(aten, f"max_pool{axes}d_with_indices_backward").default
+        given = (kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
+        return MaxPool(
+            windows,
+            lambda x: with_indices(x, *given),
+            lambda gradient, x, indices: backward(gradient, x, *given, indices),
+        )
 
     return translate
 
 
 def _adaptive_max_pool(axes: int) -> Callable[[_Call], Operation]:
-    forward = getattr(aten, f"adaptive_max_pool{axes}d").default
-    backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
-
     def translate(call: _Call) -> Operation:
-        size = call.argument(1, "output_size")
-        return MaxPool(
-            lambda x: forward(x, size), lambda gradient, x, indices: backward(gradient, x, indices), ()
-        )
+        sizes, counts = _pooled_axes(call, axes)
+        windows = tuple(adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True))
+        if axes == 1:
+            return MaxPool(windows)
+        with_indices = getattr(aten, f"adaptive_max_pool{axes}d").default
+        backward = getattr(aten, f"adaptive_max_pool{axes}d_backward").default
+        return MaxPool(windows, lambda x: with_indices(x, counts), backward)
 
     return translate
+
+
+def _pooled_axes(call: _Call, axes: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The sizes of the last axes before and after."""
+    return call.input_shape[-axes:], call.shape[-axes:]
+
+
+def _maximum(call: _Call) -> Operation:
+    """The maximum over whole axes."""
+    given = call.argument(1, "dim", ())
+    rank = call.input_rank
+    axes = sorted(axis % rank - rank for axis in ([given] if isinstance(given, int) else given))
+    if not axes or axes[0] == -rank:
+        raise call.refuse(call.node, "it takes the maximum over the batch")
+    sizes = {axis: call.input_shape[axis] for axis in range(axes[0], 0)}
+    windows = tuple(adaptive_windows(n, 1 if axis in axes else n) for axis, n in sizes.items())
+    return MaxPool(windows, dropped=() if call.argument(2, "keepdim", False) else tuple(axes))
 
 
 def _applied(call: _Call) -> Callable[[Tensor], Tensor]:
@@ -362,14 +424,15 @@ def _applied(call: _Call) -> Callable[[Tensor], Tensor]:
 
 
 def _average(call: _Call) -> Operation:
-    if call.node.target is aten.mean.dim and any(d in (0, -call.input_rank) for d in call.argument(1, "dim")):
+    over_axes = call.node.target in (aten.mean.dim, aten.sum.dim_IntList)
+    if over_axes and any(d in (0, -call.input_rank) for d in call.argument(1, "dim")):
         raise call.refuse(call.node, "it averages over the batch")
     return Average(_applied(call))
 
 
 def _reshape(call: _Call) -> Operation:
     rest = call.shape[1:]
-    return Routing(lambda x: x.reshape(len(x), *rest))
+    return Routing(lambda x: x.reshape(len(x), *rest), keeps_axes=call.shape == call.input_shape)
 
 
 def _move(call: _Call) -> Operation:
@@ -378,18 +441,36 @@ def _move(call: _Call) -> Operation:
     return Routing(_applied(call))
 
 
+def _part(call: _Call) -> Operation:
+    """One of the tensors that a division gives."""
+    source, index = call.node.args
+    assert isinstance(source, fx.Node) and isinstance(index, int)
+    division = replace(call, node=source)
+    if division.argument(_DIVISIONS[source.target], "dim", 0) % division.input_rank == 0:
+        raise call.refuse(source, "it cuts the batch")
+    divide: Any = _applied(division)
+    return Routing(lambda x: divide(x)[index])
+
+
+def _stack(call: _Call) -> Operation:
+    axis = call.argument(1, "dim", 0) % len(call.shape)
+    if axis == 0:
+        raise call.refuse(call.node, "it stacks before the batch axis")
+    return Routing(lambda *xs: torch.stack(xs, axis))
+
+
 def _permute(call: _Call) -> Operation:
     order = [d % len(call.shape) for d in call.argument(1, "dims")]
     if order[0] != 0:
         raise call.refuse(call.node, "it moves the batch axis")
-    return Routing(lambda x: x.permute(order))
+    return Routing(lambda x: x.permute(order), keeps_axes=order == sorted(order))
 
 
 def _transpose(call: _Call) -> Operation:
     first, second = (d % len(call.shape) for d in (call.argument(1, "dim0"), call.argument(2, "dim1")))
     if 0 in (first, second):
         raise call.refuse(call.node, "it moves the batch axis")
-    return Routing(lambda x: x.transpose(first, second))
+    return Routing(lambda x: x.transpose(first, second), keeps_axes=first == second)
 
 
 def _pad(call: _Call) -> Operation:
@@ -414,6 +495,9 @@ def _concatenation(call: _Call) -> Operation:
 
 
 def _addition(call: _Call) -> Operation:
+    # Python's sum begins with 0.
+    if call.node.args[1:] in ((0,), (0.0,)):
+        return _identity(call)
     summands = _tensor_arguments(call.node)
     shapes = {tuple(s.meta["val"].shape) for s in summands if "val" in s.meta}
     if len(summands) != 2 or len(shapes) != 1 or call.argument(2, "alpha", 1) != 1:
@@ -433,17 +517,30 @@ _TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
     aten.linear.default: _linear,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.relu.default: _relu,
+    aten.leaky_relu.default: _leaky_relu,
+    aten.relu6.default: _clamp("", "", (0, 6)),
+    aten.hardtanh.default: _clamp("min_val", "max_val", (-1, 1)),
+    aten.clamp.default: _clamp("min", "max", (-math.inf, math.inf)),
+    aten.clamp_min.default: _clamp("min", "", (-math.inf, math.inf)),
+    aten.amax.default: _maximum,
+    aten.max.dim: _maximum,
+    aten.max_pool1d.default: _max_pool(1),
     aten.max_pool2d.default: _max_pool(2),
     aten.max_pool3d.default: _max_pool(3),
+    aten.max_pool1d_with_indices.default: _max_pool(1),
     aten.max_pool2d_with_indices.default: _max_pool(2),
     aten.max_pool3d_with_indices.default: _max_pool(3),
+    aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
     aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
     aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
+    aten.avg_pool1d.default: _average,
     aten.avg_pool2d.default: _average,
     aten.avg_pool3d.default: _average,
+    aten.adaptive_avg_pool1d.default: _average,
     aten.adaptive_avg_pool2d.default: _average,
     aten.adaptive_avg_pool3d.default: _average,
     aten.mean.dim: _average,
+    aten.sum.dim_IntList: _average,
     aten.view.default: _reshape,
     aten.reshape.default: _reshape,
     aten._unsafe_view.default: _reshape,
@@ -459,6 +556,7 @@ _TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
     aten.pad.default: _pad,
     aten.constant_pad_nd.default: _pad,
     aten.cat.default: _concatenation,
+    aten.stack.default: _stack,
     aten.add.Tensor: _addition,
     aten.clone.default: _identity,
     aten.alias.default: _identity,
@@ -466,6 +564,20 @@ _TRANSLATIONS: dict[Any, Callable[[_Call], Any]] = {
     aten.dropout.default: _identity,
     aten.feature_dropout.default: _identity,
 }
+
+
+# What gives several tensors, each of which moves some of the values, and the place of its "dim".
+_DIVISIONS: dict[Any, int] = {
+    aten.split.Tensor: 2,
+    aten.split_with_sizes.default: 2,
+    aten.unbind.int: 1,
+}
+
+
+def _divided(node: fx.Node) -> fx.Node | None:
+    """The division that a node takes a part of; None if it is no part."""
+    source = node.args[0] if node.target is operator.getitem else None
+    return source if isinstance(source, fx.Node) and source.target in _DIVISIONS else None
 
 
 # --- rewrites ---------------------------------------------------------------------------------
@@ -522,7 +634,7 @@ def _rectify_in_place(nodes: list[Node]) -> tuple[Node, ...]:
     quiet = _quiet_when_not_positive(nodes)
     rewritten = []
     for position, node in enumerate(nodes, start=1):
-        if isinstance(node.operation, Relu) and quiet[position]:
+        if isinstance(node.operation, Relu) and node.operation.plain and quiet[position]:
             source = _owner(nodes, counts, node.inputs[0])
             if source is not None and isinstance(source.operation, _ALLOCATING):
                 node = replace(node, operation=Relu(in_place=True))
@@ -559,15 +671,24 @@ def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
 
 
 def _cam_value(nodes: tuple[Node, ...], shapes: list[tuple[int, ...]]) -> int | None:
-    """The last rectified feature map, concatenations of such maps included, before it is pooled.
+    """The last rectified feature map, concatenations and sums of such maps included, before it is pooled.
 
-    A map of a single place, as in a head of 1x1x1 convolutions, shows nothing of where.
+    A map of a single place, as in a head of 1x1x1 convolutions, shows nothing of where. One of several parts
+    of a map is none, since the others count as well; neither is one whose axes have changed places.
     """
+    counts = _consumers(list(nodes))
     maps: list[int] = []
+    parts: list[int] = []
     for position, node in enumerate(nodes, start=1):
-        follows = isinstance(node.operation, Routing) and all(i in maps for i in node.inputs)
+        operation = node.operation
+        kept = isinstance(operation, Addition) or (isinstance(operation, Routing) and operation.keeps_axes)
+        follows = kept and all(i in maps for i in node.inputs)
         shape = shapes[position]
         located = len(shape) == 4 and math.prod(shape[1:]) > 1
-        if located and (isinstance(node.operation, Relu) or follows):
+        if located and (isinstance(operation, Relu) or follows):
             maps.append(position)
-    return maps[-1] if maps else None
+            source = node.inputs[0]
+            shared = counts[source] > 1 and math.prod(shape) < math.prod(shapes[source])
+            if follows and len(node.inputs) == 1 and (shared or source in parts):
+                parts.append(position)
+    return next((position for position in reversed(maps) if position not in parts), None)

@@ -19,16 +19,16 @@ from selrel.engine.operations import (
     Average,
     Convolution,
     Layer,
+    MaxPool,
     Part,
     Relu,
+    Routing,
     Scaling,
     negative,
     positive,
     whole,
 )
-
-# Smaller denominators are sums in which every summand is 0.
-_TINY = 1e-30
+from selrel.engine.ties import TINY, positive_part
 
 UNITS = "1"
 
@@ -83,14 +83,16 @@ def relevance_rule(alpha: float) -> Rule:
         if isinstance(operation, Layer):
             return (_layer(step, operation, relevance, alpha),)
         if isinstance(operation, Relu | Scaling):
-            # One input an output, which gets all.
+            # One input an output, which gets all; also of a rectifier that has reached its ceiling.
             return (relevance,)
         if isinstance(operation, Average):
             return (_in_proportion(step, relevance),)
         if isinstance(operation, Addition):
             return _by_positive_parts(step, relevance)
-        # Max pooling gives it to the winner; what only moves values moves relevance back.
-        return gradient_rule(step, relevance)
+        if isinstance(operation, MaxPool | Routing):
+            # Max pooling gives it to the winner; what only moves values moves relevance back.
+            return gradient_rule(step, relevance)
+        raise step.refusal("deep_taylor")
 
     return rule
 
@@ -101,42 +103,33 @@ def _layer(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
         return _z_b(step, layer, relevance)
     if not step.graph.nodes[source - 1].nonnegative:
         return _signed(step, layer, relevance, alpha)
-    excite = layer.apply(step.inputs[0], positive)
-    if alpha == 1:
-        return _z_plus(step, layer, relevance, excite)
-    return _alpha_beta(step, layer, relevance, excite, alpha)
+    # What counts as 0 must not carry relevance where nothing else is active.
+    a = positive_part(step.inputs[0], step.rounding[0])
+    return _z_plus(layer, a, relevance) if alpha == 1 else _alpha_beta(layer, a, relevance, alpha)
 
 
-def _z_plus(step: Step, layer: Layer, relevance: Tensor, denominator: Tensor) -> Tensor:
+def _z_plus(layer: Layer, a: Tensor, relevance: Tensor) -> Tensor:
     """R_in = a * W+^T (R_out / (W+ a)), for a >= 0."""
-    (a,) = step.inputs
-    share = _divide(relevance, denominator)
+    share = _divide(relevance, layer.apply(a, positive))
     return layer.transpose(share, positive, a).mul_(a)
 
 
-def _alpha_beta(step: Step, layer: Layer, relevance: Tensor, excite: Tensor, alpha: float) -> Tensor:
-    """Alpha times the z+ rule minus beta times the same for W-, for a >= 0.
-
-    W- a = (output - bias) - W+ a needs no convolution. Where a rectifier has overwritten the output,
-    both agree at every place that relevance arrives.
-    """
-    (a,) = step.inputs
-    inhibit = step.output - layer.bias_view() - excite
-    # Exact zeros come out of the subtraction as rounding noise, which must not divide.
-    noise = _rounding(excite + layer.bias_view().abs())
-    blame = _divide(relevance, -inhibit, smallest=noise) * -1.0
-    credit = _divide(relevance, excite)
+def _alpha_beta(layer: Layer, a: Tensor, relevance: Tensor, alpha: float) -> Tensor:
+    """Alpha times the z+ rule minus beta times the same for W-, for a >= 0."""
+    # Not the output less the bias and W+ a: rounding would be left where nothing inhibits.
+    inhibit = layer.apply(a, negative).neg_()
     # Where nothing inhibits, the positive part must carry everything, or relevance would be made.
-    weight = torch.where(-inhibit > noise, alpha, 1.0)
-    found = layer.transpose(credit * weight, positive, a)
-    found -= (alpha - 1) * layer.transpose(blame, negative, a)
+    weight = torch.where(inhibit > TINY, alpha, 1.0)
+    credit = _divide(relevance, layer.apply(a, positive)).mul_(weight)
+    found = layer.transpose(credit, positive, a)
+    found += (alpha - 1) * layer.transpose(_divide(relevance, inhibit), negative, a)
     return found.mul_(a)
 
 
 def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
     """The alpha-beta rule for inputs of both signs: contributions a W split by their own sign."""
     (a,) = step.inputs
-    above, below = a.clamp(min=0), a.clamp(max=0)
+    above, below = positive_part(a, step.rounding[0]), -positive_part(-a, step.rounding[0])
 
     def part(first: Part, second: Part) -> Callable[[Tensor], Tensor]:
         return lambda share: (
@@ -148,7 +141,7 @@ def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor
     if alpha == 1:
         return credit(_divide(relevance, excite))
     inhibit = layer.apply(above, negative) + layer.apply(below, positive)
-    weight = torch.where(inhibit < -_TINY, alpha, 1.0)
+    weight = torch.where(inhibit < -TINY, alpha, 1.0)
     blame = part(negative, positive)
     return credit(_divide(relevance, excite) * weight) + (alpha - 1) * blame(_divide(relevance, -inhibit))
 
@@ -187,12 +180,12 @@ def _frames(layer: Layer, output: Tensor) -> Sequence[Tensor]:
 def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
     """An average: in proportion to the positive part of its inputs; equally where none is positive."""
     average = step.node.operation
-    a = step.inputs[0].clamp(min=0)
-    total, _ = average.forward(a)
-    count, _ = average.forward(torch.ones_like(a))
-    orphans = torch.where(total <= _TINY, relevance / count, 0.0)
-    (spread,) = average.pullback(_divide(relevance, total), (a,), None)
-    (equally,) = average.pullback(orphans, (a,), None)
+    a = positive_part(step.inputs[0], step.rounding[0])
+    total = average.forward(a)
+    count = average.forward(torch.ones_like(a))
+    orphans = torch.where(total <= TINY, relevance / count, 0.0)
+    (spread,) = average.pullback(_divide(relevance, total), (a,), ())
+    (equally,) = average.pullback(orphans, (a,), ())
     return equally.addcmul_(spread, a)
 
 
@@ -201,9 +194,9 @@ def _by_positive_parts(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
 
     Never by the signed sum, which blows up where summands cancel.
     """
-    first, second = (a.clamp(min=0) for a in step.inputs)
+    first, second = map(positive_part, step.inputs, step.rounding)
     total = first + second
-    share = first.div_(total).masked_fill_(total <= _TINY, 0.5).mul_(relevance)
+    share = first.div_(total).masked_fill_(total <= TINY, 0.5).mul_(relevance)
     return share, relevance - share
 
 
@@ -212,10 +205,10 @@ def _divide(relevance: Tensor, denominator: Tensor, *, smallest: Tensor | None =
     if smallest is not None:
         denominator.masked_fill_(denominator <= smallest, math.inf)
     # R / inf is exactly 0, in one pass and without a mask in memory.
-    denominator = F.threshold(denominator, _TINY, math.inf, inplace=True)
+    denominator = F.threshold(denominator, TINY, math.inf, inplace=True)
     return torch.div(relevance, denominator, out=denominator)
 
 
 def _rounding(size: Tensor) -> Tensor:
-    """What a few roundings in a sum of this size come to."""
-    return size * (8 * torch.finfo(size.dtype).eps)
+    """What a few roundings in a sum of this size come to: in float32, lest float64 choose differently."""
+    return size * (8 * torch.finfo(torch.float32).eps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from selrel.engine import Forward, Step, gradient_rule
-from selrel.engine.operations import Relu
+from selrel.engine.operations import Addition, Average, Layer, MaxPool, Relu, Routing, Scaling
 
 UNITS = "logit per unit of normalised pixel"
 
@@ -22,8 +22,13 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
 
 
 def guided_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Pass the positive part of the gradient where a rectifier is active; the chain rule elsewhere."""
-    passed = gradient_rule(step, gradient)
-    if isinstance(step.node.operation, Relu):
-        return tuple(share.clamp_(min=0) for share in passed)
-    return passed
+    """Pass the positive part of the gradient where a rectifier is active; the chain rule elsewhere.
+
+    A leaky rectifier passes its slope's share of the positive part where it is not active.
+    """
+    operation = step.node.operation
+    if isinstance(operation, Relu):
+        return tuple(share.clamp_(min=0) for share in gradient_rule(step, gradient))
+    if isinstance(operation, Layer | Scaling | MaxPool | Average | Routing | Addition):
+        return gradient_rule(step, gradient)
+    raise step.refusal("guided_backprop")

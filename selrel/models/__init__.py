@@ -14,12 +14,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from selrel.profiles import Profile
 
 State = Mapping[str, Tensor]
 
 LISTED_KEYS = 20
+
+# What DataParallel and torch.compile put before every name of the model that they wrap.
+_PREFIXES = ("module.", "_orig_mod.")
+_TWICE = "the checkpoint names some weights twice, with and without a prefix such as 'module.'; keep one set"
 
 # Batch norm's count of training steps: no weight, and PyTorch before 0.4.1 did not save it.
 COUNTER = "num_batches_tracked"
@@ -94,8 +99,8 @@ def recognise(state: State, *, family: str | None = None) -> Recognised:
     Parameters
     ----------
     state : mapping of str to Tensor
-        Weights under their published names; a leading ``module.`` is ignored. Never written to, and
-        the model may share memory with it.
+        Weights under their published names; a leading ``module.`` or ``_orig_mod.`` is ignored. Never
+        written to, and the model may share memory with it.
     family : str, optional
         Name of the family; by default it follows from the keys.
 
@@ -110,7 +115,9 @@ def recognise(state: State, *, family: str | None = None) -> Recognised:
         If the family is unknown, or keys are missing, unexpected or misshapen (all are listed).
     """
     known = families()
-    stripped = _without_module(state)
+    stripped = _spellings(state)[-1]
+    if len(stripped) != len(state):
+        raise ValueError(_TWICE)
     if family is not None and family not in known:
         raise ValueError(f"unknown checkpoint family {family!r}; known: {', '.join(known)}")
     chosen, architecture = known[family] if family is not None else _best_family(stripped, known)
@@ -127,8 +134,8 @@ def from_factory(path: str, *, state: State | None = None) -> Recognised:
         ``package.module:factory``: what to import, and a function in it that takes no arguments and
         returns a `torch.nn.Module` and its `Profile` (or the profile's plain dict).
     state : mapping of str to Tensor, optional
-        Weights under the model's own names, a leading ``module.`` ignored; by default the model keeps
-        those it was made with.
+        Weights under the model's own names; where these do not fit as they are, without a leading
+        ``module.`` or ``_orig_mod.``. By default the model keeps those it was made with.
 
     Returns
     -------
@@ -138,14 +145,15 @@ def from_factory(path: str, *, state: State | None = None) -> Recognised:
     Raises
     ------
     ValueError
-        If the factory can't be found, raises, or returns something else; if the model can't map one
-        clip of the profile to logits; or if the weights do not fit (all keys are listed).
+        If the factory can't be found, raises, or returns something else; if the model is compiled by
+        TorchScript, has no plain weights, or can't map one clip of the profile to logits; or if the
+        weights do not fit (all keys are listed).
     """
-    model, profile = _made(_factory(path), path)
-    model = model.to("cpu", torch.float32)
+    made, profile = _made(_factory(path), path)
+    model = _plain(made, path)
     if state is not None:
-        _load(model, _without_module(state), Family(profile.family, str, profile))
-    model = model.requires_grad_(True).eval()
+        family = Family(profile.family, str, profile)
+        _load(model, _best_spelling(state, family, model.state_dict()), family)
     return Recognised(model, profile.family, profile, _counted_outputs(model, profile, path))
 
 
@@ -175,17 +183,30 @@ def _architectures() -> Iterator[Architecture]:
         yield importlib.import_module(f"{__name__}.{found.name}")
 
 
-def _without_module(state: State) -> dict[str, Tensor]:
-    stripped = {_own_name(key): value for key, value in state.items()}
-    if len(stripped) != len(state):
-        raise ValueError("the checkpoint names some weights twice, with and without 'module.'; keep one set")
-    return stripped
+def _spellings(state: State) -> list[dict[str, Tensor]]:
+    """A state's names as they are, then without one wrapper's prefix more at a time."""
+    found = [dict(state)]
+    while any(key.startswith(_PREFIXES) for key in found[-1]):
+        found.append({_unwrapped_name(key): value for key, value in found[-1].items()})
+    return found
 
 
-def _own_name(key: str) -> str:
-    while key.startswith("module."):
-        key = key.removeprefix("module.")
-    return key
+def _unwrapped_name(key: str) -> str:
+    prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
+    return key.removeprefix(prefix)
+
+
+def _best_spelling(state: State, family: Family, expected: State) -> State:
+    """The names that fit the model best; those that are in the file, where others fit no better."""
+    best = min(_spellings(state), key=lambda spelling: len(_misfits(spelling, expected)))
+    if len(best) != len(state):
+        raise ValueError(_TWICE)
+    return best
+
+
+def _misfits(state: State, expected: State) -> list[str]:
+    """Names that only one of the two has."""
+    return [key for key in state.keys() ^ expected.keys() if not key.endswith(COUNTER)]
 
 
 def _best_family(
@@ -275,7 +296,8 @@ def _factory(path: str) -> Callable[[], object]:
         raise ValueError(f"the model {path!r} is not an import path; write package.module:factory")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
+    # A script that reads its arguments when it is imported ends the process.
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"the model {path!r} can't be imported: {_reason(error)}; install its package into this "
             "environment or add its directory to PYTHONPATH"
@@ -289,16 +311,47 @@ def _factory(path: str) -> Callable[[], object]:
 def _made(factory: Callable[[], object], path: str) -> tuple[nn.Module, Profile]:
     try:
         made: Any = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"the model {path!r} can't be made: its factory raised {_reason(error)}") from error
     pair = made if isinstance(made, tuple | list) and len(made) == 2 else (made, None)
     if not isinstance(pair[0], nn.Module) or not isinstance(pair[1], Profile | Mapping):
-        what = ", ".join(type(part).__name__ for part in made) if pair is made else type(made).__name__
+        what = ", ".join(map(_kind, made)) if pair is made else _kind(made)
         raise ValueError(
             f"the model {path!r} can't be used: its factory returned {what}; it must return a "
             "torch.nn.Module and its Profile (or the profile as a dict)"
         )
     return pair[0], _as_profile(pair[1], path)
+
+
+def _kind(value: object) -> str:
+    if value is None or isinstance(value, type):
+        return "None" if value is None else f"the class {value.__name__} (not an object of it)"
+    return type(value).__name__
+
+
+def _plain(model: nn.Module, path: str) -> nn.Module:
+    """Take a model out of what parallelises or compiles it, in eval mode and float32, on the CPU."""
+    # It takes a second, and only models of the user's own need it.
+    from torch._dynamo import OptimizedModule
+
+    while isinstance(model, nn.DataParallel | DistributedDataParallel | OptimizedModule):
+        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"the model {path!r} can't be used: {name or 'it'} is compiled by TorchScript, which hides "
+                "its operations; return it as it was before torch.jit.script or torch.jit.trace"
+            )
+    try:
+        values = model.state_dict().items()
+        if strange := [key for key, value in values if not isinstance(value, Tensor)]:
+            raise TypeError(f"{strange[0][:80]} holds no plain numbers, as in a quantised model")
+        return model.to("cpu", torch.float32).requires_grad_(True).eval()
+    except Exception as error:
+        raise ValueError(
+            f"the model {path!r} can't be used: {_reason(error)}; return a torch.nn.Module with its weights, "
+            "neither lazy, quantised, exported nor on the meta device"
+        ) from error
 
 
 def _as_profile(given: Profile | Mapping[str, Any], path: str) -> Profile:
@@ -314,7 +367,8 @@ def _counted_outputs(model: nn.Module, profile: Profile, path: str) -> int:
     """Run one black clip: a stranger's model may end in any layer."""
     shape = (1, *profile.sample_shape)
     try:
-        with torch.no_grad():
+        # Compiling, if parts of it are to be compiled, would take longer than the clip.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits: object = model(torch.zeros(shape))
     except Exception as error:
         raise ValueError(
@@ -328,6 +382,6 @@ def _counted_outputs(model: nn.Module, profile: Profile, path: str) -> int:
     return logits.shape[1]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

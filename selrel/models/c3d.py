@@ -39,7 +39,7 @@ class C3D(nn.Sequential):
     Raises
     ------
     ValueError
-        If the number of widths is wrong or one is below 1.
+        If the number of widths is wrong or one is below 1, or dropout is no probability.
 
     Notes
     -----
@@ -60,6 +60,9 @@ class C3D(nn.Sequential):
                 f"C3D needs 8 widths and 2 hidden sizes, all 1 or more; got widths {tuple(widths)}, "
                 f"hidden {tuple(hidden)}, n_outputs {n_outputs}"
             )
+        # torch lets NaN pass.
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is {dropout}; give a probability, 0 to 1")
         super().__init__(OrderedDict([*_features(widths), *_head(widths[-1], hidden, n_outputs, dropout)]))
 
     def forward(self, input: Tensor) -> Tensor:
