@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Real
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from selrel.explain import default_settings, method, methods
@@ -122,9 +122,7 @@ class Request:
         sigmas = [_plain("sigma", sigma, TABLE_SIGMA) for sigma in self.sigmas]
         check_sigmas(sigmas)
         usual = asdict(PRESETS["default"])
-        selective = {
-            name: _plain(name, value, usual[name]) for name, value in asdict(self.selective).items()
-        }
+        selective = {name: _plain(name, value, usual[name]) for name, value in asdict(self.selective).items()}
         normal = {
             "methods": {name: _complete(name, given) for name, given in sorted(self.methods.items())},
             "sigmas": tuple(sorted(set(sigmas))),
@@ -179,12 +177,17 @@ def _complete(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(what: str, value: Any, like: bool | float | str) -> Any:
     """A value in the one form of its kind, which is that of another: a Python bool, int, float or str."""
-    if isinstance(like, str) and isinstance(value, str | os.PathLike):
-        return str(os.fspath(value))
+    if isinstance(like, str):
+        if isinstance(value, str | os.PathLike):
+            return str(os.fspath(value))
     # A truth value counts as a number in Python, and as none here.
-    if isinstance(like, bool) == isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value):
-        # Adding 0 makes -0.0 the 0.0 that it is equal to.
-        number = float(value) + 0.0 if isinstance(like, float) else int(value)
-        if number == value:
-            return bool(number) if isinstance(like, bool) else number
+    elif isinstance(value, Real) and isinstance(like, bool) == isinstance(value, bool) and isfinite(value):
+        number = int(value) if isinstance(value, Integral) else float(value)
+        if isinstance(like, bool):
+            return bool(number)
+        if isinstance(like, float):
+            # Adding 0 makes -0.0 the 0.0 that it is equal to.
+            return float(number) + 0.0
+        if number == int(number):
+            return int(number)
     raise ValueError(f"{what} is {value!r}; give one like {like!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
         "scores": (paths.score(block), pd.DataFrame(scores)),
         "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
     }
-    return Written(_clip_hashes([*scores, *agreements]), write_tables(place, tables).files)
+    return replace(write_tables(place, tables), sha256=_clip_hashes([*scores, *agreements]))
 
 
 def _clip_hashes(rows: Iterable[Row]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from selrel.models.c3d import C3D
 from selrel.profiles import Profile, View, resize_frame
 from selrel.training import Epoch, Recipe, Samples, Trainer, initialise
 from storage.checkpoints import read_checkpoint
+from storage.fingerprints import sha256_of
 from storage.layout import TrainingPaths
 from storage.root import Root, training_at
 from storage.trainings import describe, publish, read_state, write_history, write_state
@@ -334,11 +335,15 @@ def _model(
 
 def _read(data: str, split: int, subset: str, classes: Sequence[str] | None) -> Dataset:
     found = read_dataset(data, split=split, subset=subset)
+    if found.passed_over and subset != "test":
+        _log.info("%s", found.passed_over_note)
     return found if classes is None else choose_classes(found, classes)
 
 
 def _listed(dataset: Dataset) -> list[list[Any]]:
-    return [[video.name, video.size_bytes] for video in dataset.videos]
+    """The videos by name and content."""
+    found = sha256_of({video.name: video.path for video in dataset.videos})
+    return [[video.name, found[video.name]] for video in dataset.videos]
 
 
 def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:
