@@ -85,9 +85,7 @@ def _frames(rng: np.random.Generator, n_clips: int, length: int, size: tuple[int
     return frames
 
 
-def _write_dataset(
-    place: Root, view: View, n_clips: int, classes: Sequence[str], block_clips: int
-) -> None:
+def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str], block_clips: int) -> None:
     paths, at = place.dataset(DATASET), np.arange(n_clips)
     labels = at % len(classes)
     table = pd.DataFrame(

@@ -111,7 +111,9 @@ def check_other(made: Root, owner: object, stage: str, written: Written, before:
 def test_a_changed_entry_of_a_table_gives_another(made: Root, paths: RunPaths, name: str) -> None:
     before, sound = results_hash(made, RUN), made.read_bytes(paths.table(name))
     table = read_table(made, paths.table(name)).to_pandas()
-    column = next(c for c in table.columns if pd.api.types.is_float_dtype(table[c]) and table[c].notna().any())
+    column = next(
+        c for c in table.columns if pd.api.types.is_float_dtype(table[c]) and table[c].notna().any()
+    )
     row = table[column].notna().idxmax()
     table.loc[row, column] = np.nextafter(table.loc[row, column], np.inf)
     try:
