@@ -164,6 +164,11 @@ def sha256_of(paths: Mapping[str, str]) -> dict[str, str]:
     return {name: one.sha256 for name, one in _read_all(paths, lambda n_files, n_bytes: lambda: None).items()}
 
 
+def facts(path: str) -> tuple[int, int, int, int]:
+    """What the file system says of a file, which differs whenever it may hold something else."""
+    return _facts(os.stat(path))
+
+
 @contextmanager
 def unchanged(path: str, sha256: str) -> Iterator[None]:
     """Read a video inside; before and after, it is the one that is expected.
@@ -177,21 +182,36 @@ def unchanged(path: str, sha256: str) -> Iterator[None]:
     OSError
         If it can't be read.
     """
-    try:
-        found = _read(path)
-    except FileNotFoundError:
-        raise ChangedVideo(_changed(path, "is gone")) from None
+    found = fingerprint(path)
     if found.sha256 != sha256:
         raise ChangedVideo(_changed(path, "has changed"))
     yield
-    if not os.path.exists(path) or _facts(os.stat(path)) != found.facts:
+    still(path, found)
+
+
+def still(path: str, before: Fingerprint) -> Fingerprint:
+    """The fingerprint of a video that holds what it held, however it was touched; errors as `unchanged`."""
+    try:
+        found = before if facts(path) == before.facts else fingerprint(path)
+    except FileNotFoundError:
+        raise ChangedVideo(_changed(path, "is gone")) from None
+    if found.sha256 != before.sha256:
         raise ChangedVideo(_changed(path, "has changed"))
+    return found
+
+
+def fingerprint(path: str) -> Fingerprint:
+    """Read a file to its end; errors as `unchanged`."""
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        raise ChangedVideo(_changed(path, "is gone")) from None
 
 
 def _changed(path: str, what: str) -> str:
     return (
-        f"{path} {what} since this was planned; start the same command again: with what is there then it "
-        "makes a data set of its own"
+        f"{path} {what} since this was planned; start the same command again: what is there now is another "
+        "data set"
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from selrel.models import from_factory
-from storage.fingerprints import keep
+from storage.fingerprints import facts, keep
 from storage.layout import RunPaths, content_hash
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
@@ -118,13 +117,8 @@ def circumstances(request: Request) -> str:
         del asked[name]
     if request.classes is not None:
         asked["classes"] = choose_classes(found, request.classes).classes
-    videos = [[video.name, video.label, *_facts(video.path)] for video in found.videos]
+    videos = [[video.name, video.label, *facts(video.path)] for video in found.videos]
     return content_hash({"asked": asked, "videos": videos, "classes": list(found.classes), **machinery()})
-
-
-def _facts(path: str) -> tuple[int, int, int]:
-    status = os.stat(path)
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def ended(entry: Entry, outcome: Outcome, reason: str = "") -> Entry:

@@ -19,6 +19,7 @@ from selrel.models import families, recognise
 from selrel.models.c3d import C3D
 from selrel.profiles import Profile
 from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.fingerprints import ChangedVideo
 from storage.ucf101 import read_dataset
 from tasks.plan import plan
 from tasks.train import FAMILY, divided, read_samples, recipe_of, train
@@ -191,6 +192,20 @@ def test_a_training_on_a_video_that_was_replaced_is_another_training(tiny_ucf101
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(ValueError, match="holds a training with another data; give"):
         trained(data, tmp_path / "c3d.pth.tar")
+
+
+def test_a_video_that_changes_while_it_is_learnt_from_is_named(tiny_ucf101, tmp_path):
+    data = shutil.copytree(tiny_ucf101, tmp_path / "data")
+    dataset = read_dataset(data, subset="train")
+    samples = read_samples(dataset, PROFILE, keep_bytes=0)
+    before = samples.read(0, 0)
+    np.testing.assert_array_equal(samples.read(0, 0), before)
+    video = Path(dataset.videos[0].path)
+    os.utime(video)
+    np.testing.assert_array_equal(samples.read(0, 0), before)
+    video.write_bytes(video.read_bytes()[:-1] + b"x")
+    with pytest.raises(ChangedVideo, match=f"{video} has changed since this was planned"):
+        samples.read(0, 0)
 
 
 def test_place_of_another_training_is_refused(tiny_ucf101, tmp_path):
