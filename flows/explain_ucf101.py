@@ -210,6 +210,8 @@ def request_from(
     ValueError
         If a setting belongs to no chosen method or to no choice of the selective step, or is not allowed.
     """
+    if isinstance(methods, str):
+        raise ValueError(f"methods is {methods!r}; give a list of names, also of a single one")
     settings, choices = method_settings or {}, selective or {}
     _check_names("method settings", settings, methods)
     _check_names("selective", choices, ("edge", "border", "floor", "scaling"))
@@ -217,8 +219,8 @@ def request_from(
         methods={name: settings.get(name, {}) for name in methods},
         selective=dataclasses.replace(PRESETS[preset], **choices),
         profile=profile or {},
-        sigmas=tuple(sigmas),
-        classes=tuple(classes) if classes else None,
+        sigmas=sigmas,
+        classes=classes,
         **others,
     )
 

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import cv2
@@ -54,9 +55,11 @@ class View:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        resize = self.resize if isinstance(self.resize, int) else _sizes("resize", self.resize)
+        several = isinstance(self.resize, tuple | list)
+        resize = _sizes("resize", self.resize) if several else _whole("resize", self.resize)
         object.__setattr__(self, "resize", resize)
         object.__setattr__(self, "crop", _sizes("crop", self.crop))
+        object.__setattr__(self, "clip_length", _whole("clip_length", self.clip_length))
         _allowed("crop_rounding", self.crop_rounding, get_args(CropRounding))
         if min(self.clip_length, *([resize] if isinstance(resize, int) else resize), *self.crop) < 1:
             raise ValueError(f"{self} has a size below 1; every size of a view is 1 or more")
@@ -118,7 +121,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         """Check the numbers and the choices."""
-        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "scale", _number("scale", self.scale))
         object.__setattr__(self, "mean", _triple("mean", self.mean))
         object.__setattr__(self, "std", _triple("std", self.std))
         _allowed("colour_order", self.colour_order, get_args(ColourOrder))
@@ -291,18 +294,31 @@ def _standardise(pixels: Tensor, profile: Profile) -> Tensor:
 
 
 def _sizes(name: str, values: object) -> tuple[int, int]:
-    if not (isinstance(values, tuple | list) and len(values) == 2 and all(type(v) is int for v in values)):
+    if not (isinstance(values, tuple | list) and len(values) == 2):
         raise ValueError(f"{name} is {values!r}; give two whole numbers of pixels")
-    return values[0], values[1]
+    return _whole(name, values[0]), _whole(name, values[1])
 
 
 def _triple(name: str, values: object) -> tuple[float, float, float]:
     if not (isinstance(values, tuple | list) and len(values) == 3):
         raise ValueError(f"{name} is {values!r}; give three numbers, one a colour channel")
-    first, second, third = (float(value) for value in values)
-    if not math.isfinite(first + second + third):
-        raise ValueError(f"{name} is {values!r}; every channel's number must be finite")
+    first, second, third = (_number(name, value) for value in values)
     return first, second, third
+
+
+def _whole(name: str, value: object) -> int:
+    """Bring a whole number into its one form: 16.0 and 16 are the same view."""
+    number = _number(name, value)
+    if number != int(number):
+        raise ValueError(f"{name} has {value!r}; give whole numbers")
+    return int(number)
+
+
+def _number(name: str, value: object) -> float:
+    """Bring a number into its one form: 1 and 1.0, 0 and -0.0 are the same profile."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r}; give finite numbers")
+    return float(value) + 0.0
 
 
 def _allowed(name: str, value: object, choices: tuple[str, ...]) -> None:

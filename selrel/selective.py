@@ -8,6 +8,7 @@ the filter, nor in the standard deviation, nor in the mask.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -74,7 +75,7 @@ class SelectiveParameters:
         _check_choice("border", self.border, get_args(Border))
         _check_choice("scaling", self.scaling, get_args(Scaling))
         check_sigmas([self.sigma])
-        if not isinstance(self.floor, int | float) or not 0 <= self.floor < 1:
+        if not isinstance(self.floor, Real) or not 0 <= self.floor < 1:
             raise ValueError(f"floor is {self.floor!r}; use a part of the largest relevance, 0 up to below 1")
 
 

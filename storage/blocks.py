@@ -163,7 +163,7 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     Returns
     -------
     Written
-        The content's hashes by array name, and those of the objects, for the receipt.
+        The hash of each clip's content (`clip_hashes`), and those of the objects, for the receipt.
 
     Raises
     ------
@@ -176,7 +176,6 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     written = {name: _stored(group, name) for name in arrays}
     for name, values in arrays.items():
         _check_block(written[name], name, start, values)
-    sha256 = {name: array_sha256(values) for name, values in arrays.items()}
 
     def write(name: str) -> Written:
         data = _object_bytes(written[name], arrays[name])
@@ -185,7 +184,15 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     # The disk or the server lets each object wait, so a few are on their way at once; not all, since each is
     # held in memory, encoded, until it is written.
     with ThreadPoolExecutor(_WRITERS) as pool:
-        return reduce(operator.or_, pool.map(write, arrays), Written(sha256))
+        return reduce(operator.or_, pool.map(write, arrays), Written(clip_hashes(start, arrays)))
+
+
+def clip_hashes(start: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Hash of what arrays (clip, ...) hold of each clip, by its number, which counts from `start`."""
+    return {
+        str(start + at): content_hash({name: array_sha256(values[at]) for name, values in arrays.items()})
+        for at in range(min(map(len, arrays.values())))
+    }
 
 
 def read_block(

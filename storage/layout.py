@@ -288,6 +288,11 @@ def ledger_path(place: str) -> str:
     return f"watch/{content_hash(place)}.parquet"
 
 
+def fingerprints_path(data: str) -> str:
+    """Parquet, a row a video of a directory, given by its absolute path: what it held when it was read."""
+    return f"videos/{content_hash(data)}.parquet"
+
+
 def run_name(checkpoint_name: str, run_id: str) -> str:
     """Directory name of a run: the checkpoint's name in plain characters, then the run's id."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", checkpoint_name).strip("-.") or "checkpoint"

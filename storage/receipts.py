@@ -43,8 +43,8 @@ class Written:
     Parameters
     ----------
     sha256 : dict of str to str
-        Hash of the content (`array_sha256`, or of a table's file), by array or table: the same for the
-        same results, however they are encoded.
+        Hash of the content: of each clip by its number, the same however clips are cut into blocks; of what
+        is no clip's, by the table.
     files : dict of str to str
         sha256 of the bytes of every file, by its path under the root.
     """

@@ -30,6 +30,7 @@ from storage.layout import (
     RunPaths,
     TrainingPaths,
     ValidityPaths,
+    fingerprints_path,
     is_plain_name,
     ledger_path,
 )
@@ -126,6 +127,10 @@ class Root:
     def ledger(self, place: str) -> str:
         """Parquet, a row for everything that watching a directory or prefix for checkpoints has shown."""
         return ledger_path(Root(place).url)
+
+    def fingerprints(self, data: str) -> str:
+        """Parquet, a row for every video of a directory that was read: its sha256 and its facts then."""
+        return fingerprints_path(os.path.abspath(data))
 
     def join(self, path: str) -> str:
         """Full directory or URL of a path under the root.

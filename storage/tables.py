@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -57,6 +58,11 @@ def write_tables(root: Root, tables: Mapping[str, tuple[str, pd.DataFrame]]) -> 
     """Write tables, (file, rows) by name, as `write_table` does, and say so as a receipt does."""
     sha256 = {name: write_table(root, path, rows) for name, (path, rows) in tables.items()}
     return Written(sha256, {tables[name][0]: found for name, found in sha256.items()})
+
+
+def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as JSON can hold them: null for NaN, which is what it means in a table."""
+    return [{name: None if value != value else value for name, value in row.items()} for row in rows]
 
 
 def read_table(

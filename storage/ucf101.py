@@ -1,7 +1,10 @@
-"""Reads UCF-101 as it is published: class folders of AVIs, and the lists of three splits.
+"""Reads UCF-101 as it is published: class folders of videos, and the lists of three splits.
 
 Soomro et al. 2012, *UCF101: a dataset of 101 human actions classes from videos in the wild*. The
-lists are only ever compared with what the folders hold: no path is built from a list entry.
+lists are only ever compared with what the folders hold: no path is built from a list entry. Class names may
+be of any script and have spaces; they are compared in any capitals and in any Unicode form, since archives
+made on a Mac hold decomposed names (NFD) where lists hold composed ones (NFC). A list's entry names a video
+whatever its container: what was published as an AVI may lie there as an MP4.
 """
 
 import difflib
@@ -9,9 +12,11 @@ import hashlib
 import os
 import re
 import stat
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Literal
 
@@ -26,7 +31,22 @@ SUBSETS = ("all", "train", "test")
 MAX_LIST_BYTES = 2**26
 LABEL_ORDERS = ("classInd", "sorted")
 
-_FILE_NAME = re.compile(r"v_(?P<action>\w+)_g(?P<group>\d+)_c\d+\.avi", re.IGNORECASE | re.ASCII)
+# Of the containers that `storage.videos` opens.
+SUFFIXES = (
+    ".3gp", ".avi", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm",
+)  # fmt: skip
+
+_SUFFIX = "|".join(suffix[1:] for suffix in SUFFIXES)
+_FILE_NAME = re.compile(
+    rf"v_(?P<action>.+)_g(?P<group>[0-9]+)_c(?P<clip>[0-9]+)\.(?:{_SUFFIX})", re.IGNORECASE
+)
+# The label comes after the last suffix: folder and file may have spaces.
+_ENTRY = re.compile(rf"(?P<folder>[^/]+)/(?P<file>[^/]+\.(?:{_SUFFIX}))(?:\s+(?P<label>\S+))?", re.IGNORECASE)
+# What a class can't be called: paths, what Windows has no files of, and what no reader would see: control
+# characters and directions (but the joiners, which some scripts need), what is unassigned or not Unicode.
+_NO_NAME = re.compile(r'[<>:"/\\|?*]')
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class Video:
     name : str
         Folder and file as on disk, such as ``ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi``.
     class_name : str
-        As in classInd.txt.
+        As in classInd.txt, in Unicode's composed form (NFC).
     label : int
         From 0, in classInd.txt's order.
     group : str
@@ -72,11 +92,28 @@ class Dataset:
         In classInd.txt's order.
     absent : int
         Entries of the lists read that are not on disk.
+    passed_over : tuple of str
+        What lies in the folders and is no video in its place, by name; hidden files are left out.
     """
 
     videos: tuple[Video, ...]
     classes: tuple[str, ...]
     absent: int
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def passed_over_note(self) -> str:
+        """One line about what was passed over: how many of each kind, and one of them; empty if nothing."""
+        if not self.passed_over:
+            return ""
+        kinds = Counter(_kind(name) for name in self.passed_over)
+        counts = ", ".join(
+            f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
+        )
+        return (
+            f"{VIDEOS}/ also holds what is no video in a class folder, and is passed over: {counts}; such as "
+            f"{self.passed_over[0]!r} (videos end in {', '.join(SUFFIXES)})"
+        )
 
 
 def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: str = "all") -> Dataset:
@@ -109,7 +146,8 @@ def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: st
     lists, folder = _directories(root)
     classes = read_classes(os.path.join(lists, "classInd.txt"))
     splits = _read_splits(lists, split, subset, classes)
-    on_disk = {video.name.lower(): video for video in _videos(folder, classes, splits)}
+    passed_over: list[str] = []
+    on_disk = _videos(folder, classes, splits, passed_over)
     kept = [video for video in on_disk.values() if subset in ("all", video.split)]
     absent = len(splits.keys() - on_disk.keys())
     if not kept:
@@ -117,7 +155,25 @@ def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: st
             f"{folder} has no video of subset {subset!r} of split {split} ({absent} are listed, "
             f"{len(on_disk)} others are there); check --data, --split and --subset"
         )
-    return Dataset(tuple(sorted(kept, key=lambda video: video.name)), classes, absent)
+    videos = tuple(sorted(kept, key=lambda video: video.name))
+    return Dataset(videos, classes, absent, tuple(passed_over))
+
+
+def list_files(data_dir: str | os.PathLike[str], *, split: int, subset: str) -> dict[str, str]:
+    """Files of the lists that `read_dataset` reads, by name, such as ``ucfTrainTestlist/classInd.txt``."""
+    kinds = [kind for kind in ("train", "test") if subset in ("all", kind)]
+    names = ["classInd.txt", *(f"{kind}list{split:02d}.txt" for kind in kinds)]
+    lists = os.path.join(os.path.abspath(os.fspath(data_dir)), LISTS)
+    return {f"{LISTS}/{name}": os.path.join(lists, name) for name in names}
+
+
+def file_path(data_dir: str | os.PathLike[str], name: str) -> str:
+    """Path of a video or list of a data set by its name; errors as `video_path`."""
+    for split in SPLITS:
+        lists = list_files(data_dir, split=split, subset="all")
+        if name in lists:
+            return lists[name]
+    return video_path(data_dir, name)
 
 
 def video_path(data_dir: str | os.PathLike[str], name: str) -> str:
@@ -131,7 +187,7 @@ def video_path(data_dir: str | os.PathLike[str], name: str) -> str:
     """
     folder = _directories(os.path.abspath(os.fspath(data_dir)))[1]
     class_name, _, file = name.partition("/")
-    if not (re.fullmatch(r"\w+", class_name) and _FILE_NAME.fullmatch(file)):
+    if not (_is_name(class_name) and _is_name(file) and _FILE_NAME.fullmatch(file)):
         raise ValueError(f"{name!r} is no video of a data set; allowed is '<class>/v_<class>_gNN_cNN.avi'")
     path = os.path.join(folder, name)
     _check_inside(path, folder)
@@ -151,15 +207,15 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     names: dict[int, str] = {}
     lines = list(_lines(os.fspath(path)))
     for where, line in lines:
-        label, _, name = line.partition(" ")
-        name = name.strip()
-        if not re.fullmatch(r"\w+", name):
+        label, *rest = line.split(maxsplit=1)
+        name = unicodedata.normalize("NFC", "".join(rest))
+        if not _is_name(name):
             raise ValueError(f"{where}: {line[:80]!r} is not '<label> <class>', such as '1 ApplyEyeMakeup'")
         if names.setdefault(_checked_label(label, len(lines), where), name) != name:
             raise ValueError(
                 f"{where}: label {label} is already {names[int(label)]}; give each class its own"
             )
-    if len({name.lower() for name in names.values()}) != len(lines) or not names:
+    if len({_folded(name) for name in names.values()}) != len(lines) or not names:
         raise ValueError(f"{path}: names {len(names)} classes in {len(lines)} lines; give one line a class")
     return tuple(names[label] for label in sorted(names))
 
@@ -337,45 +393,91 @@ def _directories(root: str) -> tuple[str, str]:
     return lists, folder
 
 
-def _read_splits(lists: str, split: int, subset: str, classes: Sequence[str]) -> dict[str, Split]:
-    """Read the split of every entry of the lists that matter, by lower-case name."""
+# A video's label, group and clip, which tell it apart whatever the spelling and the container.
+_Key = tuple[int, str, str]
+
+
+def _read_splits(lists: str, split: int, subset: str, classes: Sequence[str]) -> dict[_Key, Split]:
+    """Read the split of every entry of the lists that matter."""
     wanted: tuple[Split, ...] = ("train", "test")
-    splits: dict[str, Split] = {}
+    splits: dict[_Key, Split] = {}
     for kind in wanted:
         if subset in ("all", kind):
             path = os.path.join(lists, f"{kind}list{split:02d}.txt")
             for where, line in _lines(path):
-                name = _checked_entry(line, where, classes)
-                if splits.setdefault(name, kind) != kind:
+                key = _checked_entry(line, where, classes)
+                if splits.setdefault(key, kind) != kind:
                     raise ValueError(
-                        f"{where}: {name} is in the train list too; a video belongs to one of them"
+                        f"{where}: {line[:80]} is in the train list too; a video belongs to one of them"
                     )
     return splits
 
 
-def _checked_entry(line: str, where: str, classes: Sequence[str]) -> str:
-    """Check a list entry, ``<class>/<file> [<label>]``, and give its name in lower case."""
-    name, *label = line.split()
-    folder, _, file = name.partition("/")
-    if not (re.fullmatch(r"\w+", folder) and _FILE_NAME.fullmatch(file)) or len(label) > 1:
+def _checked_entry(line: str, where: str, classes: Sequence[str]) -> _Key:
+    """Check a list entry, ``<class>/<file> [<label>]``."""
+    entry = _ENTRY.fullmatch(line)
+    file = (
+        entry
+        and _is_name(entry["folder"])
+        and _is_name(entry["file"])
+        and _FILE_NAME.fullmatch(entry["file"])
+    )
+    if not entry or not file:
         raise ValueError(
             f"{where}: {line[:80]!r} is no entry of this data set; allowed is "
             "'<class>/v_<class>_gNN_cNN.avi <label>' inside the tree"
         )
-    expected = _checked_class(folder, where, classes) + 1
-    if label and _checked_label(label[0], len(classes), where) != expected:
+    label = _checked_class(entry["folder"], where, classes)
+    if entry["label"] and _checked_label(entry["label"], len(classes), where) != label + 1:
         raise ValueError(
-            f"{where}: {folder} has label {label[0]}, but {expected} in classInd.txt; correct one"
+            f"{where}: {entry['folder']} has label {entry['label']}, but {label + 1} in classInd.txt; "
+            "correct one"
         )
-    return name.lower()
+    return label, file["group"], file["clip"]
 
 
 def _checked_class(name: str, where: str, classes: Sequence[str]) -> int:
     """Find the label, from 0, of a class folder."""
-    lower = [known.lower() for known in classes]
-    if name.lower() in lower:
-        return lower.index(name.lower())
-    raise ValueError(f"{where}: {unknown_class(name, classes)}")
+    label = class_label(name, tuple(classes))
+    if label is None:
+        raise ValueError(f"{where}: {unknown_class(name, classes)}")
+    return label
+
+
+@lru_cache(maxsize=4096)
+def class_label(name: str, classes: tuple[str, ...]) -> int | None:
+    """Find the label, from 0, of a class by its name, in any capitals and Unicode form; None if it has none.
+
+    Capitals are those of Unicode: FÜSSE is Füße, unless another class is called Füsse.
+    """
+    for form in (_composed, _folded, _caseless):
+        found = [label for label, known in enumerate(classes) if form(known) == form(name)]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _composed(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def _folded(name: str) -> str:
+    """A name without its capitals; ß and ss stay apart, since they make different words."""
+    return unicodedata.normalize("NFC", _composed(name).lower())
+
+
+def _caseless(name: str) -> str:
+    """A name as Unicode compares it regardless of case (definition D145)."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", _composed(name)).casefold())
+
+
+def _is_name(name: str) -> bool:
+    """Whether a class folder or a file may be called so."""
+    if name.isascii():
+        seen = [name.isprintable()]
+    else:
+        seen = [char in _JOINERS or unicodedata.category(char) not in _UNSEEN for char in name]
+    return bool(name.strip()) and not name.startswith(".") and not _NO_NAME.search(name) and all(seen)
 
 
 def _checked_label(text: str, n_classes: int, where: str) -> int:
@@ -408,22 +510,36 @@ def _check_list(path: str) -> None:
         raise OSError(f"not a regular file of up to {MAX_LIST_BYTES:,} bytes")
 
 
-def _videos(folder: str, classes: Sequence[str], splits: dict[str, Split]) -> Iterator[Video]:
-    """Yield every video on disk; folders and files with a leading dot are not part of the data set."""
-    seen: set[str] = set()
+def _videos(
+    folder: str, classes: Sequence[str], splits: Mapping[_Key, Split], passed_over: list[str]
+) -> dict[_Key, Video]:
+    """Find every video on disk; folders and files with a leading dot are not part of the data set."""
+    found: dict[_Key, Video] = {}
     for directory in _visible(folder):
         if not directory.is_dir():
+            passed_over.append(directory.name)
             continue
         label = _checked_class(directory.name, folder, classes)
         for file in _visible(directory.path):
-            if file.name.lower().endswith(".avi"):
-                name = f"{directory.name}/{file.name}"
-                if file.is_symlink() or directory.is_symlink():
-                    _check_inside(file.path, folder)
-                if name.lower() in seen:
-                    raise ValueError(f"{folder}: {name!r} is there twice, in capitals and not; delete one")
-                seen.add(name.lower())
-                yield _video(file, name, classes[label], label, splits.get(name.lower(), "none"))
+            name = f"{directory.name}/{file.name}"
+            if not file.name.lower().endswith(SUFFIXES):
+                passed_over.append(name)
+                continue
+            if file.is_symlink() or directory.is_symlink():
+                _check_inside(file.path, folder)
+            key = _key(file, classes, label)
+            if key in found:
+                raise ValueError(
+                    f"{folder}: {name!r} is there twice, also as {found[key].name!r}; delete one"
+                )
+            found[key] = _video(file, name, classes[label], key, splits.get(key, "none"))
+    return found
+
+
+def _kind(name: str) -> str:
+    """What kind of file a name is of, for counting; a suffix may be anything, so only plain ones are told."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "others" if suffix else "without a suffix"
 
 
 def _visible(directory: str) -> list["os.DirEntry[str]"]:
@@ -438,11 +554,24 @@ def _check_inside(path: str, folder: str) -> None:
         raise ValueError(f"{path!r} is a link to {target!r}, outside {tree}; copy the video there")
 
 
-def _video(file: "os.DirEntry[str]", name: str, class_name: str, label: int, split: Split) -> Video:
-    match = _FILE_NAME.fullmatch(file.name)
-    if match is None or match["action"].lower() != class_name.lower():
-        raise ValueError(f"{file.path!r} is not named v_{class_name}_gNN_cNN.avi; rename it, or move it away")
-    group = f"{class_name}/g{int(match['group']):02d}"
+def _key(file: "os.DirEntry[str]", classes: Sequence[str], label: int) -> _Key:
+    match = _FILE_NAME.fullmatch(file.name) if _is_name(file.name) else None
+    # Of a class whose name has spaces, files are often named without.
+    if match is None or _unspaced(match["action"]) != _unspaced(classes[label]):
+        raise ValueError(
+            f"{file.path!r} is not named v_{classes[label]}_gNN_cNN{os.path.splitext(file.name)[1]}; "
+            "rename it, or move it away"
+        )
+    return label, match["group"], match["clip"]
+
+
+def _unspaced(name: str) -> str:
+    return re.sub(r"[\s_]+", "", _caseless(name))
+
+
+def _video(file: "os.DirEntry[str]", name: str, class_name: str, key: _Key, split: Split) -> Video:
+    label, number, _ = key
+    group = f"{class_name}/g{int(number):02d}"
     try:
         size_bytes = file.stat().st_size
     except OSError as error:

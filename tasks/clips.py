@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypedDict
@@ -11,8 +12,10 @@ import pandas as pd
 
 from selrel.profiles import View
 from storage.blocks import blocks
+from storage.fingerprints import unchanged
 from storage.root import Root
 from storage.tables import read_table
+from storage.ucf101 import video_path
 
 _COORDINATES = ("video", "class", "label", "group", "split", "start_frame", "n_valid_frames", "fps")
 
@@ -100,3 +103,22 @@ def videos_of(root: Root, dataset_id: str) -> list[list[Any]]:
     """Read which videos a data set consists of, as `dataset.json` lists them: once a process."""
     videos: list[list[Any]] = root.read_json(root.dataset(dataset_id).description)["videos"]
     return videos
+
+
+@contextmanager
+def planned_video(root: Root, dataset_id: str, data: str, name: str) -> Iterator[str]:
+    """The file of a video, to be read inside: the very one that the data set was planned with.
+
+    Raises
+    ------
+    ChangedVideo
+        If it is another one, or becomes one meanwhile.
+    """
+    path = video_path(data, name)
+    with unchanged(path, _sha256_of(root, dataset_id)[name]):
+        yield path
+
+
+@lru_cache(maxsize=4)
+def _sha256_of(root: Root, dataset_id: str) -> dict[str, str]:
+    return {video[0]: video[-1] for video in videos_of(root, dataset_id)}

@@ -17,9 +17,8 @@ from selrel.profiles import View, crop, resize_frame
 from storage.cubes import create_frames, write_block
 from storage.receipts import Written
 from storage.root import Root
-from storage.ucf101 import video_path
 from storage.videos import read_frames
-from tasks.clips import Clips, clips_of
+from tasks.clips import Clips, clips_of, planned_video
 from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, once, run_stage
@@ -39,15 +38,18 @@ def decode_block(place: Root, dataset_id: str, data: str, block: int) -> Written
     """Decode and write the clips of one block."""
     clips = clips_of(place, dataset_id)
     with arithmetic():
-        frames = np.concatenate([_clip_frames(data, clips, rows) for rows in clips.by_video(block)])
+        found = []
+        for rows in clips.by_video(block):
+            with planned_video(place, dataset_id, data, rows.video.iloc[0]) as path:
+                found.append(_clip_frames(path, clips, rows))
+    frames = np.concatenate(found)
     return write_block(place, place.dataset(dataset_id).frames, clips.ranges[block][0], {"frames": frames})
 
 
-def _clip_frames(data: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
+def _clip_frames(path: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
     """The consecutive clips of one video, (clip, time, y, x, 3)."""
     first = int(rows.start_frame.iloc[0])
     last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
-    path = video_path(data, rows.video.iloc[0])
     frames = [crop(frame, clips.view) for frame in resized_frames(path, clips.view, first, last)]
     length = clips.view.clip_length
     windows = zip(rows.start_frame - first, rows.n_valid_frames, strict=True)

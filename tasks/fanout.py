@@ -50,6 +50,7 @@ def run_blocks(
     on_retry: Callable[[Block, str], None] | None = None,
     name: str | None = None,
     no_worker_timeout: float = 300.0,
+    fatal: tuple[type[Exception], ...] = (),
 ) -> FanoutReport[Block]:
     """Run `function` once for every block on the cluster's workers.
 
@@ -82,6 +83,8 @@ def run_blocks(
         scheduler; by default the function's name and a random part.
     no_worker_timeout : float
         Seconds without any worker after which the call gives up.
+    fatal : tuple of exception types
+        What no further attempt can mend and no other block should go on after: raised here at once.
 
     Returns
     -------
@@ -94,7 +97,8 @@ def run_blocks(
     ConnectionError
         If the scheduler is lost, or no worker is left for `no_worker_timeout` seconds.
     Exception
-        Whatever a callback raises, or iterating over `blocks`. Everything submitted is cancelled first.
+        Whatever a callback raises, or iterating over `blocks`, or what is `fatal`. Everything submitted is
+        cancelled first.
     """
     if window_per_worker < 1 or attempts < 1:
         raise ValueError(
@@ -107,6 +111,7 @@ def run_blocks(
         per_thread=window_per_worker,
         attempts=attempts,
         no_worker_timeout=no_worker_timeout,
+        fatal=fatal,
     )
     return fanout.run(blocks, on_done=on_done or _ignore, on_retry=on_retry or _ignore)
 
@@ -143,8 +148,10 @@ class _Fanout(Generic[Block, Result]):
         per_thread: int,
         attempts: int,
         no_worker_timeout: float,
+        fatal: tuple[type[Exception], ...],
     ) -> None:
         self.client = client
+        self.fatal = fatal
         self.function = function
         self.prefix = prefix
         self.per_thread = per_thread
@@ -220,6 +227,8 @@ class _Fanout(Generic[Block, Result]):
     ) -> None:
         try:
             result = future.result()
+        except self.fatal:
+            raise
         except Exception as error:
             self.threads.check_scheduler(error)
             _log.debug("block %r failed, attempt %d", attempt.block, attempt.number, exc_info=error)

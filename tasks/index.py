@@ -15,9 +15,8 @@ from storage.blocks import blocks
 from storage.receipts import Written, file_hashes, recorded_files
 from storage.root import Root
 from storage.tables import read_table, read_tables, write_tables
-from storage.ucf101 import video_path
 from storage.videos import UndecodableVideo, count_frames
-from tasks.clips import videos_of
+from tasks.clips import planned_video, videos_of
 from tasks.effort import arithmetic
 from tasks.retries import RETRY
 from tasks.stages import StageFailed, once, run_stage
@@ -59,17 +58,18 @@ def count_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
     videos = videos_of(place, dataset_id)
     start, stop = video_blocks(videos)[block]
     with arithmetic():
-        rows = pd.DataFrame([_counted(data, video) for video in videos[start:stop]])
+        rows = pd.DataFrame([_counted(place, dataset_id, data, video) for video in videos[start:stop]])
     return write_tables(place, {"counts": (place.dataset(dataset_id).counts(block), rows)})
 
 
-def _counted(data: str, video: list[Any]) -> dict[str, Any]:
-    name, class_name, label, group, split, _ = video
+def _counted(place: Root, dataset_id: str, data: str, video: list[Any]) -> dict[str, Any]:
+    name, class_name, label, group, split, *_ = video
     row = {"video": name, "class": class_name, "label": label, "group": group, "split": split}
-    try:
-        facts = count_frames(video_path(data, name))
-    except UndecodableVideo as error:
-        return {**row, "n_frames": 0, "header_frames": -1, "fps": 0.0, "note": error.reason}
+    with planned_video(place, dataset_id, data, name) as path:
+        try:
+            facts = count_frames(path)
+        except UndecodableVideo as error:
+            return {**row, "n_frames": 0, "header_frames": -1, "fps": 0.0, "note": error.reason}
     counts = {"n_frames": facts.n_frames, "header_frames": facts.header_frames, "fps": facts.fps}
     return {**row, **counts, "note": facts.note}
 

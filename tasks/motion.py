@@ -16,8 +16,7 @@ from selrel.profiles import crop, crop_window
 from storage.cubes import create_motion, write_block
 from storage.receipts import Written
 from storage.root import Root
-from storage.ucf101 import video_path
-from tasks.clips import Clips, clips_of
+from tasks.clips import Clips, clips_of, planned_video
 from tasks.decode import resized_frames
 from tasks.effort import arithmetic
 from tasks.retries import RETRY
@@ -38,7 +37,10 @@ def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written
     """Compute and write the motion of one block."""
     clips = clips_of(place, dataset_id)
     with arithmetic():
-        found = [_clip_motion(data, clips, rows) for rows in clips.by_video(block)]
+        found = []
+        for rows in clips.by_video(block):
+            with planned_video(place, dataset_id, data, rows.video.iloc[0]) as path:
+                found.append(_clip_motion(path, clips, rows))
     flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
     start = clips.ranges[block][0]
     arrays = {"flow": flow, "camera": camera, "moved": moved_shares(flow)}
@@ -51,14 +53,13 @@ def moved_shares(flow: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 def _clip_motion(
-    data: str, clips: Clips, rows: pd.DataFrame
+    path: str, clips: Clips, rows: pd.DataFrame
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
     """Flow (clip, time, y, x, 2) and camera (clip, time, 2, 3) of consecutive clips of one video."""
     first = int(rows.start_frame.iloc[0])
     last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
     # The last frame of a clip moves towards the first of the next one, if the video goes on.
     stop = min(last + 1, int(rows.n_frames.iloc[0]))
-    path = video_path(data, rows.video.iloc[0])
     frames = grey(np.stack(list(resized_frames(path, clips.view, first, stop))))
     whole = farneback(frames)
     top, left = crop_window(frames.shape[1], frames.shape[2], clips.view)

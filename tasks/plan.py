@@ -1,6 +1,6 @@
 """Turns a request into named places: reads the lists and the checkpoint, and gives both their identity.
 
-Identity is content. A data set is its videos' names and sizes, the view and the cut into clips; a run
+Identity is content. A data set is its videos' names and bytes, the view and the cut into clips; a run
 is the checkpoint's bytes, its profile, every setting, the data set and the code. The same inputs
 lead to the same place, so finished work is found and anything else gets a place of its own.
 """
@@ -11,9 +11,10 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,20 @@ from selrel.explainer import Explainer
 from selrel.models import Recognised, check_outputs, from_factory, recognise
 from selrel.profiles import Profile
 from storage.checkpoints import Checkpoint, read_checkpoint
+from storage.fingerprints import Fingerprints, fingerprints, keep
 from storage.layout import content_hash, run_name
 from storage.root import Root, UnusableRoot
 from storage.runs import is_finished, name_of_run, write_run
 from storage.ucf101 import (
+    LISTS,
     Dataset,
     Video,
     choose_classes,
+    class_label,
     draw_subset,
+    file_path,
     hold_out,
+    list_files,
     only_classes,
     read_dataset,
     unknown_class,
@@ -41,6 +47,7 @@ from storage.ucf101 import (
 )
 from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
+from tasks.progress import progress
 from tasks.request import Request
 
 _ROOMS = ("selrel", "storage", "tasks")
@@ -63,6 +70,10 @@ _COMPUTE = ("torch", "numpy", _OPENCV, "av")
 _OTHERS = ("scipy", "zarr", "pyarrow", "prefect", "distributed")
 _BYTES_A_VOXEL = {"frame": 3, "flow": 4, "cube": 2}
 _SAMPLED_VIDEOS = 20
+# Hashing more than this takes seconds.
+_MANY_BYTES = 2**30
+# Videos that a note names.
+_NAMED = 5
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -78,6 +89,8 @@ class Plan:
         What `dataset.json` and `run.json` say.
     notes
         Lines to show to the person who asked.
+    fingerprints
+        Of the videos; `publish` keeps them for the next start.
     """
 
     root: str
@@ -86,6 +99,7 @@ class Plan:
     dataset: dict[str, Any]
     description: dict[str, Any]
     notes: tuple[str, ...] = ()
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
 
     @property
     def data(self) -> str:
@@ -115,6 +129,18 @@ def plan(request: Request) -> Plan:
     ValueError, OSError
         For every bad input, in one line: what is wrong, what is allowed, what to do.
     """
+    made, recognised, profile = named(request)
+    if not made.finished:
+        root = Root(made.root, patient=False)
+        _check_space(root, made)
+        # What can't work fails before anything is decoded.
+        Explainer(recognised.model, profile).rehearse(made.description["settings"]["methods"])
+        root.check_writable()
+    return made
+
+
+def named(request: Request) -> tuple[Plan, Recognised, Profile]:
+    """Name the data set and the run of a request, as `plan` does, but don't try whether it can be done."""
     # A wrong address should be told at once.
     root = Root(request.root, patient=False)
     on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
@@ -122,29 +148,19 @@ def plan(request: Request) -> Plan:
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
     found = _chosen(on_disk, request, checkpoint, recognised.n_outputs)
     check_outputs(recognised.n_outputs, len(found.classes))
-    _check_target(request.target, found.classes)
-    profile = _profile(recognised, request)
-    dataset = _dataset(request, found, profile)
+    request = replace(request, target=_target(request.target, found.classes))
+    profile = recognised.profile.override(**request.profile)
+    videos = _drawn(request, found)
+    read = _read(root, request, videos)
+    dataset = _dataset(request, found, videos, read, profile)
     dataset_id = content_hash(dataset)
     description = _description(request, checkpoint, recognised, profile, dataset_id)
     if request.against is not None:
         check_alike(request.against, description)
     run_id = content_hash(_identity(description))
     name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
-    made = Plan(root.url, dataset_id, name, dataset, description, _notes(request, on_disk, dataset))
-    if not made.finished:
-        _check_space(root, made)
-        # What can't work fails before anything is decoded.
-        Explainer(recognised.model, profile).rehearse(description["settings"]["methods"])
-        root.check_writable()
-    return made
-
-
-def _profile(recognised: Recognised, request: Request) -> Profile:
-    try:
-        return recognised.profile.override(**request.profile)
-    except TypeError as error:
-        raise ValueError(f"profile {dict(request.profile)} has a value of the wrong kind: {error}") from error
+    notes = _notes(request, on_disk, dataset, read)
+    return Plan(root.url, dataset_id, name, dataset, description, notes, read), recognised, profile
 
 
 def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_outputs: int) -> Dataset:
@@ -177,6 +193,7 @@ def _told_apart(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_ou
 def publish(made: Plan, *, work: Mapping[str, Any]) -> None:
     """Write what the workers read: `dataset.json` and `run.json`; `work` says where the work is done."""
     root = Root(made.root)
+    keep(root, made.data, made.fingerprints)
     description = root.dataset(made.dataset_id).description
     if not _holds(root, description, made.dataset):
         root.write_json(description, made.dataset)
@@ -215,12 +232,36 @@ def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in description.items() if key not in passing}
 
 
-def _dataset(request: Request, found: Dataset, profile: Profile) -> dict[str, Any]:
-    videos: Sequence[Video] = found.videos
-    if request.videos is not None:
-        videos = draw_subset(videos, request.videos, seed=request.seed)
+def _drawn(request: Request, found: Dataset) -> Sequence[Video]:
+    if request.videos is None:
+        return found.videos
+    return draw_subset(found.videos, request.videos, seed=request.seed)
+
+
+def _read(root: Root, request: Request, videos: Sequence[Video]) -> Fingerprints:
+    """What videos and lists hold; what may have changed is read, with a bar or a line if that takes long."""
+    with ExitStack() as shown:
+
+        def advance(n_files: int, n_bytes: int) -> Callable[[], object]:
+            if n_bytes < _MANY_BYTES:
+                return lambda: None
+            show = shown.enter_context(progress("hash", n_files, done=0, unit="videos"))
+            return lambda: show(1)
+
+        paths = {video.name: video.path for video in videos}
+        paths |= list_files(request.data, split=request.split, subset=request.subset)
+        path_of = partial(file_path, request.data)
+        return fingerprints(root, request.data, paths, path_of=path_of, advance=advance)
+
+
+def _dataset(
+    request: Request, found: Dataset, videos: Sequence[Video], read: Fingerprints, profile: Profile
+) -> dict[str, Any]:
     return {
-        "videos": [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes] for v in videos],
+        "videos": [
+            [v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, read.of[v.name].sha256]
+            for v in videos
+        ],
         "classes": list(found.classes),
         "split": request.split,
         "subset": request.subset,
@@ -270,12 +311,17 @@ def place_of(checkpoint: str) -> str:
     return checkpoint if checkpoint.startswith("s3://") else os.path.abspath(checkpoint)
 
 
-def _check_target(target: str, classes: Sequence[str]) -> None:
-    if target not in ("predicted", "true", "video", *classes):
+def _target(target: str, classes: Sequence[str]) -> str:
+    """A target in its one form: a class is called as in classInd.txt."""
+    if target in ("predicted", "true", "video"):
+        return target
+    label = class_label(target, tuple(classes))
+    if label is None:
         raise ValueError(
             f"target {target!r} is unknown; use predicted, true, video, or the name of a class: "
             f"{unknown_class(target, classes)}"
         )
+    return classes[label]
 
 
 def _checkpoint_name(path: str) -> str:
@@ -285,7 +331,9 @@ def _checkpoint_name(path: str) -> str:
     return name
 
 
-def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(
+    request: Request, found: Dataset, dataset: Mapping[str, Any], read: Fingerprints
+) -> tuple[str, ...]:
     notes = [f"{len(dataset['videos']):,} of {len(found.videos):,} videos on disk chosen"]
     n_asked, n_classes = len(request.classes or dataset["classes"]), len(dataset["classes"])
     if n_asked < n_classes:
@@ -300,7 +348,27 @@ def _notes(request: Request, found: Dataset, dataset: Mapping[str, Any]) -> tupl
             f"{found.absent:,} videos that the lists name (split {request.split}, {request.subset}) are not "
             f"in {request.data}; they are left out"
         )
+    if found.passed_over:
+        notes.append(found.passed_over_note)
+    changed = {
+        kind: [name for name in read.changed if name.startswith(f"{LISTS}/") == (kind == "list")]
+        for kind in ("video", "list")
+    }
+    if changed["video"]:
+        told = f"{_some(changed['video'], 'video')} changed since {read.since}"
+        notes.append(f"{told}, which makes another data set")
+    if changed["list"]:
+        told = f"{_some(changed['list'], 'list')} changed since {read.since}"
+        notes.append(f"{told}; a video of another class or split makes another data set")
+    if read.gone:
+        notes.append(f"{_some(read.gone, 'file')} gone since {read.since}")
     return tuple(notes)
+
+
+def _some(names: Sequence[str], kind: str) -> str:
+    """How many files of a kind, and which, up to a few."""
+    some = ", ".join(names[:_NAMED]) + (", .." if len(names) > _NAMED else "")
+    return f"1 {kind} ({some}) has" if len(names) == 1 else f"{len(names):,} {kind}s ({some}) have"
 
 
 def _check_space(root: Root, made: Plan) -> None:

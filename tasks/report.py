@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
@@ -19,7 +21,7 @@ from storage.layout import RunPaths, content_hash
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
 from storage.root import Root, report_at, run_at
 from storage.runs import is_finished, mark_success, read_run, read_summary
-from storage.tables import read_table, read_tables, write_table
+from storage.tables import plain_rows, read_table, read_tables, write_table
 from tasks.artifacts import show_result
 from tasks.clips import Clips, clips_of
 from tasks.effort import overhead
@@ -37,8 +39,12 @@ Tables = dict[str, list[Row]]
 # A cube of such a clip says what speaks for something that the model does not say.
 NOT_THE_ANSWER = "the explained class is not the model's answer"
 TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
-# Whose rows are held at a time.
+# Those that follow from the clips alone, not from a clock or from other runs.
+_RESULTS = ("clips", "table1", "table2", "table3", "sweep", "object_motion")
+# Whose decisions are read at a time.
 _BLOCKS = 32
+# Whose rows are summed at a time.
+_CLIPS = 2048
 _STAGES_OF_RUN = ("explain", "score")
 _STAGES_OF_DATASET = ("decode", "motion")
 
@@ -190,7 +196,7 @@ def _stretches(clips: Clips, done: set[int]) -> list[tuple[int, int]]:
 def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
     """Reduce the scores of a run to its tables and its motion share (None without deep Taylor).
 
-    Only some dozens of blocks are held at a time, however many there are.
+    Only some thousands of clips are held at a time, however many there are.
     """
     paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
     files = recorded_files(place, paths, "score")
@@ -211,11 +217,21 @@ def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
 def _batches(
     place: Root, directory: str, files: Mapping[str, str], columns: Sequence[str]
 ) -> Iterator[Columns]:
-    """The rows of a directory's tables, as the receipts say they are, some blocks at a time."""
-    chosen = sorted(path for path in files if path.startswith(f"{directory}/"))
-    for start in range(0, len(chosen), _BLOCKS):
-        batch = {path: files[path] for path in chosen[start : start + _BLOCKS]}
-        yield _columns(read_tables(place, directory, files=batch, columns=columns).to_pandas())
+    """The rows of a directory's tables, as the receipts say they are, a fixed number of clips at a time.
+
+    Not of blocks: sums are rounded, so their order must not depend on how clips were cut into blocks.
+    """
+    held, n_batch = list[pa.Table](), 0
+    for path in sorted(path for path in files if path.startswith(f"{directory}/")):
+        table = read_table(place, path, sha256=files[path], columns=["clip", *columns])
+        numbers = table["clip"].to_numpy() // _CLIPS
+        for number in np.unique(numbers):
+            if number != n_batch and held:
+                yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
+                held = []
+            held.append(table.filter(pa.array(numbers == number)))
+            n_batch = number
+    yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
 
 
 def _times(place: Root, paths: RunPaths) -> Columns:
@@ -257,12 +273,24 @@ def _overhead(place: Root, run: str) -> dict[str, Any]:
 
 
 def results_hash(place: Root, run: str) -> str:
-    """One hash of everything a run computed, from its receipts: equal for equal results."""
+    """One hash of everything a run computed: equal for equal results, however clips were cut into blocks."""
     paths, description = place.run(run), read_run(place, place.run(run))
     dataset = place.dataset(description["dataset_id"])
-    receipts = [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    of_run = [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
     # Another run may since have made blocks of the data set that this one had to do without.
-    used = {r.block for r in receipts}
+    used = {r.block for r in of_run}
     made = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
-    receipts = [r for r in made if r.block in used] + receipts
-    return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
+    receipts = [r for r in made if r.block in used] + of_run
+    if not all(key.isdecimal() for r in receipts for key in r.sha256):
+        # Receipts of older versions know arrays of blocks, not clips; their runs stay verifiable.
+        return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
+    digest = hashlib.sha256()
+    for receipt in receipts:
+        for clip in sorted(receipt.sha256, key=int):
+            digest.update(f"{receipt.stage} {clip} {receipt.sha256[clip]}\n".encode())
+    for name in _RESULTS:
+        if place.exists(paths.table(name)):
+            for rows in read_table(place, paths.table(name)).to_batches(max_chunksize=_CLIPS):
+                for row in plain_rows(rows.to_pylist()):
+                    digest.update(f"{name} {content_hash(row)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from selrel.explain import default_settings, method, methods
@@ -12,12 +14,18 @@ from selrel.motion import check_rule
 from selrel.scores.aggregate import SIGMA as TABLE_SIGMA
 from selrel.selective import PRESETS, SIGMAS, SelectiveParameters, check_sigmas
 
+# What the values of `Request` are like, by their type.
+_KINDS: dict[str, float | str] = {"int": 1, "float": 0.5, "str": "text"}
+
 PAPER_METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
 
 
 @dataclass(frozen=True)
 class Request:
     """The arguments of a run: where the inputs are, and every choice that changes a result.
+
+    However a value is written, by a flag, in a file or in Python, it is brought to one form here: 1 and 1.0,
+    -0.0 and 0, a list and a tuple, a path and its text. So one meaning is one run.
 
     Attributes
     ----------
@@ -60,12 +68,12 @@ class Request:
     root: str
     split: int = 1
     subset: str = "test"
-    classes: tuple[str, ...] | None = None
+    classes: Sequence[str] | None = None
     held_out_groups: int = 0
     videos: int | None = None
     seed: int = 0
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict.fromkeys(PAPER_METHODS, {}))
-    sigmas: tuple[float, ...] = SIGMAS
+    sigmas: Sequence[float] = SIGMAS
     selective: SelectiveParameters = PRESETS["default"]
     motion_rule: str = "tau"
     tau: float = 0.5
@@ -79,12 +87,13 @@ class Request:
     against: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every value that can be checked without reading a file."""
-        if not self.methods:
-            raise ValueError(f"no method given; known methods: {', '.join(methods())}")
-        for name, settings in self.methods.items():
-            _check_settings(name, settings)
-        check_sigmas(self.sigmas)
+        """Bring every value to its one form, and check what can be checked without reading a file."""
+        for one in fields(self):
+            kind, _, optional = str(one.type).partition(" | ")
+            value = getattr(self, one.name)
+            if kind in _KINDS and not (optional and value is None):
+                object.__setattr__(self, one.name, _plain(one.name, value, _KINDS[kind]))
+        self._normalise()
         check_rule(self.motion_rule, self.tau)
         for name in ("block_clips", "batch_clips"):
             if getattr(self, name) < 1:
@@ -104,19 +113,38 @@ class Request:
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")
 
+    def _normalise(self) -> None:
+        """Bring the settings that hold several values to their one form."""
+        if not self.methods:
+            raise ValueError(f"no method given; known methods: {', '.join(methods())}")
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes is {self.classes!r}; give a list of names, also of a single one")
+        sigmas = [_plain("sigma", sigma, TABLE_SIGMA) for sigma in self.sigmas]
+        check_sigmas(sigmas)
+        usual = asdict(PRESETS["default"])
+        selective = {name: _plain(name, value, usual[name]) for name, value in asdict(self.selective).items()}
+        normal = {
+            "methods": {name: _complete(name, given) for name, given in sorted(self.methods.items())},
+            "sigmas": tuple(sorted(set(sigmas))),
+            "selective": SelectiveParameters(**selective),
+            "classes": tuple(_plain("class", name, "text") for name in self.classes or ()) or None,
+            # The other rule reads no tau, so none makes another run.
+            "tau": self.tau if self.motion_rule == "tau" else Request.tau,
+        }
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+
     def settings(self) -> dict[str, Any]:
         """Every choice that changes a result and is not in the data set or the checkpoint, as JSON."""
         selective = asdict(self.selective)
         # The sweep names its thresholds; the parameter's own sigma is never read.
         selective.pop("sigma")
         return {
-            "methods": {
-                n: {**default_settings(n), **dict(given)} for n, given in sorted(self.methods.items())
-            },
+            "methods": {name: dict(given) for name, given in self.methods.items()},
             # The tables and the headline are those of 2 sigma, whatever else is asked for.
-            "sigmas": sorted({TABLE_SIGMA, *map(float, self.sigmas)}),
+            "sigmas": sorted({TABLE_SIGMA, *self.sigmas}),
             "selective": selective,
-            "motion": {"rule": self.motion_rule, "tau": float(self.tau)},
+            "motion": {"rule": self.motion_rule, "tau": self.tau},
             "target": self.target,
             "batch_clips": self.batch_clips,
         }
@@ -138,19 +166,28 @@ def _check_gate(max_drop: float | None, against: str | None, methods: Mapping[st
 
 
 def _complete(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a method, each of its default's type: alpha 1 and 1.0 are one run."""
-    return {key: type(usual)(given.get(key, usual)) for key, usual in default_settings(name).items()}
-
-
-def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """All settings of a method, each in the form of its default."""
     method(name)
     known = default_settings(name)
-    for key, value in settings.items():
-        if key not in known:
-            allowed = ", ".join(known) or "none"
-            raise ValueError(f"{name} has no setting {key!r}; its settings: {allowed}")
-        usual = known[key]
-        number = isinstance(usual, int | float) and not isinstance(usual, bool)
-        kind = int | float if number else type(usual)
-        if not isinstance(value, kind) or (number and not math.isfinite(value)):
-            raise ValueError(f"{name}: {key} is {value!r}; give one like its default, {usual!r}")
+    if unknown := [key for key in given if key not in known]:
+        allowed = ", ".join(known) or "none"
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; its settings: {allowed}")
+    return {key: _plain(f"{name}: {key}", given.get(key, usual), usual) for key, usual in known.items()}
+
+
+def _plain(what: str, value: Any, like: bool | float | str) -> Any:
+    """A value in the one form of its kind, which is that of another: a Python bool, int, float or str."""
+    if isinstance(like, str):
+        if isinstance(value, str | os.PathLike):
+            return str(os.fspath(value))
+    # A truth value counts as a number in Python, and as none here.
+    elif isinstance(value, Real) and isinstance(like, bool) == isinstance(value, bool) and isfinite(value):
+        number = int(value) if isinstance(value, Integral) else float(value)
+        if isinstance(like, bool):
+            return bool(number)
+        if isinstance(like, float):
+            # Adding 0 makes -0.0 the 0.0 that it is equal to.
+            return float(number) + 0.0
+        if number == int(number):
+            return int(number)
+    raise ValueError(f"{what} is {value!r}; give one like {like!r}")

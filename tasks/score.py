@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,11 @@ from prefect.cache_policies import NO_CACHE
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
 from storage.cubes import read_block, read_relevances
+from storage.layout import content_hash
 from storage.receipts import Written
 from storage.root import Root
 from storage.runs import read_run
-from storage.tables import write_tables
+from storage.tables import plain_rows, write_tables
 from tasks.clips import clips_of
 from tasks.effort import arithmetic
 from tasks.retries import RETRY
@@ -53,13 +55,19 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
     cubes = read_relevances(place, paths.relevance, list(methods), start, stop)
     with arithmetic():
         scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
-    return write_tables(
-        place,
-        {
-            "scores": (paths.score(block), pd.DataFrame(scores)),
-            "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
-        },
-    )
+    tables = {
+        "scores": (paths.score(block), pd.DataFrame(scores)),
+        "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
+    }
+    return replace(write_tables(place, tables), sha256=_clip_hashes([*scores, *agreements]))
+
+
+def _clip_hashes(rows: Iterable[Row]) -> dict[str, str]:
+    """Hash of the rows of each clip, by its number."""
+    of_clips: dict[str, list[Row]] = {}
+    for row in rows:
+        of_clips.setdefault(str(row["clip"]), []).append(row)
+    return {clip: content_hash(plain_rows(own)) for clip, own in of_clips.items()}
 
 
 def _rows(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypedDict
 
+from storage.fingerprints import ChangedVideo
 from storage.receipts import (
     HasReceipts,
     Written,
@@ -80,7 +81,7 @@ def run_stage(
     ------
     StageFailed
         If a block raised on every try, or all that were tried killed their workers; the other blocks are
-        done, and a rerun tries only the rest.
+        done, and a rerun tries only the rest. At once, if a video has changed.
     """
     chosen = list(range(len(ranges)) if blocks is None else blocks)
     done_before = done_blocks(root, paths, stage, len(ranges))
@@ -127,7 +128,10 @@ def _run(
         arithmetic += seconds
         advance(block)
 
-    report = run_blocks(client, work, waiting, on_done=done_with)
+    try:
+        report = run_blocks(client, work, waiting, on_done=done_with, fatal=(ChangedVideo,))
+    except ChangedVideo as error:
+        raise StageFailed(f"{stage}: {error}") from error
     # A worker that died may not be back yet, before or after: it has had its time all the same.
     worker_seconds = (time.monotonic() - began) * max(workers, threads(client))
     record_effort(

@@ -23,6 +23,7 @@ from selrel.models.c3d import C3D
 from selrel.profiles import Profile, View, resize_frame
 from selrel.training import Epoch, Recipe, Samples, Trainer, initialise
 from storage.checkpoints import read_checkpoint
+from storage.fingerprints import Fingerprint, fingerprint, sha256_of, still
 from storage.layout import TrainingPaths
 from storage.root import Root, training_at
 from storage.trainings import describe, publish, read_state, write_history, write_state
@@ -217,11 +218,13 @@ class _Clips:
         self._room = keep_bytes
         self._lock = Lock()
         self._kept: dict[str, npt.NDArray[np.uint8]] = {}
+        self._read: dict[str, Fingerprint] = {}
         self._windows: list[tuple[str, int, int]] = []
 
     def decoded(self, video: Video) -> int:
         """Decode a video to its end, keep its frames if there is room, and give their number."""
         n_frames, size, kept = 0, 0, list[npt.NDArray[np.uint8]]()
+        self._read[video.path] = fingerprint(video.path)
         try:
             for frame in read_frames(video.path):
                 n_frames += 1
@@ -256,8 +259,9 @@ class _Clips:
     def _frames(self, path: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
         if path in self._kept:
             return self._kept[path][start:stop]
-        found = read_frames(path, start=start, stop=stop)
-        return np.stack([resize_frame(frame, self._view) for frame in found])
+        found = np.stack([resize_frame(f, self._view) for f in read_frames(path, start=start, stop=stop)])
+        self._read[path] = still(path, self._read[path])
+        return found
 
 
 def _carried_out(
@@ -334,11 +338,15 @@ def _model(
 
 def _read(data: str, split: int, subset: str, classes: Sequence[str] | None) -> Dataset:
     found = read_dataset(data, split=split, subset=subset)
+    if found.passed_over and subset != "test":
+        _log.info("%s", found.passed_over_note)
     return found if classes is None else choose_classes(found, classes)
 
 
 def _listed(dataset: Dataset) -> list[list[Any]]:
-    return [[video.name, video.size_bytes] for video in dataset.videos]
+    """The videos by name and content."""
+    found = sha256_of({video.name: video.path for video in dataset.videos})
+    return [[video.name, found[video.name]] for video in dataset.videos]
 
 
 def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:

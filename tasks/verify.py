@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.fingerprints import sha256_of
 from storage.layout import RunPaths
 from storage.receipts import HasReceipts, count_receipts, damages, discard, is_sealed
 from storage.root import Root, UnreadableFile
 from storage.runs import is_finished, read_run, read_summary
+from storage.ucf101 import video_path
 from tasks.clips import clips_of, videos_of
 from tasks.index import video_blocks
 from tasks.report import results_hash
 
 # Requests to S3 wait for each other less, and hashing leaves Python's lock.
 _READERS = 8
+# Videos that a line names.
+_NAMED = 5
 
 _Piece = tuple[HasReceipts, str, int]
 
@@ -35,6 +40,9 @@ class Verification:
         Whether the run has its success marker. Without it, only what has a receipt was compared.
     damaged : list of str
         A line for everything that is not as it was written.
+    videos : str
+        A line on videos that are not what was decoded, or not there: no damage, since the run stands on the
+        frames that it stored. Empty if they are all the same.
     """
 
     clips: int = 0
@@ -42,6 +50,7 @@ class Verification:
     left_out: int = 0
     finished: bool = True
     damaged: list[str] = field(default_factory=list)
+    videos: str = ""
 
 
 def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verification:
@@ -70,6 +79,7 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
     found.damaged += [f"{root.join(path)} {what}" for damage in damage_of for path, what in damage.items()]
+    found.videos = _videos(root, paths)
     found.receipts, found.left_out = len(pieces), len(summary.get("left_out_blocks", []))
     if summary and not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
         found.damaged.append(f"{root.join(paths.success)} belongs to other results than the receipts")
@@ -84,6 +94,40 @@ def _discard(root: Root, looked_at: Iterable[tuple[_Piece, dict[str, str]]]) -> 
     for piece, damage in looked_at:
         if damage:
             discard(root, *piece, damage)
+
+
+def _videos(root: Root, paths: RunPaths) -> str:
+    """Say which of a run's videos are not what they were; nothing where nobody can tell."""
+    try:
+        description = read_run(root, paths)
+        data, videos = str(description["data"]), videos_of(root, description["dataset_id"])
+    except (FileNotFoundError, UnreadableFile, ValueError, KeyError):
+        # Told as damage.
+        return ""
+    # Data sets of older versions hold sizes instead of hashes.
+    planned = {video[0]: str(video[6]) for video in videos if len(video) > 6}
+    if planned and not os.path.isdir(data):
+        return f"Its videos are not at {data} here, so nothing is said about them."
+    with ThreadPoolExecutor(_READERS) as readers:
+        same = readers.map(lambda name: _is_same(data, name, planned[name]), planned)
+        others = [name for name, sound in zip(planned, same, strict=True) if not sound]
+    if not others:
+        return ""
+    # Names come from a store: what is no name of a video is shown as nothing else.
+    shown = [name if name.isprintable() else ascii(name) for name in others[:_NAMED]]
+    some = ", ".join(shown) + (", .." if len(others) > _NAMED else "")
+    return (
+        f"{len(others):,} of its {len(planned):,} videos in {data} changed or went since ({some}). That is no"
+        " damage: the run stands on the frames that it stored. The same command now makes another run."
+    )
+
+
+def _is_same(data: str, name: str, sha256: str) -> bool:
+    try:
+        path = video_path(data, name)
+        return sha256_of({name: path})[name] == sha256
+    except (OSError, ValueError):
+        return False
 
 
 def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:

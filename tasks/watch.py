@@ -18,13 +18,14 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from selrel.models import from_factory
+from storage.fingerprints import facts, keep
 from storage.layout import RunPaths, content_hash
 from storage.ledger import Entry, Outcome, read_ledger
 from storage.receipts import count_receipts
 from storage.root import Root, UnreadableFile, UnusableRoot, file_at
 from storage.runs import finished_run, is_finished, read_run, read_summary
 from storage.sources import Candidate, candidates
-from storage.ucf101 import read_dataset
+from storage.ucf101 import choose_classes, read_dataset
 from tasks.compare import NotComparable, check_alike
 from tasks.plan import machinery, plan
 from tasks.request import Request
@@ -105,12 +106,18 @@ def _checked(place: str, request: Request, tries: int) -> str:
 
 
 def circumstances(request: Request) -> str:
-    """Hash of everything that makes a run, except the checkpoint; the gate only judges it."""
+    """Hash of everything that makes a run, except the checkpoint; the gate only judges it.
+
+    Of the videos, what the file system says: a look must not read them all. One that was touched only has its
+    checkpoints looked at anew, which finds their runs.
+    """
     found = read_dataset(request.data, split=request.split, subset=request.subset)
     asked = dataclasses.asdict(request)
     for name in ("data", "checkpoint", "root", "max_drop", "against"):
         del asked[name]
-    videos = [[video.name, video.label, video.size_bytes] for video in found.videos]
+    if request.classes is not None:
+        asked["classes"] = choose_classes(found, request.classes).classes
+    videos = [[video.name, video.label, *facts(video.path)] for video in found.videos]
     return content_hash({"asked": asked, "videos": videos, "classes": list(found.classes), **machinery()})
 
 
@@ -199,6 +206,8 @@ class _Judge:
         made = plan(replace(self._request, checkpoint=entry.file))
         if made.description["checkpoint_sha256"] != entry.sha256:
             raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
+        # The next file's plan need not read the videos again.
+        keep(self._root, made.data, made.fingerprints)
         return made.run
 
     def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:

@@ -11,9 +11,8 @@ import pandas as pd
 
 from selrel.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
-from storage.blocks import blocks
 from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
-from storage.receipts import file_hashes, write_receipt
+from storage.receipts import Written, file_hashes, write_receipt
 from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
@@ -50,6 +49,7 @@ def make_run(
     sigmas: Sequence[float] = (1.0, SIGMA, 3.0),
     added_to_logits: float = 0.0,
     still: Sequence[str] = (),
+    block_clips: int = _BLOCK,
 ) -> Made:
     """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short.
 
@@ -57,7 +57,7 @@ def make_run(
     """
     place, rng = Root(str(root)), np.random.default_rng(7)
     view = View(resize=(size[1], size[0]), crop=size, clip_length=length)
-    _write_dataset(place, view, n_clips, classes)
+    _write_dataset(place, view, n_clips, classes, block_clips)
     clips = clips_of(place, DATASET)
     made = Made(
         url=place.join(f"runs/{RUN}"),
@@ -71,14 +71,14 @@ def make_run(
     made.flow[clips.table.video.isin(still)] = 0
     for cube in made.cubes.values():
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
-    _write_cubes(place, clips, made, added_to_logits)
+    explained = _write_cubes(place, clips, made, added_to_logits)
     _write_run_json(place, view, classes, methods, sigmas)
     paths = place.run(RUN)
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
     for block, (start, stop) in enumerate(clips.ranges):
         write_table(place, paths.overhead("explain", block), pd.DataFrame(seconds))
         times = file_hashes(place, [paths.overhead("explain", block)])
-        write_receipt(place, paths, "explain", block, times, start=start, stop=stop)
+        write_receipt(place, paths, "explain", block, explained[block] | times, start=start, stop=stop)
         scores = score_block(place, RUN, read_run(place, paths), block)
         write_receipt(place, paths, "score", block, scores, start=start, stop=stop)
     report.fn(place.url, RUN)
@@ -92,7 +92,7 @@ def _frames(rng: np.random.Generator, n_clips: int, length: int, size: tuple[int
     return frames
 
 
-def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]) -> None:
+def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str], block_clips: int) -> None:
     paths, at = place.dataset(DATASET), np.arange(n_clips)
     labels = at % len(classes)
     table = pd.DataFrame(
@@ -112,7 +112,7 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
     place.write_json(
         paths.description,
         {
-            "classes": list(classes), "view": view.as_dict(), "block_clips": _BLOCK, "split": 1,
+            "classes": list(classes), "view": view.as_dict(), "block_clips": block_clips, "split": 1,
             "subset": "test", "videos": [],
         },
     )  # fmt: skip
@@ -123,7 +123,8 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
     write_table(place, paths.index, table)
 
 
-def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) -> None:
+def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) -> list[Written]:
+    """Write frames, motion and cubes, the first two with their receipts; give what the cubes' are to say."""
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
     create_frames(place, dataset.frames, columns, **sizes)
@@ -134,12 +135,15 @@ def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) 
     logits = np.eye(len(clips.classes), dtype=np.float32)[predicted] + np.float32(added_to_logits)
     # Every other clip is flagged: the class below the model's answer is explained.
     target = (predicted + (np.arange(n) % 2 == 0)) % len(clips.classes)
-    for start, stop in blocks(n, _BLOCK):
+    explained = []
+    for block, (start, stop) in enumerate(clips.ranges):
         part = slice(start, stop)
-        write_block(place, dataset.frames, start, {"frames": made.frames[part]})
+        frames = write_block(place, dataset.frames, start, {"frames": made.frames[part]})
+        write_receipt(place, dataset, "decode", block, frames, start=start, stop=stop)
         camera = np.zeros((stop - start, sizes["length"], 2, 3), np.float32)
-        motion = {"flow": made.flow[part], "camera": camera, "moved": moved_shares(made.flow[part])}
-        write_block(place, dataset.motion, start, motion)
+        moving = {"flow": made.flow[part], "camera": camera, "moved": moved_shares(made.flow[part])}
+        motion = write_block(place, dataset.motion, start, moving)
+        write_receipt(place, dataset, "motion", block, motion, start=start, stop=stop)
         arrays = {
             "logits": logits[part],
             "predicted": predicted[part].astype(np.int32),
@@ -148,7 +152,8 @@ def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) 
         }
         for method, cubes in made.cubes.items():
             arrays[method], arrays[f"{method}_scale"] = encode(cubes[part])
-        write_block(place, run.relevance, start, arrays)
+        explained.append(write_block(place, run.relevance, start, arrays))
+    return explained
 
 
 def _write_run_json(

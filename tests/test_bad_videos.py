@@ -19,6 +19,7 @@ import torch
 
 from flows.cli import main
 from selrel.models.c3d import C3D
+from storage.fingerprints import sha256_of
 from storage.receipts import write_receipt
 from storage.root import Root
 from storage.tables import read_table
@@ -185,9 +186,9 @@ def counted(root: Root, data: Path, clip_length: int) -> pd.DataFrame:
     (data / "ucfTrainTestlist" / "classInd.txt").write_text("1 Archery\n")
     for name in ("trainlist01.txt", "testlist01.txt"):
         (data / "ucfTrainTestlist" / name).touch()
-    videos = [
-        [v.name, v.class_name, v.label, v.group, v.split, v.size_bytes] for v in read_dataset(data).videos
-    ]
+    found = read_dataset(data).videos
+    content = sha256_of({v.name: v.path for v in found})
+    videos = [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, content[v.name]] for v in found]
     paths = root.dataset("d")
     root.write_json(paths.description, {"videos": videos, "view": {"clip_length": clip_length}})
     for block in range(-(-len(videos) // index._VIDEOS_A_BLOCK)):

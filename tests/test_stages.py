@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from distributed import Client
 
 from flows.cluster import cluster
+from storage.fingerprints import ChangedVideo
 from storage.layout import DatasetPaths
 from storage.receipts import Written, file_hashes, pending, write_receipt
 from storage.root import Root
@@ -218,3 +220,27 @@ def test_a_piece_of_its_own_is_done_once_and_again_where_it_is_damaged(
     root.write_bytes(content(0), b"damaged")
     once(root, paths, "frames", work)
     assert len(done) == 2
+
+
+def test_a_video_that_changed_ends_the_stage_at_once_with_one_line(
+    client: Client, root: Root, paths: DatasetPaths
+) -> None:
+    """Trying again mends nothing, and what the other blocks make belongs to a data set that is gone."""
+
+    def work(block: int) -> Written:
+        root.write_bytes(f"tries/{block}-{uuid.uuid4().hex}", b"")
+        if block == 0:
+            raise ChangedVideo("/data/v.avi has changed since this was planned; start the same command again")
+        while not root.exists("over"):
+            time.sleep(0.02)
+        return write(root, block)
+
+    ranges = [(block, block + 1) for block in range(40)]
+    with pytest.raises(StageFailed) as error:
+        run_stage("decode", root, paths, work, ranges)
+    root.write_bytes("over", b"")
+    assert str(error.value) == (
+        "decode: /data/v.avi has changed since this was planned; start the same command again"
+    )
+    tries = [name.partition("-")[0] for name in root.listdir("tries")]
+    assert tries.count("0") == 1 and len(tries) < 10

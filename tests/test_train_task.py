@@ -19,6 +19,7 @@ from selrel.models import families, recognise
 from selrel.models.c3d import C3D
 from selrel.profiles import Profile
 from storage.checkpoints import read_checkpoint, write_checkpoint
+from storage.fingerprints import ChangedVideo
 from storage.root import training_at
 from storage.trainings import read_state
 from storage.ucf101 import read_dataset
@@ -183,6 +184,32 @@ def test_finished_training_is_found(tiny_ucf101, tmp_path):
     assert epoch.stat().st_mtime_ns == before
 
 
+def test_a_training_on_a_video_that_was_replaced_is_another_training(tiny_ucf101, tmp_path):
+    data = shutil.copytree(tiny_ucf101, tmp_path / "data")
+    trained(data, tmp_path / "c3d.pth.tar")
+    video = read_dataset(data, subset="train").videos[0].path
+    before, changed = os.stat(video), bytearray(Path(video).read_bytes())
+    changed[-1] ^= 1
+    Path(video).write_bytes(changed)
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ValueError, match="holds a training with another data; give"):
+        trained(data, tmp_path / "c3d.pth.tar")
+
+
+def test_a_video_that_changes_while_it_is_learnt_from_is_named(tiny_ucf101, tmp_path):
+    data = shutil.copytree(tiny_ucf101, tmp_path / "data")
+    dataset = read_dataset(data, subset="train")
+    samples = read_samples(dataset, PROFILE, keep_bytes=0)
+    before = samples.read(0, 0)
+    np.testing.assert_array_equal(samples.read(0, 0), before)
+    video = Path(dataset.videos[0].path)
+    os.utime(video)
+    np.testing.assert_array_equal(samples.read(0, 0), before)
+    video.write_bytes(video.read_bytes()[:-1] + b"x")
+    with pytest.raises(ChangedVideo, match=f"{video} has changed since this was planned"):
+        samples.read(0, 0)
+
+
 def test_place_of_another_training_is_refused(tiny_ucf101, tmp_path):
     made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar")
     with pytest.raises(ValueError, match="holds a training with another seed"):
@@ -223,7 +250,7 @@ def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path
     assert [row[1:3] for row in made.dataset["videos"]] == [["Archery", 0], ["HammerThrow", 1]]
     # The checkpoint knows its classes.
     assert plan(request_from(**places, methods=["grad_cam"])).run == made.run
-    with pytest.raises(ValueError, match="profile .* has a value of the wrong kind"):
+    with pytest.raises(ValueError, match="scale has None; give finite numbers"):
         plan(request_from(**places, profile={"scale": None}))
     with pytest.raises(ValueError, match="2 outputs and the data set 3 classes"):
         plan(request_from(**places, classes=[*chosen, "Hammering"]))

@@ -1,12 +1,26 @@
 import collections
 import csv
+import os
 import random
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from storage.ucf101 import Video, draw_subset, label_index, read_classes, read_dataset
+from storage.ucf101 import (
+    SUFFIXES,
+    Video,
+    choose_classes,
+    class_label,
+    draw_subset,
+    label_index,
+    read_classes,
+    read_dataset,
+    video_path,
+)
+from storage.videos import count_frames
 
 CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")
 
@@ -269,3 +283,183 @@ def test_the_real_videos_have_the_splits_of_the_manifest(shared_data, split):
             int(row["bytes"]),
         )
         assert video.group == f"{row['class']}/g{int(row['group']):02d}"
+
+
+NAMES = (
+    "Füße",
+    "Golf Swing",
+    "हिन्दी नृत्य",
+    "رقص شرقی",
+    "می\u200cخواهم",
+    "跳舞",
+    "R&B (live)",
+    "Rock'n'roll, fast",
+)
+# What OpenCV writes into a container; mp4v into the others.
+CODECS = dict.fromkeys((".mpg", ".mpeg", ".ts", ".mts", ".m2ts"), "MPG1") | {
+    ".avi": "MJPG",
+    ".mkv": "MJPG",
+    ".webm": "VP80",
+}
+
+
+def named_tree(root, names, *, form="NFC", suffix=".avi"):
+    """A class each, with one file; names on disk in a Unicode form of their own, lists in NFC."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    for name in names:
+        file = root / "UCF-101" / unicodedata.normalize(form, f"{name}/v_{name}_g01_c01{suffix}")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+    labelled = list(enumerate(names, start=1))
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in labelled))
+    (lists / "trainlist01.txt").write_text("".join(f"{a}/v_{a}_g01_c01.avi {n}\n" for n, a in labelled))
+    (lists / "testlist01.txt").write_text("")
+    return root
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_class_names_of_any_script_and_with_spaces(tmp_path, form):
+    dataset = read_dataset(named_tree(tmp_path, NAMES, form=form))
+    assert dataset.classes == tuple(unicodedata.normalize("NFC", name) for name in NAMES)
+    assert {video.class_name for video in dataset.videos} == set(dataset.classes)
+    assert {video.split for video in dataset.videos} == {"train"} and dataset.absent == 0
+    for video in dataset.videos:
+        assert video.class_name == dataset.classes[video.label]
+        assert video_path(tmp_path, video.name) == video.path and os.path.isfile(video.path)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_classes_are_chosen_in_any_capitals_and_unicode_form(tmp_path, form):
+    dataset = read_dataset(named_tree(tmp_path, NAMES))
+    asked = [unicodedata.normalize(form, name) for name in ("füße", "GOLF  SWING", "跳舞")]
+    assert choose_classes(dataset, asked).classes == ("Füße", "Golf Swing", "跳舞")
+    assert choose_classes(dataset, ["FÜSSE"]).classes == ("Füße",)
+    with pytest.raises(ValueError, match="class 'Golf Swign'.*Golf Swing"):
+        choose_classes(dataset, ["Golf Swign"])
+
+
+def test_words_that_differ_are_classes_that_differ(tmp_path):
+    """Case folding makes ss of ß, and capitals differ in Turkish."""
+    dataset = read_dataset(named_tree(tmp_path, ("Masse", "Maße", "kız", "kiz", "Kaffee")))
+    assert len(dataset.classes) == 5 and len(dataset.videos) == 5
+    assert [class_label(name, dataset.classes) for name in ("masse", "maße", "MASSE", "MAẞE")] == [0, 1, 0, 1]
+    assert [class_label(name, dataset.classes) for name in ("kız", "KIZ", "kaffee")] == [2, 3, 4]
+    assert class_label("Kafee", dataset.classes) is None
+
+
+def test_the_label_is_what_follows_the_last_suffix(tmp_path):
+    names = ("Golf", "Golf 2", "The A.avi 1")
+    root = named_tree(tmp_path, names)
+    dataset = read_dataset(root)
+    assert dataset.classes == names and [video.split for video in dataset.videos] == ["train"] * 3
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(path.read_text().replace(" 2\n", "\t2  \n").replace(" 1\n", "\n"))
+    assert [video.split for video in read_dataset(root).videos] == ["train"] * 3
+    add_line(root, "trainlist01.txt", "Golf 2/v_Golf 2_g02_c01.avi 1")
+    with pytest.raises(ValueError, match="Golf 2 has label 1, but 2 in classInd"):
+        read_dataset(root)
+
+
+def test_tabs_and_spaces_may_stand_between_label_and_class(tmp_path):
+    path = tmp_path / "classInd.txt"
+    path.write_text("1\tGolf Swing \n2   Füße\n")
+    assert read_classes(path) == ("Golf Swing", "Füße")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "a\\b", "a<b", "a\x1bb", "a\u202eb", ".hidden", "a\ue000b", "a:b", "a|b", "a\u2028b"],
+)
+def test_class_names_that_no_folder_should_have_are_refused(tmp_path, name):
+    path = tmp_path / "classInd.txt"
+    path.write_text(f"1 Archery\n2 {name}\n")
+    with pytest.raises(ValueError, match="is not '<label> <class>'") as error:
+        read_classes(path)
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_a_name_that_is_no_unicode_is_quoted_and_refused(tree):
+    os.mkdir(os.fsencode(tree / "UCF-101") + b"/F\xfc\xdfe")
+    with pytest.raises(ValueError, match=r"class 'F\\udcfc\\udcdfe'"):
+        read_dataset(tree)
+
+
+def test_files_of_a_class_with_spaces_may_be_named_without(tmp_path):
+    root = named_tree(tmp_path, ("Golf Swing",))
+    (root / "UCF-101" / "Golf Swing" / "v_GolfSwing_g02_c01.avi").write_bytes(b"x")
+    (root / "UCF-101" / "Golf Swing" / "v_golf_swing_g03_c01.avi").write_bytes(b"x")
+    add_line(root, "testlist01.txt", "Golf Swing/v_Golf Swing_g02_c01.avi")
+    assert [video.split for video in read_dataset(root).videos] == ["train", "test", "none"]
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".AVI", ".Mp4"])
+def test_every_container_is_listed_and_read_whatever_the_lists_call_it(
+    tmp_path, make_avi, make_frames, suffix
+):
+    root = named_tree(tmp_path, ("Archery",), suffix=suffix)
+    (video,) = read_dataset(root).videos
+    assert (video.name, video.split) == (f"Archery/v_Archery_g01_c01{suffix}", "train")
+    assert video_path(root, video.name) == video.path
+    plain, frames = tmp_path / f"written{suffix.lower()}", make_frames(12)
+    if suffix == ".gif":
+        first, *rest = map(Image.fromarray, frames)
+        first.save(plain, save_all=True, append_images=rest, duration=40)
+    else:
+        make_avi(plain, frames, codec=CODECS.get(suffix.lower(), "mp4v"))
+    plain.replace(video.path)
+    assert count_frames(video.path).n_frames == 12
+
+
+def test_one_video_in_two_containers_is_refused(tree):
+    (tree / "UCF-101" / "Archery" / "v_Archery_g01_c01.mp4").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"_c01\.mp4' is there twice, also as 'Archery/v_Archery_g01_c01\.avi'"
+    ):
+        read_dataset(tree)
+
+
+def test_what_is_no_video_in_its_place_is_counted_in_one_line(tree):
+    assert read_dataset(tree).passed_over_note == ""
+    archery = tree / "UCF-101" / "Archery"
+    for name in ("notes.txt", "more.TXT", "clip.wmv", "Thumbs.db", "LICENSE"):
+        (archery / name).write_bytes(b"x")
+    (archery / "a.\x1b[2J").write_bytes(b"x")
+    (archery / "nested").mkdir()
+    (tree / "UCF-101" / "v_Archery_g09_c01.avi").write_bytes(b"x")
+    # Hidden files are none of a data set: a Mac writes one beside every file of an archive.
+    for name in ("._v_Archery_g01_c01.avi", ".DS_Store"):
+        (archery / name).write_bytes(b"x")
+    dataset = read_dataset(tree)
+    assert len(dataset.videos) == 4 and len(dataset.passed_over) == 8
+    note = dataset.passed_over_note
+    assert "over: 2 .txt, 2 without a suffix, 1 .avi, 1 .db, 1 .wmv, 1 others; such" in note
+    assert not {"\n", "\x1b"} & set(note)
+    assert "such as 'Archery/LICENSE'" in note and ".mp4" in note
+
+
+def test_a_large_data_set_is_listed_in_a_moment(tmp_path):
+    """As many classes and videos as UCF-101 has: names are not compared one with all."""
+    names = [f"Clässe {n:03d}" for n in range(101)]
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(names, start=1)))
+    entries = [
+        f"{name}/v_{name}_g{g:02d}_c{c:02d}.avi" for name in names for g in range(1, 26) for c in (1, 2, 3)
+    ]
+    (lists / "trainlist01.txt").write_text("".join(f"{entry}\n" for entry in entries))
+    (lists / "testlist01.txt").write_text("")
+    (tmp_path / "UCF-101" / names[0]).mkdir(parents=True)
+    (tmp_path / "UCF-101" / entries[0]).write_bytes(b"x")
+    comparisons = 0
+    plain = unicodedata.normalize
+
+    def counted(form, text):
+        nonlocal comparisons
+        comparisons += 1
+        return plain(form, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.ucf101.unicodedata.normalize", counted)
+        assert read_dataset(tmp_path).absent == len(entries) - 1
+    assert comparisons < 40 * len(names) ** 2

@@ -13,6 +13,7 @@ from storage.layout import RunPaths
 from storage.receipts import Written, file_hashes, read_receipt, withdraw, write_receipt
 from storage.root import Root
 from storage.runs import is_finished
+from tasks.clips import videos_of
 from tasks.report import report
 from tasks.verify import verify_run
 from tests.made_run import DATASET, RUN, make_run
@@ -152,3 +153,15 @@ def test_a_run_half_repaired_is_not_finished(place: Root, paths: RunPaths) -> No
     with pytest.raises(OSError, match="Is a directory"):
         verify_run(place, paths, repair=True)
     assert not is_finished(place, paths)
+
+
+def test_nothing_is_said_of_videos_whose_content_nobody_wrote_down(place: Root) -> None:
+    """Earlier versions knew the sizes of videos."""
+    path = place.dataset(DATASET).description
+    described = place.read_json(path)
+    known = ["Archery/v_Archery_g01_c01.avi", "Archery", 0, "Archery/g01", "test", 9]
+    for row, lines in ((known, 0), ([*known, "ab" * 32], 1)):
+        place.write_json(path, {**described, "videos": [row]})
+        videos_of.cache_clear()
+        found = verify_run(place, place.run(RUN))
+        assert found.videos.count("are not at ucf here") == lines

@@ -16,7 +16,8 @@ def verify(run: str, *, repair: bool = False) -> int:
     """Read a run and its data set again, and compare every byte with the receipts.
 
     Prints a line for everything that is missing or changed, and exits with 1, as it does for a run that is
-    not finished; with 0 if the run is sound. That it left blocks out is said in a line, and no damage.
+    not finished; with 0 if the run is sound. That it left blocks out, or that videos have changed since, is
+    said in a line, and no damage.
 
     Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
 
@@ -38,6 +39,8 @@ def verify(run: str, *, repair: bool = False) -> int:
         lines.append("The run is not finished: the same `selrel explain` command goes on where it stopped.")
     if found.left_out:
         lines.append(_left_out_line(found.left_out, repair))
+    if found.videos:
+        lines.append(found.videos)
     console = Console()
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
