@@ -6,7 +6,6 @@ the store has exactly one writer. The chunk inside a shard is one clip.
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from zarr.storage import MemoryStore
 
 from storage.bounded_zstd import bounded
 from storage.layout import content_hash
-from storage.receipts import REPAIR, Written, array_sha256
+from storage.receipts import REPAIR, Written, array_sha256, of_bytes
 from storage.root import Root
 from storage.zarr_metadata import UnsafeGroup, check_arrays
 
@@ -220,11 +219,11 @@ def read_block(
 
 
 def _write(root: Root, objects: Iterable[tuple[str, bytes]]) -> Written:
-    files = {}
+    written = Written()
     for path, data in objects:
         root.write_bytes(path, data)
-        files[path] = hashlib.sha256(data).hexdigest()
-    return Written(files=files)
+        written |= of_bytes(path, data)
+    return written
 
 
 def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:

@@ -221,6 +221,8 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> d
     exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
     errors = clips.conservation_error.dropna()
     return {
+        # Where run.json is damaged, what belongs to the run can still be told.
+        "dataset_id": description["dataset_id"],
         "motion_share": share,
         "videos": int(clips.video.nunique()),
         "clips": len(clips),

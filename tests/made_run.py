@@ -13,11 +13,12 @@ from selrel.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
 from storage.blocks import blocks
 from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
-from storage.receipts import file_hashes, write_receipt
+from storage.receipts import Written, file_hashes, write_receipt
 from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
+from tasks.effort import record_effort
 from tasks.report import report
 from tasks.score import score_block
 
@@ -64,16 +65,17 @@ def make_run(
     made.flow[-1, -1] = np.nan
     for cube in made.cubes.values():
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
-    _write_cubes(place, clips, made)
+    explained = _write_cubes(place, clips, made)
     _write_run_json(place, view, classes, methods, sigmas)
     paths = place.run(RUN)
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
     for block, (start, stop) in enumerate(clips.ranges):
         write_table(place, paths.overhead("explain", block), pd.DataFrame(seconds))
-        times = file_hashes(place, [paths.overhead("explain", block)])
-        write_receipt(place, paths, "explain", block, times, start=start, stop=stop)
+        written = explained[block] | file_hashes(place, [paths.overhead("explain", block)])
+        write_receipt(place, paths, "explain", block, written, start=start, stop=stop)
         scores = score_block(place, RUN, read_run(place, paths), block)
         write_receipt(place, paths, "score", block, scores, start=start, stop=stop)
+        record_effort(place, paths, "score", blocks=1, worker_seconds=2.0, arithmetic=1.0)
     report.fn(place.url, RUN)
     return made
 
@@ -114,24 +116,38 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
         place, paths.exclusions, pd.DataFrame([{**excluded, "kind": "excluded", "reason": "no frame"}])
     )
     write_table(place, paths.index, table)
+    of_index = file_hashes(place, [paths.description, paths.index, paths.exclusions])
+    write_receipt(place, paths, "dataset", 0, of_index)
 
 
-def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
+def _write_cubes(place: Root, clips: Clips, made: Made) -> list[Written]:
+    """Write all cubes with the receipts of all but the explanations; give what was written of those."""
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
-    create_frames(place, dataset.frames, columns, **sizes)
-    create_motion(place, dataset.motion, columns, **sizes)
     about: dict[str, dict[str, object]] = {method: {} for method in made.cubes}
-    create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes)
+    groups = (
+        (dataset, "frames", create_frames(place, dataset.frames, columns, **sizes)),
+        (dataset, "flow", create_motion(place, dataset.motion, columns, **sizes)),
+        (
+            run,
+            "relevance",
+            create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes),
+        ),
+    )
+    for paths, stage, written in groups:
+        write_receipt(place, paths, stage, 0, written)
     predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
     logits = np.eye(len(clips.classes), dtype=np.float32)[predicted]
     # Every other clip is flagged.
     logits[::2] -= 1.5
-    for start, stop in blocks(n, _BLOCK):
+    explained = []
+    for block, (start, stop) in enumerate(blocks(n, _BLOCK)):
         part = slice(start, stop)
-        write_block(place, dataset.frames, start, {"frames": made.frames[part]})
+        frames = write_block(place, dataset.frames, start, {"frames": made.frames[part]})
+        write_receipt(place, dataset, "decode", block, frames, start=start, stop=stop)
         camera = np.zeros((stop - start, sizes["length"], 2, 3), np.float32)
-        write_block(place, dataset.motion, start, {"flow": made.flow[part], "camera": camera})
+        flow = write_block(place, dataset.motion, start, {"flow": made.flow[part], "camera": camera})
+        write_receipt(place, dataset, "motion", block, flow, start=start, stop=stop)
         arrays = {
             "logits": logits[part],
             "predicted": predicted[part].astype(np.int32),
@@ -140,7 +156,8 @@ def _write_cubes(place: Root, clips: Clips, made: Made) -> None:
         }
         for method, cubes in made.cubes.items():
             arrays[method], arrays[f"{method}_scale"] = encode(cubes[part])
-        write_block(place, run.relevance, start, arrays)
+        explained.append(write_block(place, run.relevance, start, arrays))
+    return explained
 
 
 def _write_run_json(
