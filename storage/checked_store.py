@@ -1,4 +1,4 @@
-"""A zarr store of a disk that reads as a root does: regular files only, no links out of a run, no endless ones."""
+"""A zarr store of a disk that reads as a root does: regular files of the run or data set alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One file of a disk, below a directory that somebody else may have filled.
 
 Below that directory no link is followed, and nothing but a regular file is read: a link may lead to another
-run's files or to a device that never ends, and a pipe waits for a writer. Each name is opened in the directory
-that is open already, so that nobody can put a link there between the look and the use.
+run's files or to a device that never ends, and a pipe waits for a writer. Each name is opened in the
+directory that is open already, so that nobody can put a link there between the look and the use.
 """
 
 from __future__ import annotations

@@ -115,9 +115,8 @@ def read_table(
         found = pq.read_metadata(pa.BufferReader(copy))
         if fault := _fault(found, most_rows):
             raise DamagedTable(f"{root.join(path)} {fault}: it is damaged, or made to do harm; {REPAIR}")
-        texts = [
-            column.name for column in map(found.schema.column, range(found.num_columns)) if _is_text(column)
-        ]
+        columns_of_file = map(found.schema.column, range(found.num_columns))
+        texts = [column.name for column in columns_of_file if column.physical_type == "BYTE_ARRAY"]
         # Text that repeats is stored once, and would be unfolded before anybody could look.
         table = pq.read_table(
             pa.BufferReader(copy), columns=chosen, read_dictionary=texts, page_checksum_verification=True
@@ -148,10 +147,6 @@ def _fault(found: Any, most_rows: int | None) -> str:
     if size > MAX_BYTES:
         return f"says that it holds {size:,} bytes where {MAX_BYTES:,} at most are read"
     return ""
-
-
-def _is_text(column: Any) -> bool:
-    return bool(column.physical_type == "BYTE_ARRAY")
 
 
 def _unfolded(table: pa.Table, where: str) -> pa.Table:

@@ -12,6 +12,7 @@ import pandas as pd
 from selrel.profiles import View
 from storage.blocks import blocks
 from storage.root import Root
+from storage.runs import read_dataset_description
 from storage.tables import read_table
 
 _COORDINATES = ("video", "class", "label", "group", "split", "start_frame", "n_valid_frames", "fps")
@@ -86,7 +87,7 @@ class Clips:
 def clips_of(root: Root, dataset_id: str) -> Clips:
     """Read the clips of a data set whose index is complete: once a process, since they never change."""
     paths = root.dataset(dataset_id)
-    description = root.read_json(paths.description)
+    description = read_dataset_description(root, paths)
     return Clips(
         classes=tuple(description["classes"]),
         view=View.from_dict(description["view"]),
@@ -98,5 +99,5 @@ def clips_of(root: Root, dataset_id: str) -> Clips:
 @lru_cache(maxsize=4)
 def videos_of(root: Root, dataset_id: str) -> list[list[Any]]:
     """Read which videos a data set consists of, as `dataset.json` lists them: once a process."""
-    videos: list[list[Any]] = root.read_json(root.dataset(dataset_id).description)["videos"]
+    videos: list[list[Any]] = read_dataset_description(root, root.dataset(dataset_id))["videos"]
     return videos

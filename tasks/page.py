@@ -24,7 +24,7 @@ from storage.report import write_clip, write_report
 from storage.report.columns import main_method
 from storage.report.media import clip_script
 from storage.root import Root
-from storage.runs import read_run
+from storage.runs import read_dataset_description, read_run
 from storage.tables import read_table, read_tables
 from tasks.command import command
 
@@ -117,7 +117,7 @@ def _context(
         "paper": PAPER,
         "exclusions": read_table(place, exclusions).to_pylist(),
         "flags": clips[clips.flag != ""].to_dict("records"),
-        "command": command(str(place), description, place.read_json(dataset.description)),
+        "command": command(str(place), description, read_dataset_description(place, dataset)),
     }
 
 

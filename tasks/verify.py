@@ -80,10 +80,8 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     efforts = [path for where in (paths, dataset) if where for path in _efforts(root, where)]
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
-        records = dict(
-            zip(efforts, readers.map(lambda path: _record_damage(root, path), efforts), strict=True)
-        )
-    every = {path: what for damage in (*damage_of, records) for path, what in damage.items() if what}
+        records = list(readers.map(lambda path: _record_damage(root, path), efforts))
+    every = {path: what for damage in (*damage_of, *records) for path, what in damage.items()}
     if fault and paths.run_json not in every:
         found.damaged.append(fault)
     found.damaged += [f"{root.join(path)} {what}" for path, what in every.items()]
@@ -96,9 +94,8 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
         for piece, damage in zip(pieces, damage_of, strict=True):
             if damage:
                 discard(root, *piece, damage)
-        for path, what in records.items():
-            if what:
-                root.delete(path)
+        for path in (path for record in records for path in record):
+            root.delete(path)
     return found
 
 
@@ -115,7 +112,7 @@ def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]
 
 
 def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[DatasetPaths | None, str]:
-    """The run's data set, also where run.json is damaged; None where nothing says which; and what is wrong."""
+    """The run's data set, also where run.json is damaged (None: nothing says which), and what is wrong."""
     fault = ""
     named = [summary.get("dataset_id")]
     try:
@@ -198,5 +195,8 @@ def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:
     return [f"{where.efforts}/{name}" for name in root.listdir(where.efforts)]
 
 
-def _record_damage(root: Root, path: str) -> str:
-    return LINK if root.link_on(path) else effort_damage(root, path)
+def _record_damage(root: Root, path: str) -> dict[str, str]:
+    if link := root.link_on(path):
+        return {link: LINK}
+    what = effort_damage(root, path)
+    return {path: what} if what else {}
