@@ -188,7 +188,13 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
 
 
 def read_block(
-    root: Root, path: str, start: int, stop: int, names: Sequence[str] | None = None
+    root: Root,
+    path: str,
+    start: int,
+    stop: int,
+    names: Sequence[str] | None = None,
+    *,
+    axes: Mapping[str, int] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Read clips, of a block or of any range, and never take lost ones for empty ones.
 
@@ -200,6 +206,8 @@ def read_block(
         The clips, half open.
     names : sequence of str, optional
         The arrays; all that are written in blocks if absent.
+    axes : mapping of str to int, optional
+        The size that every axis must have, by its name: the group is only as good as who wrote it.
 
     Returns
     -------
@@ -212,8 +220,10 @@ def read_block(
         If one of the clips' objects is not there.
     DamagedBlock
         If one of them does not decode to what was written.
+    UnsafeGroup
+        If an array has other axes; nothing is read then.
     """
-    group = _open(root, path, mode="r")
+    group = _open(root, path, mode="r", axes=axes)
     chosen = _block_arrays(group) if names is None else names
     return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
 
@@ -308,7 +318,7 @@ def _check_template(root: Root, path: str, template: str) -> None:
         )
 
 
-def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
+def _open(root: Root, path: str, *, mode: str, axes: Mapping[str, int] | None = None) -> zarr.Group:
     try:
         store = root.zarr_store(path, read_only=mode == "r")
         with bounded():
@@ -322,7 +332,7 @@ def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
         raise UnsafeGroup(f"{root.join(path)} is no zarr group of this project ({reason})") from error
     found = group.metadata.consolidated_metadata
     arrays = {} if found is None else {name: array.to_dict() for name, array in found.metadata.items()}
-    check_arrays(arrays, root.join(path))
+    check_arrays(arrays, root.join(path), axes)
     return group
 
 

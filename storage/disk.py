@@ -13,7 +13,7 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import BinaryIO
+from io import BufferedReader
 
 LINK = "a link is not followed here"
 NO_FILE = "not a regular file"
@@ -22,7 +22,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @contextmanager
-def opened(base: str, names: Sequence[str], *, follow: bool) -> Iterator[BinaryIO]:
+def opened(base: str, names: Sequence[str], *, follow: bool) -> Iterator[BufferedReader]:
     """Open a regular file to be read; never waits for a pipe.
 
     Parameters

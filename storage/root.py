@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -45,7 +46,7 @@ Result = TypeVar("Result")
 # The largest file that is read at once, of JSON, and in a piece; far above what this project writes.
 MAX_BYTES = 2**33
 MAX_JSON_BYTES = 2**26
-MAX_PART_BYTES = 2**30
+MAX_PART_BYTES = 2**28 + 2**20
 _PART_BYTES = 2**20
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
@@ -365,7 +366,7 @@ class Root:
         return base, path.removeprefix(f"{own}/").split("/")
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[BinaryIO]:
+    def _opened(self, path: str) -> Iterator[BufferedReader]:
         with (
             _told_as_unreadable(Path(self.join(path))),
             disk.opened(*self._way(path), follow=not home(path)) as file,

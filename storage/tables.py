@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,13 @@ MAX_BYTES = 2**28
 MAX_COLUMNS = 500
 # Bytes of a value, by parquet's types; of a text, of what refers to it.
 _WIDTHS = {"BOOLEAN": 8, "INT32": 8, "INT64": 8, "FLOAT": 8, "DOUBLE": 8, "BYTE_ARRAY": 8}
+
+_IS: dict[str, Callable[[pa.DataType], bool]] = {
+    "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    "integer": pa.types.is_integer,
+    "number": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+    "flag": pa.types.is_boolean,
+}
 
 
 class DamagedTable(ValueError):
@@ -184,6 +191,36 @@ def _of_arrow(data: bytes) -> pa.Buffer:
     copy = pa.BufferOutputStream()
     copy.write(data)
     return copy.getvalue()
+
+
+def check_kinds(table: pa.Table, kinds: Mapping[str, str], where: str) -> None:
+    """Check that columns are there and of their kinds; others may be there too.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `read_table` gives it.
+    kinds : mapping of str to str
+        "text", "integer", "number" or "flag" by column; the first and the third also with " or none".
+    where : str
+        The file, for the message.
+
+    Raises
+    ------
+    DamagedTable
+        If a column is missing or of another kind.
+    """
+    for name, kind in kinds.items():
+        if table.column_names.count(name) != 1:
+            raise DamagedTable(f"{where} lacks the column {name!r}: {REPAIR}")
+        column = table[name]
+        wanted, _, optional = kind.partition(" or ")
+        fits = _IS[wanted](column.type) or (optional and pa.types.is_null(column.type))
+        if not fits or (column.null_count and not optional):
+            found = f"{column.type}, {column.null_count} of {len(column)} absent"
+            raise DamagedTable(
+                f"{where}: the column {name!r} holds {found}, where {kind} is allowed: {REPAIR}"
+            )
 
 
 def read_tables(

@@ -12,9 +12,11 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
 from storage.layout import RunPaths
+from storage.receipts import REPAIR
+from storage.results import CLIPS, clip_rows
 from storage.root import Root, UnreadableFile
 from storage.runs import finished_run, list_runs, read_run, read_summary
-from storage.tables import read_table, read_tables
+from storage.tables import DamagedTable, check_kinds, read_tables
 
 Row = dict[str, Any]
 
@@ -22,6 +24,10 @@ Row = dict[str, Any]
 _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
+_KINDS = {
+    "clip": "integer", "method": "text", "sigma": "number",
+    **dict.fromkeys(("kept_relevance", "precision", "base_rate"), "number or none"),
+}  # fmt: skip
 _SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
 
 
@@ -173,9 +179,13 @@ def read_measure(url: str) -> Side:
 
 def read_side(place: Root, paths: RunPaths) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
-    clips = read_table(place, paths.table("clips")).to_pandas()
+    clips = clip_rows(place, paths, CLIPS)
     wanted = pc.field("sigma").isin([0.0, SIGMA])
-    scores = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted).to_pandas()
+    found = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted)
+    check_kinds(found, _KINDS, place.join(paths.scores))
+    scores = found.to_pandas()
+    if scores.duplicated(["clip", "method", "sigma"]).any():
+        raise DamagedTable(f"{place.join(paths.scores)} holds a score twice: {REPAIR}")
     return Side(
         url=place.join(paths.directory),
         description=read_run(place, paths),

@@ -17,6 +17,7 @@ from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cell
 from storage.cubes import read_block
 from storage.layout import RunPaths, content_hash
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
+from storage.results import SHOWN_CLIPS, clip_rows, result_rows
 from storage.root import Root, report_at, run_at
 from storage.runs import is_finished, mark_success, read_run, read_summary
 from storage.tables import read_table, read_tables, write_table
@@ -120,8 +121,8 @@ def report_elsewhere(run: str, directory: str) -> str:
         )
     summary = read_summary(place, paths)
     names = [name for name in TABLES if place.exists(paths.table(name))]
-    tables: Tables = {name: read_table(place, paths.table(name)).to_pylist() for name in names}
-    clips = read_table(place, paths.table("clips")).to_pandas()
+    tables: Tables = {name: list(result_rows(place, paths, name)) for name in names}
+    clips = clip_rows(place, paths, SHOWN_CLIPS)
     write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
     return at[0].join(at[1].page)
 
@@ -156,7 +157,7 @@ def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> di
     found = []
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error"]
-        part = dict(read_block(place, paths.relevance, start, stop, names))
+        part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
         logits = part.pop("logits")
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
+import re
+import resource
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from flows import cli
+from flows.exits import stopped
+from flows.terminal import LogFormatter
+from storage.leases import read_holder
+from storage.ledger import Entry, append, read_ledger
 from storage.receipts import sealed
 from storage.root import Root
-from tasks.effort import effort_damage
+from tasks.clips import clips_of, videos_of
+from tasks.effort import effort_damage, overhead
 from tests.made_run import DATASET, RUN, make_run
 
 PATHS, DATA = Root("/").run(RUN), Root("/").dataset(DATASET)
@@ -29,7 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
-    """A copy of its own, read by ids that no other test's process has kept."""
+    """A copy of its own."""
+    clips_of.cache_clear()
     return Path(shutil.copytree(made, tmp_path / "root", symlinks=True))
 
 
@@ -271,3 +286,335 @@ def test_a_flipped_bit_of_an_effort_record_is_found_and_dropped(
             assert effort_damage(Root(str(root)), PATHS.effort("score")), (at, bit)
     assert run(capsys, "verify", root / PATHS.directory, "--repair")[0] == 1
     assert not record.exists()
+
+
+# Files that are small and say that they are large.
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has ever held."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def many_rows(columns: dict[str, pa.Array]) -> bytes:
+    """50 million rows, a million times the same fifty."""
+    buffer = io.BytesIO()
+    batch = pa.table({name: pa.concat_arrays([values] * 1_000_000) for name, values in columns.items()})
+    with pq.ParquetWriter(buffer, batch.schema, compression="zstd") as writer:
+        for _ in range(50):
+            writer.write_table(batch)
+    return buffer.getvalue()
+
+
+def long_words(table: pa.Table) -> bytes:
+    """Text of 100 kB that is stored once, in each of 100,000 rows."""
+    rows = table.take(pa.array(np.zeros(100_000, np.int64)))
+    for n, column in enumerate(rows.column_names):
+        if pa.types.is_large_string(table.schema.field(column).type):
+            words = pa.DictionaryArray.from_arrays(
+                pa.array(np.zeros(100_000, np.int32)), pa.array(["x" * 100_000])
+            )
+            rows = rows.set_column(n, column, words)
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+TABLE_BOMBS: dict[str, Callable[[pa.Table], bytes]] = {
+    "rows": lambda table: many_rows({"mean": pa.array([0.5])}),
+    "nothing": lambda table: many_rows({"mean": pa.nulls(1)}),
+    "lists": lambda table: many_rows({"mean": pa.array([[0.5]])}),
+    "words": long_words,
+}
+
+
+@pytest.mark.parametrize("kind", TABLE_BOMBS)
+def test_a_table_that_says_it_is_large_is_not_read(
+    root: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (PATHS.table("table1"), PATHS.table("clips"), PATHS.score(0), DATA.index):
+        sound = (root / path).read_bytes()
+        bomb = TABLE_BOMBS[kind](pq.read_table(root / path))
+        assert len(bomb) < 2**20
+        (root / path).write_bytes(bomb)
+        clips_of.cache_clear()
+        before = peak_bytes()
+        code, lines = run(capsys, "report", root / PATHS.directory, "--html", tmp_path / "page")
+        assert code == 2
+        assert re.search("says that it holds|unfolds|neither numbers nor text", lines[-1]), lines[-1]
+        assert peak_bytes() - before < 5e8
+        (root / path).write_bytes(sound)
+
+
+def stretched(shape: list[Any], piece: list[int] | None = None) -> Callable[[dict[str, Any]], None]:
+    def change(array: dict[str, Any]) -> None:
+        array["shape"] = shape
+        if piece:
+            array["chunk_grid"]["configuration"]["chunk_shape"] = piece
+            array["codecs"][0]["configuration"]["chunk_shape"] = [1, *piece[1:]]
+
+    return change
+
+
+ZARR_BOMBS = {
+    "time": stretched([7, 200_000, 112, 112]),
+    "time, in one piece": stretched([7, 200_000, 112, 112], [16, 200_000, 112, 112]),
+    "time, that fits a piece": stretched([7, 1000, 24, 32], [16, 1000, 24, 32]),
+    "clips": stretched([10**9, 16, 24, 32]),
+    "clips, in one piece": stretched([10**6, 16, 24, 32], [10**6, 16, 24, 32]),
+    "negative": stretched([7, -16, 24, 32]),
+    "not a number": stretched([7, "16", 24, 32]),
+}
+
+
+@pytest.mark.parametrize("kind", ZARR_BOMBS)
+def test_an_array_that_says_it_is_large_is_not_read(
+    root: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = root / PATHS.relevance / "zarr.json"
+    content = json.loads(described.read_text())
+    ZARR_BOMBS[kind](content["consolidated_metadata"]["metadata"]["deep_taylor"])
+    described.write_text(json.dumps(content))
+    before = peak_bytes()
+    for words in (
+        ["report", root / PATHS.directory, "--html", tmp_path / "page"],
+        ["export", root / PATHS.directory, "--clip", "0", "--output", tmp_path / "clip.webm"],
+    ):
+        code, lines = run(capsys, *words)
+        assert code == 2
+        assert re.search("made to do harm|is no zarr group", lines[-1]), lines[-1]
+        assert str(root / PATHS.relevance) in lines[-1]
+    assert peak_bytes() - before < 5e8
+
+
+def test_a_row_that_stands_twice_is_not_multiplied(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Joined with itself, a table of n rows makes n times n."""
+    shutil.copytree(root / "runs", root / "copy" / "runs")
+    for path, words in ((PATHS.table("clips"), "a clip twice"), (PATHS.score(0), "a score twice")):
+        sound, table = (root / path).read_bytes(), pq.read_table(root / path)
+        pq.write_table(pa.concat_tables([table, table]), root / path)
+        code, lines = run(capsys, "compare", root / PATHS.directory, root / "copy" / PATHS.directory)
+        assert code == 2 and words in lines[-1], lines
+        (root / path).write_bytes(sound)
+
+
+# Files of the right kind that say something else.
+
+OTHERS = (None, True, 1, -1, 1.5, 1e300, "../../x", "\x1b[31m", "", [], ["x"], [[1]], {}, {"x": 1})
+
+
+def changed(value: Any) -> Iterator[tuple[str, Any]]:
+    """A JSON value with each value in it replaced by every other kind, and with each key left out."""
+    for other in OTHERS:
+        if other != value or type(other) is not type(value):
+            yield repr(other), other
+    for key in value if isinstance(value, dict) else ():
+        yield f"{key} left out", {name: inner for name, inner in value.items() if name != key}
+        for told, inner in changed(value[key]):
+            yield f"{key}: {told}", {**value, key: inner}
+    for n, inner in enumerate(value[:2] if isinstance(value, list) else ()):
+        for told, other in changed(inner):
+            yield f"{n}: {told}", [*value[:n], other, *value[n + 1 :]]
+
+
+def commands(root: Path) -> list[list[str]]:
+    """Everything that reads a run and needs no long time for it."""
+    url = str(root / PATHS.directory)
+    return [["verify", url], ["report", url], ["report", url, "--json"], ["runs", "--root", str(root)]]
+
+
+def check_told(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    """No traceback, and no text of a file that a terminal would obey."""
+    code, lines = run(capsys, *words)
+    assert code in (0, 1, 2), (words, told, lines)
+    assert not any(char in line for line in lines for char in "\x1b\x07\x9b"), (words, told, lines)
+
+
+@pytest.mark.parametrize("name", [PATHS.run_json, PATHS.success, DATA.description])
+def test_a_description_of_another_form_is_a_line(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = json.loads((root / name).read_text())
+    sound.pop("seal", None)
+    for told, other in changed(sound):
+        content = sealed(other) if name == PATHS.success and isinstance(other, dict) else other
+        (root / name).write_text(json.dumps(content))
+        clips_of.cache_clear()
+        videos_of.cache_clear()
+        for words in commands(root):
+            check_told(capsys, words, told)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset_id": {"x": 1}}, r"dataset_id is \{'x': 1\}"),
+        ({"dataset_id": "../../x"}, r"dataset_id is '../../x'"),
+        ({"settings": {"methods": {"../../x": {}}}}, r"methods.*'../../x'|methods\.\.\./\.\./x"),
+        ({"settings": {"methods": {"no_such_method": {}}}}, "unknown method 'no_such_method'"),
+        ({"settings": {"methods": {"os": {}}}}, "unknown method 'os'"),
+        ({"settings": {"methods": []}}, "methods is"),
+        ({"profile": {"view": {"crop": [24]}}}, "crop is"),
+    ],
+)
+def test_an_edited_run_json_is_refused_before_anything_is_imported(
+    root: Path, tmp_path: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((root / PATHS.run_json).read_text())
+    for name, value in change.items():
+        content[name] = {**content[name], **value} if name != "dataset_id" else value
+    (root / PATHS.run_json).write_text(json.dumps(content))
+    before = set(sys.modules)
+    code, lines = run(capsys, "report", root / PATHS.directory, "--html", tmp_path / "page")
+    assert code == 2 and re.search(said, lines[-1]), lines
+    assert not any("no_such_method" in name or "/" in name for name in set(sys.modules) - before)
+
+
+@pytest.mark.parametrize("stage", ["score", "report"])
+def test_a_receipt_of_another_form_is_a_line(
+    root: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / PATHS.receipts(stage, 0)
+    sound = json.loads(path.read_text())
+    sound.pop("seal")
+    for told, other in changed(sound):
+        path.write_text(json.dumps(sealed(other) if isinstance(other, dict) else other))
+        check_told(capsys, ["verify", str(root / PATHS.directory)], told)
+
+
+def test_leases_and_effort_of_another_form_are_nobodys(root: Path) -> None:
+    place = Root(str(root))
+    lease = {"token": "t", "host": "h", "pid": 1, "machine": "m", "beat": 1.0}
+    place.write_json(PATHS.lease, lease)
+    assert read_holder(place, PATHS.lease) is not None
+    for told, other in changed(lease):
+        place.write_json(PATHS.lease, other)
+        holder = read_holder(place, PATHS.lease)
+        assert holder is None or holder.is_gone in (True, False), told
+    effort = {"blocks": 1, "worker_seconds": 2.0, "arithmetic_seconds": 1.0}
+    for _, other in changed(effort):
+        place.write_json(PATHS.effort("score"), sealed(other) if isinstance(other, dict) else other)
+        overhead(place, {"score": PATHS})
+
+
+def columns_changed(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """A table with each column of another kind, empty, or left out."""
+    n = len(table)
+    for at, name in enumerate(table.column_names):
+        yield f"{name} left out", table.drop_columns([name])
+        for values in (
+            pa.array(["\x1b[31m[red]x[/red]\n:smile:"] * n),
+            pa.array([1.5] * n),
+            pa.array([float("nan")] * n),
+            pa.array([-(2**62)] * n),
+            pa.array([True] * n),
+            pa.nulls(n),
+            pa.nulls(n, table.schema.field(name).type),
+            pa.array([[1]] * n),
+        ):
+            yield f"{name}: {values.type} {values[0]}", table.set_column(at, name, values)
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "object_motion", "sweep"])
+def test_a_table_of_another_form_is_a_line(
+    root: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / PATHS.table(name)
+    for told, other in columns_changed(pq.read_table(path)):
+        pq.write_table(other, path)
+        for words in (["report"], ["export", "--figures", str(tmp_path / "figures"), "--format", "svg"]):
+            if words[0] == "report" or told.endswith(("left out", "None")):
+                check_told(capsys, [words[0], str(root / PATHS.directory), *words[1:]], told)
+
+
+@pytest.mark.parametrize("path", [PATHS.table("clips"), PATHS.score(0), DATA.index, DATA.exclusions])
+def test_rows_of_clips_of_another_form_are_a_line(
+    root: Path, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "runs", tmp_path / "copy" / "runs")
+    for told, other in columns_changed(pq.read_table(root / path)):
+        pq.write_table(other, root / path)
+        clips_of.cache_clear()
+        url = str(root / PATHS.directory)
+        check_told(capsys, ["report", url, "--html", str(tmp_path / "page")], told)
+        check_told(capsys, ["compare", url, str(tmp_path / "copy" / PATHS.directory)], told)
+
+
+def test_a_ledger_of_another_form_is_a_line(tmp_path: Path) -> None:
+    place = Root(str(tmp_path))
+    append(place, "/watched", [Entry("now", "/watched/a.pth", "v", 3, "waiting")])
+    path = tmp_path / place.ledger("/watched")
+    table = pq.read_table(path)
+    for told, other in columns_changed(table):
+        pq.write_table(other, path)
+        try:
+            read_ledger(place, "/watched")
+        except ValueError as error:
+            assert "\n" not in str(error), told
+
+
+# What reaches a terminal.
+
+HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb[red]c[/red][link=http://x]d[/link]:smile:\r\nSound: all"
+
+
+def spoil(path: Path) -> None:
+    """Write it into all text of a table."""
+    table = pq.read_table(path)
+    for at, field in enumerate(table.schema):
+        if pa.types.is_large_string(field.type):
+            spoilt = pa.array(
+                [None if one is None else one + HOSTILE for one in table[field.name].to_pylist()]
+            )
+            table = table.set_column(at, field.name, spoilt)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_of_a_file_commands_the_terminal(
+    root: Path, tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for path in (root / PATHS.tables).glob("*.parquet"):
+        spoil(path)
+    spoil(root / PATHS.score(0))
+    spoil(root / DATA.index)
+    shutil.copytree(root / "runs", tmp_path / "copy" / "runs")
+    reseal(root / PATHS.success, results_sha256=HOSTILE, comparison={
+        "previous": "before", "difference": -0.1, "low": None, "high": None, "error": HOSTILE,
+    })  # fmt: skip
+    receipt = root / PATHS.receipts("score", 0)
+    reseal(receipt, files={f"{PATHS.directory}/{HOSTILE}": "0" * 64})
+    (root / "runs" / HOSTILE.replace("/", "")).mkdir()
+    (root / PATHS.efforts / HOSTILE.replace("/", "")).write_text("{}")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    url, other = str(root / PATHS.directory), str(tmp_path / "copy" / PATHS.directory)
+    clips_of.cache_clear()
+    for words in (
+        ["report", url], ["report", url, "--json"], ["compare", url, other, "--by-class"],
+        ["compare", url, other, "--json"], ["verify", url], ["runs", "--root", str(root)],
+        ["runs", "--root", str(root), "--json"], ["report", url, "--html", str(tmp_path / "page")],
+    ):  # fmt: skip
+        cli.main(words)
+        told = capsys.readouterr()
+        text = told.out + told.err
+        # Colours and weights are the program's own.
+        own = re.sub(r"\x1b\[[0-9;]*m", "", text) if terminal else text
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", own), (words, own)
+        assert "\nSound: all" not in text, words
+        if "[red]" in text or "--json" not in words:
+            assert "[31m" not in text.replace("\\x9b31m", ""), words
+        if "--json" in words and told.out:
+            json.loads(told.out)
+
+
+def test_log_lines_and_errors_are_text_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(tmp_path / "runs" / "a\x1b[2J-0")]) == 2
+    formatter = LogFormatter()
+    record = logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,)})
+    for text in (capsys.readouterr().err.rstrip("\n"), formatter.format(record)):
+        assert text.isprintable(), text
+    stopped(HOSTILE, 1)
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
