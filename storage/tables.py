@@ -230,7 +230,7 @@ def read_tables(
     files: Mapping[str, str] | None = None,
     columns: Sequence[str] | None = None,
     where: pc.Expression | None = None,
-    most_rows: int | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Concatenate all parquet files of a directory, in the order of their names, which is block order.
 
@@ -244,8 +244,8 @@ def read_tables(
         As `read_table` takes them.
     where : pyarrow.compute.Expression, optional
         Which rows to keep, by the columns that are read; the others of a file go before the next is read.
-    most_rows : int, optional
-        How many rows a file has at most.
+    kinds : mapping of str to str, optional
+        As `check_kinds` takes them.
 
     Raises
     ------
@@ -263,10 +263,10 @@ def read_tables(
         raise FileNotFoundError(
             f"no parquet file in {root.join(directory)}: has the stage that writes it run?"
         )
-    found = (
-        read_table(root, path, sha256=sha256, columns=columns, most_rows=most_rows)
-        for path, sha256 in chosen.items()
-    )
-    tables = [table if where is None else table.filter(where) for table in found]
+    tables = []
+    for path, sha256 in chosen.items():
+        table = read_table(root, path, sha256=sha256, columns=columns)
+        check_kinds(table, kinds or {}, root.join(path))
+        tables.append(table if where is None else table.filter(where))
     # A column that is null in a whole block has the type null there.
     return pa.concat_tables(tables, promote_options="default")

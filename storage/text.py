@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 
@@ -17,7 +18,11 @@ def all_visible(value: Any) -> Any:
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):
-        return {visible(str(name)): all_visible(inner) for name, inner in value.items()}
+        # A stored object stays one: it tells what it lacks.
+        shown = copy(value)
+        shown.clear()
+        shown.update({visible(str(name)): all_visible(inner) for name, inner in value.items()})
+        return shown
     return [all_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 

@@ -16,7 +16,7 @@ from storage.receipts import REPAIR
 from storage.results import CLIPS, clip_rows
 from storage.root import Root, UnreadableFile
 from storage.runs import finished_run, list_runs, read_run, read_summary
-from storage.tables import DamagedTable, check_kinds, read_tables
+from storage.tables import DamagedTable, read_tables
 
 Row = dict[str, Any]
 
@@ -181,9 +181,8 @@ def read_side(place: Root, paths: RunPaths) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
     clips = clip_rows(place, paths, CLIPS)
     wanted = pc.field("sigma").isin([0.0, SIGMA])
-    found = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted)
-    check_kinds(found, _KINDS, place.join(paths.scores))
-    scores = found.to_pandas()
+    columns = ["clip", *_SCORES]
+    scores = read_tables(place, paths.scores, columns=columns, where=wanted, kinds=_KINDS).to_pandas()
     if scores.duplicated(["clip", "method", "sigma"]).any():
         raise DamagedTable(f"{place.join(paths.scores)} holds a score twice: {REPAIR}")
     return Side(

@@ -137,8 +137,7 @@ def _ranked(place: Root, run: str, clips: pd.DataFrame, method: str) -> pd.DataF
     """All clips with a motion share, the lowest first."""
     columns = ["clip", "method", "sigma", "kept_relevance"]
     chosen = (pc.field("method") == method) & (pc.field("sigma") == SIGMA)
-    found = read_tables(place, place.run(run).scores, columns=columns, where=chosen)
-    check_kinds(found, _KINDS, place.join(place.run(run).scores))
+    found = read_tables(place, place.run(run).scores, columns=columns, where=chosen, kinds=_KINDS)
     scores = found.select(["clip", "kept_relevance"]).to_pandas().dropna()
     rows = clips.merge(scores, on="clip", validate="one_to_one")
     return rows.sort_values(["kept_relevance", "clip"])
@@ -206,15 +205,13 @@ def _cubes(place: Root, run: str, description: Row, row: Row) -> dict[str, npt.N
 
 def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str, Any]]:
     """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
-    found = read_tables(
+    wanted = read_tables(
         place,
         place.run(run).scores,
         columns=["clip", "method", "sigma", *_FIGURES],
         where=pc.field("clip").isin([row["clip"] for row in shown]),
-    )
-    kinds = _KINDS | dict.fromkeys(_FIGURES, "number or none")
-    check_kinds(found, kinds, place.join(place.run(run).scores))
-    wanted = found.to_pandas()
+        kinds=_KINDS | dict.fromkeys(_FIGURES, "number or none"),
+    ).to_pandas()
     figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
     for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):
         clip, method = cast(tuple[int, str], key)
