@@ -248,6 +248,8 @@ RUN = TypeAdapter(RunForm)
 SUMMARY = TypeAdapter(SummaryForm)
 DATASET = TypeAdapter(DatasetForm)
 LEASE = TypeAdapter(LeaseForm)
+# What is there or not, but not in part.
+_TOGETHER = (("low", "high"), ("before", "after", "difference"))
 _OF_VIDEO = (str, str, int, str, str)
 
 
@@ -294,6 +296,9 @@ def _check_videos(found: Mapping[str, Any], where: str) -> None:
 
 def _stored(value: object, where: str) -> Any:
     if isinstance(value, dict):
+        for together in _TOGETHER:
+            if len({value[name] is None for name in together if name in value}) > 1:
+                raise Damaged(f"{where} is damaged: of {' and '.join(together)} only some are there")
         found = Stored((name, _stored(inner, where)) for name, inner in value.items())
         found.where = where
         return found
