@@ -312,8 +312,8 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
 
 def _not_this(place: Root, paths: TrainingPaths, reason: str) -> str:
     return (
-        f"{place.join(paths.state)} is no state of this training ({reason.splitlines()[0]}); remove it, and the "
-        "same command starts anew"
+        f"{place.join(paths.state)} is no state of this training ({reason.splitlines()[0]}); remove it, and "
+        "the same command starts anew"
     )
 
 

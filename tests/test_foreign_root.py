@@ -23,18 +23,23 @@ from flows import cli
 from flows.exits import stopped
 from flows.printing import print_result, print_runs, result_of
 from flows.terminal import Console, LogFormatter
+from selrel.training import Trainer
 from storage.leases import read_holder
 from storage.ledger import Entry, append, read_ledger
 from storage.receipts import damages, sealed
 from storage.report.columns import shown_table
 from storage.results import result_rows
-from storage.root import Root
+from storage.root import Root, training_at
 from storage.runs import list_runs
+from storage.trainings import DamagedState, describe, write_state
 from tasks.clips import clips_of, videos_of
 from tasks.compare import read_side
 from tasks.effort import effort_damage, overhead
+from tasks.train import _resume
 from tasks.verify import verify_run
 from tests.made_run import DATASET, RUN, make_run
+from tests.test_training import FAST, PROFILE, samples_of
+from tests.test_training import made as made_model
 
 PATHS, DATA = Root("/").run(RUN), Root("/").dataset(DATASET)
 
@@ -559,6 +564,26 @@ def test_a_ledger_of_another_form_is_a_line(tmp_path: Path) -> None:
             read_ledger(place, "/watched")
         except ValueError as error:
             assert "\n" not in str(error), told
+
+
+@pytest.mark.parametrize("name", ["epoch", "model", "optimiser", "schedule", "chance", "history"])
+def test_a_training_goes_on_from_a_state_of_its_form_alone(tmp_path: Path, name: str) -> None:
+    place, paths = training_at(str(tmp_path / "a.pth"))
+    place.write_json(paths.description, [1])
+    with pytest.raises(ValueError, match="describes no training"):
+        describe(place, paths, {"seed": 0})
+    trainer = Trainer(made_model(), samples_of(), profile=PROFILE, recipe=FAST, seed=3)
+    sound = {**trainer.state(), "history": []}
+    write_state(place, paths, sound)
+    assert _resume(trainer, place, paths) == []
+    for other in (None, "x", 1.5, [1], {"x": 1}):
+        write_state(place, paths, {**sound, name: other})
+        with pytest.raises(DamagedState, match="is no state of this training") as error:
+            _resume(trainer, place, paths)
+        assert "\n" not in str(error.value)
+    write_state(place, paths, {key: value for key, value in sound.items() if key != name})
+    with pytest.raises(DamagedState, match="is no state of this training"):
+        _resume(trainer, place, paths)
 
 
 # What reaches a terminal.
