@@ -21,7 +21,7 @@ from storage.root import Root, UnreadableFile
 REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
 _NONE = "is no receipt, or was changed"
 LINK = "is a link, where only files of the run or data set itself are taken: refused"
-_RECEIPT = re.compile(r"[0-9]{6,}\.json")
+_RECEIPT = re.compile(r"[0-9]{6,12}\.json")
 _KINDS = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "files": dict, "sizes": dict}
 
 
@@ -41,8 +41,13 @@ class DamagedReceipt(ValueError):
     """A receipt that can't be read as one, or names what it has no say over."""
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where} {reason}: {REPAIR}")
+        # As they came, so that it can come back from a worker.
+        super().__init__(where, reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        """Name the receipt, what is wrong, and what to do."""
+        return f"{self.args[0]} {self.reason}: {REPAIR}"
 
 
 @dataclass(frozen=True)

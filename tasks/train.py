@@ -297,6 +297,8 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
         return []
     fields = {field.name for field in dataclasses.fields(Epoch)}
     try:
+        if missing := trainer.state()["schedule"].keys() - state["schedule"].keys():
+            raise KeyError(f"schedule {min(missing)}")
         trainer.restore(state)
         history = [{name: row[name] for name in fields} for row in state["history"]]
         sound = trainer.epoch == len(history) and all(

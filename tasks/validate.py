@@ -41,7 +41,7 @@ from selrel.selective import PRESETS, selective_mask
 from selrel.training import fit, measure
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.cubes import read_block, read_relevances
-from storage.receipts import Written, of_bytes, read_receipt, write_receipt
+from storage.receipts import DamagedReceipt, Written, of_bytes, read_receipt, write_receipt
 from storage.runs import read_run, read_summary
 from storage.synthetic import make_dataset, read_truth
 from storage.tables import write_tables
@@ -220,6 +220,8 @@ def run_of(bench: Bench, number: int) -> str:
     """Give the name of the run that explains a case."""
     receipt = read_receipt(bench.place, bench.paths.receipts("explain", number))
     assert receipt is not None, "the main job comes first"
+    if "run" not in receipt.sha256:
+        raise DamagedReceipt(bench.place.join(bench.paths.receipts("explain", number)), "names no run")
     return receipt.sha256["run"]
 
 
