@@ -117,12 +117,12 @@ def read_summary(root: Root, paths: RunPaths) -> Stored:
     ValueError
         If the marker is not the one that was written.
     """
-    content = _checked(SUMMARY, root, paths.success)
+    content = _mapping(root, paths.success)
     # The first version wrote none; `selrel verify` tells.
     if "seal" in content and not is_sealed(content):
         raise ValueError(f"{root.join(paths.success)} was changed: `selrel verify RUN` says what else was")
-    content.pop("seal", None)
-    return content
+    unsealed = {name: value for name, value in content.items() if name != "seal"}
+    return checked(SUMMARY, unsealed, root.join(paths.success))
 
 
 def is_finished(root: Root, paths: RunPaths) -> bool:
@@ -177,7 +177,11 @@ def _run(root: Root, name: str) -> Run:
 
 
 def _checked(form: TypeAdapter[Any], root: Root, path: str) -> Stored:
+    return checked(form, _mapping(root, path), root.join(path))
+
+
+def _mapping(root: Root, path: str) -> dict[str, Any]:
     content = root.read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{root.join(path)} holds no JSON object: `selrel verify RUN --repair` drops it")
-    return checked(form, content, root.join(path))
+    return content
