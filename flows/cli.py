@@ -65,6 +65,7 @@ def _run(arguments: list[str] | None) -> int:
     from cyclopts import CycloptsError
 
     from flows.local_server import cache_directory
+    from flows.terminal import LogFormatter
 
     # Prefect and Dask would print a line for every request; what people want to see is ours.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -73,7 +74,9 @@ def _run(arguments: list[str] | None) -> int:
     # Prefect would make itself at home in ~/.prefect, which belongs to the user's other work.
     os.environ.setdefault("PREFECT_HOME", str(cache_directory() / "prefect"))
     log = logging.getLogger("selrel")
-    log.handlers = [logging.StreamHandler()]
+    shown = logging.StreamHandler()
+    shown.setFormatter(LogFormatter())
+    log.handlers = [shown]
     log.setLevel(logging.INFO)
     log.propagate = False
     try:

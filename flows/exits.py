@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from storage.text import visible
+
 FAILED, BAD_INPUT, EXCLUDED, GATE, INTERRUPTED = 1, 2, 3, 4, 130
 
 EXPLAINED = (
@@ -15,5 +17,5 @@ EXPLAINED = (
 
 def stopped(reason: str, code: int) -> int:
     """Say in one line on standard error why a command stopped, and give its exit code."""
-    print(f"selrel: {' '.join(reason.split())}", file=sys.stderr)
+    print(f"selrel: {visible(' '.join(reason.split()))}", file=sys.stderr)
     return code

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flows.terminal import Console
 from selrel.scores.paper import PAPER
 from storage.figures import (
     difference_range,
@@ -26,9 +25,10 @@ from storage.figures import (
     without_interval,
 )
 from storage.layout import RunPaths
+from storage.results import result_rows
 from storage.root import Root
 from storage.runs import Run, finished_run, read_run, read_summary
-from storage.tables import read_table
+from storage.text import all_visible, visible
 from tasks.command import command
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
             mean_and_interval(summary.get("motion_share") or {}) if run.finished else run.note or "unfinished"
         )
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
-        line = f"{share:24} {percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}"
+        line = visible(f"{share:24} {percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}")
         # Never cut or wrapped: people copy the run from here.
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -69,8 +69,8 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
         If there is no finished run.
     """
     root, paths = finished_run(url)
-    summary = read_summary(root, paths)
-    console.print(_headline(summary), highlight=False)
+    summary: dict[str, Any] = all_visible(read_summary(root, paths))
+    console.print(_headline(summary), markup=True)
     if summary.get("comparison"):
         console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True, markup=False)
     for name, table in (
@@ -104,11 +104,11 @@ def result_of(url: str) -> dict[str, Any]:
         "report": root.join(paths.report.page),
         "description": read_run(root, paths),
         "summary": read_summary(root, paths),
-        "tables": {name: _plain(read_table(root, paths.table(name)).to_pylist()) for name in shown},
+        "tables": {name: _plain(result_rows(root, paths, name)) for name in shown},
     }
 
 
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows as JSON knows them: a number that is none is null."""
     return [
         {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
@@ -126,7 +126,8 @@ def print_comparison(
     by_class: bool = False,
 ) -> None:
     """Print what changed from one run to another; `rows` are those of `tasks.compare.compare_runs`."""
-    lines = [f"Before {before}", f"After  {after}", *(f"Note: {note}" for note in notes)]
+    lines = [f"Before {before}", f"After  {after}", *(f"Note: {visible(note)}" for note in notes)]
+    rows = all_visible(rows)
     console.print(*lines, "", sep="\n", highlight=False, soft_wrap=True, markup=False)
     of_all = [row for row in rows if row["class"] is None]
     of_all.sort(key=_is_detail)
@@ -164,7 +165,7 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
         )
         # A space instead keeps the figures below each other.
         values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
-        table.add_row(escape(name(row)), *values, interval, f"{row['n_clips']:,}")
+        table.add_row(name(row), *values, interval, f"{row['n_clips']:,}")
     return table
 
 
@@ -184,14 +185,16 @@ def _score_name(row: Row) -> str:
 def print_json(console: Console, value: object) -> None:
     """Print a value as JSON, for a program; no line is wrapped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    # As JSON writes out what is no sign: the text stays JSON, of the same value.
+    text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_start(console: Console, made: Plan, work: Row) -> None:
     """Print what is about to be done, and where, with every setting as it was resolved."""
-    words = command(made.root, made.description, made.dataset, work=work)
+    words = visible(command(made.root, made.description, made.dataset, work=work))
     lines = [
-        *made.notes,
+        *map(visible, made.notes),
         "This run is finished already; nothing to do." if made.finished else f"Run {made.run}",
         f"Settings, from flags, selrel.toml and SELREL_ variables: {words}",
     ]
@@ -203,7 +206,7 @@ def print_plan(console: Console, found: Row) -> None:
     about = "" if found["exact"] else "about "
     free = found["free_bytes"]
     lines = [
-        *found["notes"],
+        *map(visible, found["notes"]),
         f"Run      {found['run']}",
         f"Data set {found['dataset']}: {found['videos']:,} videos, {about}{found['clips']:,} clips in "
         f"{about}{_counted(found['blocks'], 'block')}",
@@ -242,9 +245,9 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
     for finding in findings:
         state = Text(f"{finding.state:7}", style=styles[finding.state])
-        console.print(state, Text(f"{finding.check:12} {finding.found}"), soft_wrap=True)
+        console.print(state, Text(visible(f"{finding.check:12} {finding.found}")), soft_wrap=True)
         if finding.mend:
-            console.print(Text(f"{'':8}-> {finding.mend}"), soft_wrap=True)
+            console.print(Text(visible(f"{'':8}-> {finding.mend}")), soft_wrap=True)
 
 
 def print_training(console: Console, made: Mapping[str, Any]) -> None:
@@ -415,8 +418,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
 
 def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
     """The rows over all classes."""
-    rows: list[Row] = read_table(root, paths.table(name)).to_pylist()
-    return [row for row in rows if row.get("class") is None]
+    return [all_visible(row) for row in result_rows(root, paths, name) if row.get("class") is None]
 
 
 def _map(sigma: float) -> str:

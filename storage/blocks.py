@@ -6,7 +6,6 @@ the store has exactly one writer. The chunk inside a shard is one clip.
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from zarr.storage import MemoryStore
 
 from storage.bounded_zstd import bounded
 from storage.layout import content_hash
-from storage.receipts import REPAIR, Written, array_sha256
+from storage.receipts import REPAIR, Written, array_sha256, of_bytes
 from storage.root import Root
 from storage.zarr_metadata import UnsafeGroup, check_arrays
 
@@ -196,7 +195,13 @@ def clip_hashes(start: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str
 
 
 def read_block(
-    root: Root, path: str, start: int, stop: int, names: Sequence[str] | None = None
+    root: Root,
+    path: str,
+    start: int,
+    stop: int,
+    names: Sequence[str] | None = None,
+    *,
+    axes: Mapping[str, int] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Read clips, of a block or of any range, and never take lost ones for empty ones.
 
@@ -208,6 +213,8 @@ def read_block(
         The clips, half open.
     names : sequence of str, optional
         The arrays; all that are written in blocks if absent.
+    axes : mapping of str to int, optional
+        The size that every axis must have, by its name: the group is only as good as who wrote it.
 
     Returns
     -------
@@ -220,18 +227,20 @@ def read_block(
         If one of the clips' objects is not there.
     DamagedBlock
         If one of them does not decode to what was written.
+    UnsafeGroup
+        If an array has other axes; nothing is read then.
     """
-    group = _open(root, path, mode="r")
+    group = _open(root, path, mode="r", axes=axes)
     chosen = _block_arrays(group) if names is None else names
     return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
 
 
 def _write(root: Root, objects: Iterable[tuple[str, bytes]]) -> Written:
-    files = {}
+    written = Written()
     for path, data in objects:
         root.write_bytes(path, data)
-        files[path] = hashlib.sha256(data).hexdigest()
-    return Written(files=files)
+        written |= of_bytes(path, data)
+    return written
 
 
 def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:
@@ -316,7 +325,7 @@ def _check_template(root: Root, path: str, template: str) -> None:
         )
 
 
-def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
+def _open(root: Root, path: str, *, mode: str, axes: Mapping[str, int] | None = None) -> zarr.Group:
     try:
         store = root.zarr_store(path, read_only=mode == "r")
         with bounded():
@@ -330,7 +339,7 @@ def _open(root: Root, path: str, *, mode: str) -> zarr.Group:
         raise UnsafeGroup(f"{root.join(path)} is no zarr group of this project ({reason})") from error
     found = group.metadata.consolidated_metadata
     arrays = {} if found is None else {name: array.to_dict() for name, array in found.metadata.items()}
-    check_arrays(arrays, root.join(path))
+    check_arrays(arrays, root.join(path), axes)
     return group
 
 

@@ -20,7 +20,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer
 from zarr.registry import register_codec
 
-from storage.zarr_metadata import UnsafeGroup
+from storage.zarr_metadata import MAX_CHUNK_BYTES, UnsafeGroup
 
 # Two names of files and what stands before them; text has no size in the metadata.
 TEXT_BYTES = 1024
@@ -36,7 +36,7 @@ class BoundedZstd(ZstdCodec):
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         data = chunk_bytes.as_numpy_array()
-        limit = math.prod(chunk_spec.shape) * _item_bytes(chunk_spec) + MARGIN_BYTES
+        limit = min(math.prod(chunk_spec.shape) * _item_bytes(chunk_spec), MAX_CHUNK_BYTES) + MARGIN_BYTES
         size = _declared_bytes(data)
         if size is None or size > limit:
             claim = "an unknown number of" if size is None else f"{size:,}"

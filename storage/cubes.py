@@ -162,20 +162,28 @@ def create_relevance(
     return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
-def read_relevance(root: Root, path: str, method: str, start: int, stop: int) -> NDArray[np.float32]:
+def read_relevance(
+    root: Root, path: str, method: str, start: int, stop: int, *, axes: Mapping[str, int] | None = None
+) -> NDArray[np.float32]:
     """Read the cubes of one method in real units: float32 (clip, time, y, x).
 
-    Errors as `read_block`.
+    Axes and errors as `read_block`.
     """
-    return read_relevances(root, path, [method], start, stop)[method]
+    return read_relevances(root, path, [method], start, stop, axes=axes)[method]
 
 
 def read_relevances(
-    root: Root, path: str, methods: Sequence[str], start: int, stop: int
+    root: Root,
+    path: str,
+    methods: Sequence[str],
+    start: int,
+    stop: int,
+    *,
+    axes: Mapping[str, int] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Read the cubes of several methods, as `read_relevance` reads those of one."""
     names = [name for method in methods for name in (method, f"{method}_scale")]
-    found = read_block(root, path, start, stop, names)
+    found = read_block(root, path, start, stop, names, axes=axes)
     return {method: decode(found.pop(method), found[f"{method}_scale"]) for method in methods}
 
 
@@ -225,7 +233,7 @@ def decode(values: NDArray[np.float16], scale: NDArray[np.float32]) -> NDArray[n
     return cubes
 
 
-def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
+def open_run(url: str, *, unfinished: bool = False, axes: Mapping[str, int] | None = None) -> xr.Dataset:
     """Open a run's explanations lazily, each method in real units.
 
     Parameters
@@ -234,6 +242,8 @@ def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
         ``<root>/runs/<name>``, a directory, ``file://`` or ``s3://``.
     unfinished : bool
         Open a run that is not finished too; clips that are not written yet are NaN.
+    axes : mapping of str to int, optional
+        The size that every axis must have, by its name.
 
     Returns
     -------
@@ -251,7 +261,7 @@ def open_run(url: str, *, unfinished: bool = False) -> xr.Dataset:
         If its arrays are not as this project writes them.
     """
     root, run = run_at(url)
-    _check_run(root, run.relevance, run.success, unfinished)
+    _check_run(root, run.relevance, run.success, unfinished, axes)
     store = root.zarr_store(run.relevance, read_only=True)
     with bounded():
         dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
@@ -270,7 +280,9 @@ def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_vars(list(scales.values()))
 
 
-def _check_run(root: Root, relevance: str, success: str, unfinished: bool) -> None:
+def _check_run(
+    root: Root, relevance: str, success: str, unfinished: bool, axes: Mapping[str, int] | None
+) -> None:
     try:
         group = root.read_json(f"{relevance}/zarr.json")
     except FileNotFoundError:
@@ -279,7 +291,7 @@ def _check_run(root: Root, relevance: str, success: str, unfinished: bool) -> No
         ) from None
     consolidated = group.get("consolidated_metadata") if isinstance(group, dict) else None
     arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    check_arrays(arrays, root.join(relevance))
+    check_arrays(arrays, root.join(relevance), axes)
     if not unfinished and not root.exists(success):
         raise UnfinishedRun(
             f"the run at {root.join(relevance)} is not finished (no {root.join(success)}):"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 # The directory of all runs.
 RUNS = "runs"
+_ROOMS = (RUNS, "datasets", "validity")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -65,9 +66,14 @@ class DatasetPaths:
         """Which process makes the data set now, as JSON."""
         return f"{self.directory}/lease.json"
 
+    @property
+    def efforts(self) -> str:
+        """The directory of what the stages took."""
+        return f"{self.directory}/effort"
+
     def effort(self, stage: str) -> str:
         """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
-        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
+        return f"{self.efforts}/{_checked_name('stage', stage)}.json"
 
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
@@ -116,9 +122,14 @@ class RunPaths:
         """The zarr group of the explanations."""
         return f"{self.directory}/relevance.zarr"
 
+    @property
+    def efforts(self) -> str:
+        """The directory of what the stages took."""
+        return f"{self.directory}/effort"
+
     def effort(self, stage: str) -> str:
         """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
-        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
+        return f"{self.efforts}/{_checked_name('stage', stage)}.json"
 
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
@@ -302,6 +313,20 @@ def run_name(checkpoint_name: str, run_id: str) -> str:
 def is_plain_name(name: str) -> bool:
     """Whether a name can be that of a directory or file under a root."""
     return _NAME.fullmatch(name) is not None
+
+
+def home(path: str) -> str:
+    """The directory of the run, data set or benchmark that a path lies in; empty if it lies in none."""
+    room, _, below = path.partition("/")
+    name, inside, _ = below.partition("/")
+    return f"{room}/{name}" if room in _ROOMS and inside else ""
+
+
+def lies_in(path: object, directory: str) -> bool:
+    """Whether a path, as a stored file gives it, is one of plain names below a directory."""
+    if not isinstance(path, str) or not path.startswith(f"{directory}/"):
+        return False
+    return all(map(is_plain_name, path.removeprefix(f"{directory}/").split("/")))
 
 
 def content_hash(value: object) -> str:

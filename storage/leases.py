@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from storage.forms import LEASE, checked
 from storage.root import Root
 
 BEAT_S = 10.0
@@ -137,7 +138,7 @@ def lease(root: Root, path: str, *, on_wait: Callable[[Holder], object] = lambda
 def read_holder(root: Root, path: str) -> Holder | None:
     """Read who holds a lease; None if nobody does, or the file says nothing sensible."""
     try:
-        return Holder(**root.read_json(path))
+        return Holder(**checked(LEASE, root.read_json(path), root.join(path)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

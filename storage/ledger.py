@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from storage.root import Root
-from storage.tables import read_table, write_table
+from storage.tables import DamagedTable, check_kinds, read_table, write_table
 
 Outcome = Literal["waiting", "refused", "started", "failed", "given up", "finished"]
 
@@ -28,6 +28,9 @@ _SCHEMA = pa.schema(
         ("blocks", pa.int64()),
     ]
 )
+_KINDS = {field.name: "integer" if field.type == pa.int64() else "text" for field in _SCHEMA}
+# A look every minute, each with something new, for two years.
+_MOST_ENTRIES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,15 @@ class Entry:
 def read_ledger(root: Root, place: str) -> list[Entry]:
     """All entries of a watched place, oldest first; none if nothing was ever seen there."""
     try:
-        table = read_table(root, root.ledger(place))
+        table = read_table(root, root.ledger(place), most_rows=_MOST_ENTRIES)
     except FileNotFoundError:
         return []
-    return [Entry(**row) for row in table.to_pylist()]
+    where = root.join(root.ledger(place))
+    check_kinds(table, _KINDS, where)
+    entries = [Entry(**row) for row in table.select(list(_KINDS)).to_pylist()]
+    if unknown := {entry.outcome for entry in entries} - set(get_args(Outcome)):
+        raise DamagedTable(f"{where} is damaged: {min(unknown)!r} is no outcome of a checkpoint; remove it")
+    return entries
 
 
 def append(root: Root, place: str, entries: Sequence[Entry]) -> None:

@@ -7,6 +7,7 @@ damage, whatever stage wrote the file. It carries a seal, the hash of the rest o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -14,10 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.layout import content_hash
+from storage.layout import content_hash, home, lies_in
 from storage.root import Root, UnreadableFile
 
 REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
+_NONE = "is no receipt, or was changed"
+LINK = "is a link, where only files of the run or data set itself are taken: refused"
+_RECEIPT = re.compile(r"[0-9]{6,12}\.json")
+_KINDS = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "files": dict, "sizes": dict}
 
 
 class HasReceipts(Protocol):
@@ -33,7 +38,16 @@ class HasReceipts(Protocol):
 
 
 class DamagedReceipt(ValueError):
-    """A receipt that can't be read as one."""
+    """A receipt that can't be read as one, or names what it has no say over."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        # As they came, so that it can come back from a worker.
+        super().__init__(where, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Name the receipt, what is wrong, and what to do."""
+        return f"{self.args[0]} {self.reason}: {REPAIR}"
 
 
 @dataclass(frozen=True)
@@ -47,14 +61,17 @@ class Written:
         is no clip's, by the table.
     files : dict of str to str
         sha256 of the bytes of every file, by its path under the root.
+    sizes : dict of str to int
+        How many bytes those are; what the first versions wrote has none.
     """
 
     sha256: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def __or__(self, other: Written) -> Written:
         """Both."""
-        return Written(self.sha256 | other.sha256, self.files | other.files)
+        return Written(self.sha256 | other.sha256, self.files | other.files, self.sizes | other.sizes)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ class Receipt:
         Number of the block, from 0.
     start, stop : int
         The block's clips, half open.
-    sha256, files : dict of str to str
+    sha256, files, sizes : dict
         As in `Written`.
     """
 
@@ -79,6 +96,7 @@ class Receipt:
     stop: int
     sha256: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def write_receipt(
@@ -88,7 +106,8 @@ def write_receipt(
 
     It holds no time and no host, so that a repeated block gives the same bytes.
     """
-    receipt = Receipt(stage, block, start, stop, dict(written.sha256), dict(written.files))
+    what = (dict(written.sha256), dict(written.files), dict(written.sizes))
+    receipt = Receipt(stage, block, start, stop, *what)
     root.write_json(paths.receipts(stage, block), sealed(asdict(receipt)))
     return receipt
 
@@ -105,22 +124,21 @@ def read_receipt(root: Root, path: str) -> Receipt | None:
         content = root.read_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise DamagedReceipt(str(error)) from None
-    return _parsed(content, root.join(path))
+    except ValueError:
+        raise DamagedReceipt(root.join(path), _NONE) from None
+    return _parsed(content, root.join(path), home(path))
 
 
 def pending(root: Root, paths: HasReceipts, stage: str, blocks: Iterable[int]) -> list[int]:
     """Blocks of a stage that have no receipt, in the order given; one listing, whatever their number."""
-    directory = paths.receipts(stage, 0).rpartition("/")[0]
-    done = set(root.listdir(directory))
-    return [block for block in blocks if paths.receipts(stage, block).rpartition("/")[2] not in done]
+    done = set(blocks_done(root, paths, stage))
+    return [block for block in blocks if block not in done]
 
 
-def count_receipts(root: Root, paths: HasReceipts, stage: str) -> int:
-    """How many blocks of a stage have a receipt."""
+def blocks_done(root: Root, paths: HasReceipts, stage: str) -> list[int]:
+    """The blocks of a stage that have a receipt, sound or not, in their order."""
     names = root.listdir(paths.receipts(stage, 0).rpartition("/")[0])
-    return sum(name.endswith(".json") for name in names)
+    return sorted(int(name[: -len(".json")]) for name in names if _RECEIPT.fullmatch(name))
 
 
 def read_receipts(root: Root, paths: HasReceipts, stage: str) -> list[Receipt]:
@@ -131,10 +149,8 @@ def read_receipts(root: Root, paths: HasReceipts, stage: str) -> list[Receipt]:
     DamagedReceipt
         If one of the files is no receipt.
     """
-    directory = paths.receipts(stage, 0).rpartition("/")[0]
-    names = [name for name in root.listdir(directory) if name.endswith(".json")]
-    found = (read_receipt(root, f"{directory}/{name}") for name in names)
-    return sorted((receipt for receipt in found if receipt is not None), key=lambda receipt: receipt.block)
+    found = (read_receipt(root, paths.receipts(stage, n)) for n in blocks_done(root, paths, stage))
+    return [receipt for receipt in found if receipt is not None]
 
 
 def recorded_files(root: Root, paths: HasReceipts, stage: str) -> dict[str, str]:
@@ -144,7 +160,13 @@ def recorded_files(root: Root, paths: HasReceipts, stage: str) -> dict[str, str]
 
 def file_hashes(root: Root, files: Iterable[str]) -> Written:
     """Hash files that were written just now, for a receipt."""
-    return Written(files={path: hashlib.sha256(root.read_bytes(path)).hexdigest() for path in files})
+    found = {path: root.sha256(path) for path in files}
+    return Written(files={p: f[0] for p, f in found.items()}, sizes={p: f[1] for p, f in found.items()})
+
+
+def of_bytes(path: str, data: bytes) -> Written:
+    """What a receipt says of a file whose bytes are at hand."""
+    return Written(files={path: hashlib.sha256(data).hexdigest()}, sizes={path: len(data)})
 
 
 def damages(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str, str]:
@@ -156,17 +178,22 @@ def damages(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str,
         What is wrong, in words, by the path of the file; empty if the block is sound.
     """
     path = paths.receipts(stage, block)
+    if link := root.link_on(path):
+        return {link: LINK}
     try:
         receipt = read_receipt(root, path)
-    except DamagedReceipt:
-        return {path: "is no receipt, or was changed"}
+    except DamagedReceipt as error:
+        return {path: error.reason}
     except UnreadableFile as error:
         return {path: f"can't be read: {error.strerror}"}
     if receipt is None:
         return {path: "is missing"}
     if (receipt.stage, receipt.block) != (stage, block):
         return {path: f"is the receipt of {receipt.stage} {receipt.block}"}
-    found = {file: _damage(root, file, sha256) for file, sha256 in receipt.files.items()}
+    # One of them is enough: it is the way to all that lies beyond it.
+    if link := next(filter(None, map(root.link_on, receipt.files)), None):
+        return {link: LINK}
+    found = {file: _damage(root, receipt, file) for file in receipt.files}
     return {file: damage for file, damage in found.items() if damage}
 
 
@@ -229,21 +256,28 @@ def array_sha256(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _damage(root: Root, path: str, sha256: str) -> str:
+def _damage(root: Root, receipt: Receipt, path: str) -> str:
     try:
-        data = root.read_bytes(path)
+        sha256, size = root.sha256(path, size_bytes=receipt.sizes.get(path))
     except FileNotFoundError:
         return "is missing"
     except UnreadableFile as error:
         return f"can't be read: {error.strerror}"
-    return (
-        "" if hashlib.sha256(data).hexdigest() == sha256 else f"is not what was written ({len(data):,} bytes)"
-    )
+    return "" if sha256 == receipt.files[path] else f"is not what was written ({size:,} bytes)"
 
 
-def _parsed(content: object, where: str) -> Receipt:
-    shape = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "files": dict}
-    sound = isinstance(content, dict) and content.keys() == {*shape, "seal"} and is_sealed(content)
-    if not sound or not all(isinstance(content[name], kind) for name, kind in shape.items()):  # type: ignore[index]
-        raise DamagedReceipt(f"{where} is no receipt, or was changed: {REPAIR}")
-    return Receipt(**{name: content[name] for name in shape})  # type: ignore[index]
+def _parsed(content: object, where: str, directory: str) -> Receipt:
+    if not isinstance(content, dict) or not is_sealed(content):
+        raise DamagedReceipt(where, _NONE)
+    # The first versions kept no sizes.
+    values = {"sizes": {}, **{name: value for name, value in content.items() if name != "seal"}}
+    if values.keys() != _KINDS.keys() or any(type(values[name]) is not kind for name, kind in _KINDS.items()):
+        raise DamagedReceipt(where, _NONE)
+    receipt = Receipt(**values)
+    if foreign := [path for path in receipt.files if not lies_in(path, directory)]:
+        raise DamagedReceipt(where, f"names {foreign[0]!r}, which is no file of {directory}: refused")
+    numbers = [receipt.block, receipt.start, receipt.stop, *receipt.sizes.values()]
+    texts = [*receipt.files.values(), *receipt.sha256.values()]
+    if not all(type(n) is int and n >= 0 for n in numbers) or not all(isinstance(one, str) for one in texts):
+        raise DamagedReceipt(where, _NONE)
+    return receipt

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ from urllib.request import url2pathname
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from zarr.storage import FsspecStore, LocalStore
 
+from storage import disk
+from storage.checked_store import CheckedStore
 from storage.layout import (
     RUNS,
     DatasetPaths,
@@ -31,6 +35,7 @@ from storage.layout import (
     TrainingPaths,
     ValidityPaths,
     fingerprints_path,
+    home,
     is_plain_name,
     ledger_path,
 )
@@ -39,6 +44,11 @@ from storage.s3 import bucket_and_key, s3, s3_listing, s3_options
 
 Result = TypeVar("Result")
 
+# The largest file that is read at once, of JSON, and in a piece; far above what this project writes.
+MAX_BYTES = 2**33
+MAX_JSON_BYTES = 2**26
+MAX_PART_BYTES = 2**28 + 2**20
+_PART_BYTES = 2**20
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
 # What this process or machine lacks: no word about the file.
@@ -65,6 +75,10 @@ class FileFacts:
 
 class UnusableRoot(ValueError):
     """A root that names no place, or a place that can't be written."""
+
+
+class TooLarge(ValueError):
+    """A file that is larger than any of its kind."""
 
 
 class UnreadableFile(OSError):
@@ -141,34 +155,45 @@ class Root:
             If the path leaves the root.
         """
         parts = path.split("/") if path else []
-        if any(part in ("", ".", "..") for part in parts):
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
             raise ValueError(
                 f"path {path!r} does not stay under {self.url}: use relative names joined by '/'"
             )
         return "/".join([self.url.rstrip("/"), *parts])
 
-    def read_bytes(self, path: str) -> bytes:
-        """Contents of a file.
+    def read_bytes(self, path: str, *, most: int = MAX_BYTES) -> bytes:
+        """Contents of a file of a size.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         UnreadableFile
-            If it lies on a disk and can't be read.
+            If it lies on a disk and can't be read, is a pipe or a device, or a link out of its run.
+        TooLarge
+            If it has more bytes than `most`.
         """
         full = self.join(path)
         try:
-            data = _read_file(Path(full)) if self.is_local else self.ask(lambda: s3().cat_file(full))
+            if self.is_local:
+                with self._opened(path) as file:
+                    size = os.fstat(file.fileno()).st_size
+                    data = bytes(file.read(size)) if size <= most else b""
+            else:
+                data = self.ask(lambda: _read_object(full, most))
+                size = len(data)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"no file {full}") from None
-        return bytes(data)
+        if size > most:
+            raise TooLarge(f"{full} is larger than a file of its kind is ({most:,} bytes): it is damaged")
+        return data
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file so that a reader sees all of it or none, whatever happens meanwhile."""
         full = self.join(path)
         if self.is_local:
-            _replace_file(Path(full), data)
+            with _named(full):
+                disk.replace_file(*self._way(path), data)
         else:
             self.ask(lambda: s3().pipe_file(full, data))
 
@@ -179,7 +204,8 @@ class Root:
         """
         full = self.join(path)
         if self.is_local:
-            return _create_file(Path(full), data)
+            with _named(full):
+                return disk.create_file(*self._way(path), data)
         put = {**bucket_and_key(full), "Body": data, "IfNoneMatch": "*"}
         try:
             self.ask(lambda: s3().call_s3("put_object", **put))
@@ -200,12 +226,49 @@ class Root:
             If it lies on a disk and can't be read.
         """
         full = self.join(path)
-        with (
-            _told_as_unreadable(Path(full)) if self.is_local else nullcontext(),
-            Path(full).open("rb") if self.is_local else s3().open(full, "rb") as file,
-        ):
+        with self._opened(path) if self.is_local else s3().open(full, "rb") as file:
             while part := file.read(size_bytes):
                 yield bytes(part)
+
+    def sha256(self, path: str, *, size_bytes: int | None = None) -> tuple[str, int]:
+        """Hash a file in parts; a file of another size than the one that is given has no hash.
+
+        Returns
+        -------
+        sha256 : str
+            Empty for a file of another size.
+        size_bytes : int
+            Its size.
+
+        Raises
+        ------
+        FileNotFoundError, UnreadableFile
+            As `read_bytes`.
+        """
+        full = self.join(path)
+        if not self.is_local:
+            return self.ask(lambda: _hash_object(full, size_bytes))
+        with self._opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size_bytes not in (None, size):
+                return "", size
+            return hashlib.file_digest(file, "sha256").hexdigest(), size
+
+    def read_part(self, path: str, start: int, stop: int | None) -> bytes:
+        """Bytes of a file of a disk, from one to before another; from its end where they are negative.
+
+        Raises
+        ------
+        FileNotFoundError, UnreadableFile, TooLarge
+            As `read_bytes`.
+        """
+        with self._opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            first, last, _ = slice(start, stop).indices(size)
+            if last - first > MAX_PART_BYTES:
+                raise TooLarge(f"{self.join(path)}: {last - first:,} bytes are asked for at once")
+            file.seek(first)
+            return bytes(file.read(max(0, last - first)))
 
     def read_json(self, path: str) -> Any:
         """Parsed contents of a JSON file.
@@ -216,7 +279,9 @@ class Root:
             If the file is not JSON.
         """
         try:
-            return json.loads(self.read_bytes(path))
+            return json.loads(self.read_bytes(path, most=MAX_JSON_BYTES))
+        except TooLarge:
+            raise
         except (ValueError, RecursionError):
             raise ValueError(
                 f"{self.join(path)} is not JSON: it is damaged; `selrel verify RUN --repair` drops it"
@@ -274,12 +339,44 @@ class Root:
         return {path: found[path] for path in sorted(found)}
 
     def delete(self, path: str) -> None:
-        """Delete a file; nothing happens if it is absent."""
+        """Delete a file, or a link but not what it leads to; nothing happens if it is absent."""
         full = self.join(path)
         if self.is_local:
-            Path(full).unlink(missing_ok=True)
+            with _named(full):
+                disk.delete_file(*self._way(path))
         else:
             self.ask(lambda: s3().call_s3("delete_object", **bucket_and_key(full)))
+
+    def link_on(self, path: str) -> str | None:
+        """The first link on the way to a file from its run or data set; None if there is none, and on S3."""
+        if not self.is_local or not home(path):
+            return None
+        base, names = self._way(path)
+        n = disk.first_link(base, names)
+        return None if n is None else "/".join([home(path), *names[:n]])
+
+    def _way(self, path: str) -> tuple[str, list[str]]:
+        """The directory that a file is reached from, its links resolved, and the names from there on.
+
+        That is the file's run or data set, whose root the user chose; anything else is reached from the
+        directory that it lies in.
+        """
+        full, own = self.join(path), home(path)
+        if not own:
+            directory, name = os.path.split(full)
+            return directory, [name]
+        base = os.path.realpath(self.join(own))
+        if os.path.basename(base) != os.path.basename(own):
+            raise UnreadableFile(errno.ELOOP, f"it is a link to {base}: name that itself", self.join(own))
+        return base, path.removeprefix(f"{own}/").split("/")
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[BufferedReader]:
+        with (
+            _told_as_unreadable(Path(self.join(path))),
+            disk.opened(*self._way(path), follow=not home(path)) as file,
+        ):
+            yield file
 
     def ask(self, request: Callable[[], Result]) -> Result:
         """Make a request to the store; if that does not answer, again after a pause, and so on for minutes.
@@ -295,7 +392,7 @@ class Root:
         """Return the zarr store at a path, for one group."""
         full = self.join(path)
         if self.is_local:
-            return LocalStore(full, read_only=read_only)
+            return CheckedStore(full, self.read_part, path, read_only=read_only)
         return FsspecStore.from_url(full, storage_options=s3_options(), read_only=read_only)
 
     def check_writable(self) -> None:
@@ -411,11 +508,6 @@ def _without_secret(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//...@", url)
 
 
-def _read_file(path: Path) -> bytes:
-    with _told_as_unreadable(path):
-        return path.read_bytes()
-
-
 @contextmanager
 def _told_as_unreadable(path: Path) -> Iterator[None]:
     try:
@@ -428,29 +520,36 @@ def _told_as_unreadable(path: Path) -> Iterator[None]:
         raise UnreadableFile(error.errno, error.strerror, str(path)) from error
 
 
-def _create_file(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _read_object(url: str, most: int) -> bytes:
+    """Read an object, but hardly more of it than is allowed."""
+    if most >= MAX_BYTES:
+        return bytes(s3().cat_file(url))
     try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            # A receipt must not outlive a power cut as an empty file.
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        return bytes(s3().cat_file(url, start=0, end=most + 1))
+    except OSError:
+        # Of an object without bytes there is no first one.
+        if s3().info(url)["size"] == 0:
+            return b""
         raise
+
+
+def _hash_object(url: str, size_bytes: int | None) -> tuple[str, int]:
+    with s3().open(url, "rb") as file:
+        if size_bytes not in (None, file.size):
+            return "", int(file.size)
+        digest = hashlib.sha256()
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+        return digest.hexdigest(), int(file.size)
+
+
+@contextmanager
+def _named(full: str) -> Iterator[None]:
+    """Name the whole path in what the system says of the last name of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, full) from error
 
 
 @contextmanager

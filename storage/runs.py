@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.layout import RUNS, RunPaths
+from pydantic import TypeAdapter
+
+from storage.forms import DATASET, RUN, SUMMARY, Stored, checked
+from storage.layout import RUNS, DatasetPaths, RunPaths
 from storage.receipts import is_sealed, sealed
 from storage.root import Root, UnreadableFile, run_at
 
@@ -65,7 +68,7 @@ def write_run(root: Root, paths: RunPaths, description: Mapping[str, Any]) -> No
     root.write_json(paths.run_json, dict(description))
 
 
-def read_run(root: Root, paths: RunPaths) -> dict[str, Any]:
+def read_run(root: Root, paths: RunPaths) -> Stored:
     """Read run.json.
 
     Raises
@@ -75,7 +78,20 @@ def read_run(root: Root, paths: RunPaths) -> dict[str, Any]:
     ValueError
         If the file is damaged.
     """
-    return _mapping(root, paths.run_json)
+    return _checked(RUN, root, paths.run_json)
+
+
+def read_dataset_description(root: Root, paths: DatasetPaths) -> Stored:
+    """Read dataset.json.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such data set.
+    ValueError
+        If the file is damaged.
+    """
+    return _checked(DATASET, root, paths.description)
 
 
 def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> None:
@@ -91,7 +107,7 @@ def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> Non
         root.write_json(paths.success, sealed(dict(summary)))
 
 
-def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
+def read_summary(root: Root, paths: RunPaths) -> Stored:
     """Read the success marker of a finished run.
 
     Raises
@@ -105,7 +121,8 @@ def read_summary(root: Root, paths: RunPaths) -> dict[str, Any]:
     # The first version wrote none; `selrel verify` tells.
     if "seal" in content and not is_sealed(content):
         raise ValueError(f"{root.join(paths.success)} was changed: `selrel verify RUN` says what else was")
-    return {name: value for name, value in content.items() if name != "seal"}
+    unsealed = {name: value for name, value in content.items() if name != "seal"}
+    return checked(SUMMARY, unsealed, root.join(paths.success))
 
 
 def is_finished(root: Root, paths: RunPaths) -> bool:
@@ -157,6 +174,10 @@ def _run(root: Root, name: str) -> Run:
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
         return Run(name, url, description, None, note=str(error), ended=ended)
     return Run(name, url, description, summary, ended=ended)
+
+
+def _checked(form: TypeAdapter[Any], root: Root, path: str) -> Stored:
+    return checked(form, _mapping(root, path), root.join(path))
 
 
 def _mapping(root: Root, path: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,8 +12,21 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from storage.receipts import REPAIR, Written
+from storage.receipts import REPAIR, Written, of_bytes
 from storage.root import Root
+
+# As a file, and unfolded in memory: several times what the clips of the largest data set take.
+MAX_BYTES = 2**28
+MAX_COLUMNS = 500
+# Bytes of a value, by parquet's types; of a text, of what refers to it.
+_WIDTHS = {"BOOLEAN": 8, "INT32": 8, "INT64": 8, "FLOAT": 8, "DOUBLE": 8, "BYTE_ARRAY": 8}
+
+_IS: dict[str, Callable[[pa.DataType], bool]] = {
+    "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    "integer": pa.types.is_integer,
+    "number": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+    "flag": pa.types.is_boolean,
+}
 
 
 class DamagedTable(ValueError):
@@ -38,6 +51,23 @@ def write_table(root: Root, path: str, table: pa.Table | pd.DataFrame) -> str:
         sha256 of the file, for a receipt. The same table gives the same bytes with the same
         version of pyarrow.
     """
+    data = _bytes(table)
+    root.write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_tables(root: Root, tables: Mapping[str, tuple[str, pd.DataFrame]]) -> Written:
+    """Write tables, (file, rows) by name, as `write_table` does, and say so as a receipt does."""
+    written = Written()
+    for name, (path, rows) in tables.items():
+        data = _bytes(rows)
+        root.write_bytes(path, data)
+        file = of_bytes(path, data)
+        written |= Written({name: file.files[path]}) | file
+    return written
+
+
+def _bytes(table: pa.Table | pd.DataFrame) -> bytes:
     plain = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
     buffer = io.BytesIO()
     # pandas writes its own version into the metadata, which would change the bytes with it.
@@ -49,15 +79,7 @@ def write_table(root: Root, path: str, table: pa.Table | pd.DataFrame) -> str:
         version="2.6",
         write_page_checksum=True,
     )
-    data = buffer.getvalue()
-    root.write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_tables(root: Root, tables: Mapping[str, tuple[str, pd.DataFrame]]) -> Written:
-    """Write tables, (file, rows) by name, as `write_table` does, and say so as a receipt does."""
-    sha256 = {name: write_table(root, path, rows) for name, (path, rows) in tables.items()}
-    return Written(sha256, {tables[name][0]: found for name, found in sha256.items()})
+    return buffer.getvalue()
 
 
 def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -66,9 +88,14 @@ def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_table(
-    root: Root, path: str, *, sha256: str | None = None, columns: Sequence[str] | None = None
+    root: Root,
+    path: str,
+    *,
+    sha256: str | None = None,
+    columns: Sequence[str] | None = None,
+    most_rows: int | None = None,
 ) -> pa.Table:
-    """Read a parquet file, with its page checksums.
+    """Read a parquet file, with its page checksums, if what it says it holds can be true.
 
     Parameters
     ----------
@@ -79,27 +106,87 @@ def read_table(
         with the columns' names and types; this covers all.
     columns : sequence of str, optional
         Those to read; by default all.
+    most_rows : int, optional
+        How many rows such a table has at most. A few kB can hold many millions.
 
     Raises
     ------
     FileNotFoundError
         If it is absent.
     DamagedTable
-        If it is not the parquet file it was.
+        If it is not the parquet file it was, or one that this project would not write: of more rows or bytes,
+        or of columns that are neither numbers nor text.
     """
-    data = root.read_bytes(path)
+    data = root.read_bytes(path, most=MAX_BYTES)
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DamagedTable(f"{root.join(path)} is not the file of its receipt: {REPAIR}")
     # pyarrow takes no other sequence.
     chosen = None if columns is None else list(columns)
     try:
-        return pq.read_table(_of_arrow(data), columns=chosen, page_checksum_verification=True)
+        copy = _of_arrow(data)
+        found = pq.read_metadata(pa.BufferReader(copy))
+        if fault := _fault(found, most_rows):
+            raise DamagedTable(f"{root.join(path)} {fault}: it is damaged, or made to do harm; {REPAIR}")
+        columns_of_file = map(found.schema.column, range(found.num_columns))
+        texts = [column.name for column in columns_of_file if column.physical_type == "BYTE_ARRAY"]
+        # Text that repeats is stored once, and would be unfolded before anybody could look.
+        table = pq.read_table(
+            pa.BufferReader(copy), columns=chosen, read_dictionary=texts, page_checksum_verification=True
+        )
+        return _unfolded(table, root.join(path))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
 
 
-def _of_arrow(data: bytes) -> pa.BufferReader:
+def _fault(found: Any, most_rows: int | None) -> str:
+    """What the footer says that can't be true; empty if nothing."""
+    columns = [found.schema.column(n) for n in range(found.num_columns)]
+    if len(columns) > MAX_COLUMNS or any(
+        c.max_repetition_level or c.physical_type not in _WIDTHS for c in columns
+    ):
+        return "holds columns that are neither numbers nor text"
+    groups = [found.row_group(n) for n in range(found.num_row_groups)]
+    rows = found.num_rows
+    if rows != sum(group.num_rows for group in groups):
+        return "does not say how many rows it holds"
+    if most_rows is not None and rows > most_rows:
+        return f"says that it holds {rows:,} rows where {most_rows:,} at most are there"
+    packed = sum(
+        group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns)
+    )
+    size = max(packed, rows * sum(_WIDTHS[column.physical_type] for column in columns))
+    if size > MAX_BYTES:
+        return f"says that it holds {size:,} bytes where {MAX_BYTES:,} at most are read"
+    return ""
+
+
+def _unfolded(table: pa.Table, where: str) -> pa.Table:
+    """The table with its text as text."""
+    size = 0
+    for n, column in enumerate(table.columns):
+        kind = column.type
+        if not pa.types.is_dictionary(kind):
+            if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)):
+                raise DamagedTable(
+                    f"{where} holds a column of {kind}, which is neither numbers nor text: {REPAIR}"
+                )
+            continue
+        size += sum(_text_bytes(chunk) for chunk in column.chunks)
+        if size > MAX_BYTES:
+            raise DamagedTable(
+                f"{where} unfolds to more than {MAX_BYTES:,} bytes: it is made to do harm; {REPAIR}"
+            )
+        table = table.set_column(n, table.field(n).with_type(kind.value_type), column.cast(kind.value_type))
+    return table
+
+
+def _text_bytes(chunk: pa.DictionaryArray) -> int:
+    lengths = pc.binary_length(chunk.dictionary)
+    return pc.sum(pc.take(lengths, chunk.indices).cast(pa.int64())).as_py() or 0
+
+
+def _of_arrow(data: bytes) -> pa.Buffer:
     """Copy a file's bytes to memory of Arrow's own, to read from.
 
     Arrow's threads may still let go of the file when the table is there. Bytes of Python's need Python's lock
@@ -108,7 +195,37 @@ def _of_arrow(data: bytes) -> pa.BufferReader:
     """
     copy = pa.BufferOutputStream()
     copy.write(data)
-    return pa.BufferReader(copy.getvalue())
+    return copy.getvalue()
+
+
+def check_kinds(table: pa.Table, kinds: Mapping[str, str], where: str) -> None:
+    """Check that columns are there and of their kinds; others may be there too.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `read_table` gives it.
+    kinds : mapping of str to str
+        "text", "integer", "number" or "flag" by column; the first and the third also with " or none".
+    where : str
+        The file, for the message.
+
+    Raises
+    ------
+    DamagedTable
+        If a column is missing or of another kind.
+    """
+    for name, kind in kinds.items():
+        if table.column_names.count(name) != 1:
+            raise DamagedTable(f"{where} lacks the column {name!r}: {REPAIR}")
+        column = table[name]
+        wanted, _, optional = kind.partition(" or ")
+        fits = _IS[wanted](column.type) or (optional and pa.types.is_null(column.type))
+        if not fits or (column.null_count and not optional):
+            found = f"{column.type}, {column.null_count} of {len(column)} absent"
+            raise DamagedTable(
+                f"{where}: the column {name!r} holds {found}, where {kind} is allowed: {REPAIR}"
+            )
 
 
 def read_tables(
@@ -118,6 +235,7 @@ def read_tables(
     files: Mapping[str, str] | None = None,
     columns: Sequence[str] | None = None,
     where: pc.Expression | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Concatenate all parquet files of a directory, in the order of their names, which is block order.
 
@@ -131,6 +249,8 @@ def read_tables(
         As `read_table` takes them.
     where : pyarrow.compute.Expression, optional
         Which rows to keep, by the columns that are read; the others of a file go before the next is read.
+    kinds : mapping of str to str, optional
+        As `check_kinds` takes them.
 
     Raises
     ------
@@ -148,7 +268,10 @@ def read_tables(
         raise FileNotFoundError(
             f"no parquet file in {root.join(directory)}: has the stage that writes it run?"
         )
-    found = (read_table(root, path, sha256=sha256, columns=columns) for path, sha256 in chosen.items())
-    tables = [table if where is None else table.filter(where) for table in found]
+    tables = []
+    for path, sha256 in chosen.items():
+        table = read_table(root, path, sha256=sha256, columns=columns)
+        check_kinds(table, kinds or {}, root.join(path))
+        tables.append(table if where is None else table.filter(where))
     # A column that is null in a whole block has the type null there.
     return pa.concat_tables(tables, promote_options="default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,8 @@ def describe(root: Root, paths: TrainingPaths, description: Mapping[str, Any]) -
         root.write_json(paths.description, dict(description))
         return
     stored = root.read_json(paths.description)
+    if not isinstance(stored, dict):
+        raise OtherTraining(f"{root.join(paths.description)} describes no training; remove that directory")
     if differing := sorted(
         key for key in stored.keys() | description.keys() if stored.get(key) != description.get(key)
     ):
@@ -110,7 +113,17 @@ def read_state(root: Root, paths: TrainingPaths) -> dict[str, Any] | None:
         raise DamagedState(
             f"{root.join(paths.state)} is damaged; remove it, and the same command starts anew"
         )
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DamagedState(
+            f"{root.join(paths.state)} holds more than a state ({str(error).splitlines()[0]}); remove it, "
+            "and the same command starts anew"
+        ) from error
+    if not isinstance(state, dict):
+        raise DamagedState(
+            f"{root.join(paths.state)} is no state; remove it, and the same command starts anew"
+        )
     return state
 
 

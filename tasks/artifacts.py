@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,18 @@ def history(place: Root, run: str) -> list[dict[str, str]]:
 def _told(run: Run) -> dict[str, str]:
     summary = run.summary or {}
     return {
-        "finished": str(summary.get("finished_at", "-")),
-        "checkpoint": Path(str(run.description.get("checkpoint", "-"))).name,
-        "sha256": str(run.description.get("checkpoint_sha256", "-"))[:12],
+        "finished": _text(summary.get("finished_at", "-")),
+        "checkpoint": _text(Path(run.description.get("checkpoint", "-")).name),
+        "sha256": _text(run.description.get("checkpoint_sha256", "-")[:12]),
         "motion share": _interval(summary.get("motion_share")),
         "accuracy": f"{summary['accuracy']:.1%}" if "accuracy" in summary else "-",
         "run": run.name,
     }
+
+
+def _text(value: str) -> str:
+    """Text of another run's file without what Markdown would make a link or a picture of."""
+    return re.sub(r"[^\w .:+@-]", "_", value)
 
 
 def _interval(share: Row | None) -> str:

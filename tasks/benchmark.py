@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -165,8 +164,14 @@ class Bench:
     @property
     def settings(self) -> Benchmark:
         """The settings, as they were written down."""
-        found: Mapping[str, Any] = self.place.read_json(self.paths.description)["settings"]
-        return Benchmark(**found)
+        found = self.place.read_json(self.paths.description)
+        try:
+            return Benchmark(**found["settings"])
+        except (KeyError, TypeError) as error:
+            where = self.place.join(self.paths.description)
+            raise ValueError(
+                f"{where} is damaged ({error}): remove it, and the same command goes on"
+            ) from error
 
     @property
     def test_data(self) -> Path:

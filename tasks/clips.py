@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypedDict
 
+import numpy as np
 import pandas as pd
 
 from selrel.profiles import View
 from storage.blocks import blocks
 from storage.fingerprints import unchanged
+from storage.receipts import REPAIR
 from storage.root import Root
-from storage.tables import read_table
+from storage.runs import read_dataset_description
+from storage.tables import DamagedTable, check_kinds, read_table
 from storage.ucf101 import video_path
 
+_INDEX = {
+    **dict.fromkeys(("video", "class", "group", "split"), "text"),
+    **dict.fromkeys(("clip", "label", "start_frame", "n_valid_frames", "n_frames"), "integer"),
+    "fps": "number",
+}
 _COORDINATES = ("video", "class", "label", "group", "split", "start_frame", "n_valid_frames", "fps")
 
 
@@ -79,6 +87,13 @@ class Clips:
         """What becomes a coordinate of the cubes, a value a clip."""
         return {name: self.table[name].to_numpy() for name in _COORDINATES}
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """The size of every axis that a stored array of these clips may have."""
+        length, height, width = self.shape
+        of_cubes = {"clip": len(self.table), "time": length, "y": height, "x": width}
+        return {**of_cubes, "channel": 3, "component": 2, "term": 3, "output": len(self.classes)}
+
     def sizes(self) -> Sizes:
         """The sizes of a group of cubes."""
         length, height, width = self.shape
@@ -89,19 +104,30 @@ class Clips:
 def clips_of(root: Root, dataset_id: str) -> Clips:
     """Read the clips of a data set whose index is complete: once a process, since they never change."""
     paths = root.dataset(dataset_id)
-    description = root.read_json(paths.description)
-    return Clips(
+    description = read_dataset_description(root, paths)
+    table = read_table(root, paths.index)
+    check_kinds(table, _INDEX, root.join(paths.index))
+    clips = Clips(
         classes=tuple(description["classes"]),
         view=View.from_dict(description["view"]),
         block_clips=description["block_clips"],
-        table=read_table(root, paths.index).to_pandas(),
+        table=table.to_pandas(),
     )
+    numbers, valid = clips.table["clip"].to_numpy(), clips.table.n_valid_frames
+    labels = clips.table.label
+    if (
+        not np.array_equal(numbers, np.arange(len(numbers)))
+        or not valid.between(1, clips.view.clip_length).all()
+        or not labels.between(0, len(clips.classes) - 1).all()
+    ):
+        raise DamagedTable(f"{root.join(paths.index)} does not list the clips of its data set: {REPAIR}")
+    return clips
 
 
 @lru_cache(maxsize=4)
 def videos_of(root: Root, dataset_id: str) -> list[list[Any]]:
     """Read which videos a data set consists of, as `dataset.json` lists them: once a process."""
-    videos: list[list[Any]] = root.read_json(root.dataset(dataset_id).description)["videos"]
+    videos: list[list[Any]] = read_dataset_description(root, root.dataset(dataset_id))["videos"]
     return videos
 
 

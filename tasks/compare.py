@@ -13,9 +13,11 @@ from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
 from storage.figures import percent
 from storage.layout import RunPaths
+from storage.receipts import REPAIR
+from storage.results import CLIPS, clip_rows
 from storage.root import Root, UnreadableFile
-from storage.runs import finished_run, list_runs, read_run, read_summary
-from storage.tables import read_table, read_tables
+from storage.runs import finished_run, list_runs, read_dataset_description, read_run, read_summary
+from storage.tables import DamagedTable, read_tables
 
 Row = dict[str, Any]
 
@@ -23,11 +25,17 @@ Row = dict[str, Any]
 _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
+_KINDS = {
+    "clip": "integer", "method": "text", "sigma": "number",
+    **dict.fromkeys(("kept_relevance", "precision", "base_rate"), "number or none"),
+}  # fmt: skip
 _SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
 # Of a video in dataset.json: so many values say what it is called and belongs to, the rest what it holds.
 _NAMES = 5
 # What of a data set is how it was read, and not what is in it.
-_READING = {"view": "resize, crop or clip length", "code": "the code", "opencv": "OpenCV"}
+_READING = {
+    "view": "resize, crop or clip length", "code": "the code", "opencv": "OpenCV", "pyav": "PyAV",
+}  # fmt: skip
 
 
 class NotComparable(ValueError):
@@ -182,12 +190,15 @@ def read_measure(url: str) -> Side:
 
 def read_side(place: Root, paths: RunPaths) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
-    clips = read_table(place, paths.table("clips")).to_pandas()
+    clips = clip_rows(place, paths, CLIPS)
     wanted = pc.field("sigma").isin([0.0, SIGMA])
-    scores = read_tables(place, paths.scores, columns=["clip", *_SCORES], where=wanted).to_pandas()
+    columns = ["clip", *_SCORES]
+    scores = read_tables(place, paths.scores, columns=columns, where=wanted, kinds=_KINDS).to_pandas()
+    if scores.duplicated(["clip", "method", "sigma"]).any():
+        raise DamagedTable(f"{place.join(paths.scores)} holds a score twice: {REPAIR}")
     description = read_run(place, paths)
     try:
-        dataset = place.read_json(place.dataset(description["dataset_id"]).description)
+        dataset = read_dataset_description(place, place.dataset(description["dataset_id"]))
     except FileNotFoundError:
         dataset = {}
     return Side(

@@ -5,15 +5,18 @@ Around it are reading and writing the stores, loading the model, and waiting for
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from storage.receipts import HasReceipts
-from storage.root import Root
+from storage.receipts import HasReceipts, is_sealed, sealed
+from storage.root import Root, UnreadableFile
 
 Result = TypeVar("Result")
+
+_RECORD = {"blocks": int, "worker_seconds": float, "arithmetic_seconds": float}
 
 
 class _Clock:
@@ -56,11 +59,13 @@ def record_effort(
     before = _efforts(root, paths, stage)
     root.write_json(
         paths.effort(stage),
-        {
-            "blocks": before["blocks"] + blocks,
-            "worker_seconds": before["worker_seconds"] + worker_seconds,
-            "arithmetic_seconds": before["arithmetic_seconds"] + arithmetic,
-        },
+        sealed(
+            {
+                "blocks": before["blocks"] + blocks,
+                "worker_seconds": before["worker_seconds"] + worker_seconds,
+                "arithmetic_seconds": before["arithmetic_seconds"] + arithmetic,
+            }
+        ),
     )
 
 
@@ -88,12 +93,34 @@ def overhead(root: Root, stages: Mapping[str, HasReceipts]) -> dict[str, Any]:
     }
 
 
-def _efforts(root: Root, paths: HasReceipts, stage: str) -> dict[str, Any]:
+def effort_damage(root: Root, path: str) -> str:
+    """What is wrong with a record, in words; empty if it is sound or absent."""
     try:
+        return "" if _is_record(root.read_json(path)) else "is not what was written"
+    except FileNotFoundError:
+        return ""
+    except UnreadableFile as error:
+        return f"can't be read: {error.strerror}"
+    except ValueError:
+        return "is not what was written"
+
+
+def _efforts(root: Root, paths: HasReceipts, stage: str) -> dict[str, Any]:
+    # A record is no result: without it, or if it is damaged, which `selrel verify` tells, it begins anew.
+    if root.exists(paths.effort(stage)) and not effort_damage(root, paths.effort(stage)):
         found: dict[str, Any] = root.read_json(paths.effort(stage))
-    except (FileNotFoundError, ValueError):
-        return {"blocks": 0, "worker_seconds": 0.0, "arithmetic_seconds": 0.0}
-    return found
+        return found
+    return {name: kind() for name, kind in _RECORD.items()}
+
+
+def _is_record(content: object) -> bool:
+    if not isinstance(content, dict) or not (is_sealed(content) or "seal" not in content):
+        return False
+    # The first versions wrote no seal.
+    values = {name: value for name, value in content.items() if name != "seal"}
+    return values.keys() == _RECORD.keys() and all(
+        type(values[name]) in (int, kind) and 0 <= values[name] < math.inf for name, kind in _RECORD.items()
+    )
 
 
 def _share(efforts: list[dict[str, Any]]) -> float | None:

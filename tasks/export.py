@@ -19,8 +19,9 @@ from selrel.selective import SelectiveParameters, selective_mask
 from storage import exports, vector_figures
 from storage.cubes import open_run, read_block
 from storage.report.columns import main_method, overall, shown_table
+from storage.results import result_rows
 from storage.runs import finished_run, read_run
-from storage.tables import read_table
+from tasks.clips import clips_of
 from tasks.page import FLOW_SCALE
 
 Kind = Literal["webm", "gif", "mp4", "png", "npz"]
@@ -115,7 +116,9 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
         If there is no finished run, the run has no such clip or method, or sigma means nothing.
     """
     root, paths = finished_run(url)
-    run, description = open_run(url), read_run(root, paths)
+    description = read_run(root, paths)
+    axes = clips_of(root, description["dataset_id"]).axes
+    run = open_run(url, axes=axes)
     chosen = _chosen(methods, list(description["settings"]["methods"]))
     parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
     row = _row(run, clip, root.join(paths.table("clips")))
@@ -123,10 +126,12 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
     if not all(np.isfinite(cube).all() for cube in relevance.values()):
         raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
+    frames = read_block(root, dataset.frames, clip, clip + 1, ["frames"], axes=axes)["frames"][0, :n]
+    flow = read_block(root, dataset.motion, clip, clip + 1, ["flow"], axes=axes)["flow"][0, :n]
     return Clip(
         about=_about(row, root.join(paths.directory)),
-        frames=read_block(root, dataset.frames, clip, clip + 1, ["frames"])["frames"][0, :n],
-        flow=read_block(root, dataset.motion, clip, clip + 1, ["flow"])["flow"][0, :n].astype(np.float32),
+        frames=frames,
+        flow=flow.astype(np.float32),
         relevance=relevance,
         parameters=parameters,
     )
@@ -197,10 +202,10 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     for name, columns in _PRINTED.items():
         # A single method agrees with none.
         if root.exists(paths.table(name)):
-            rows = read_table(root, paths.table(name)).to_pylist()
+            rows = result_rows(root, paths, name)
             shown = printed_table(name, rows, PAPER.get(name, ()), columns=columns)
             found[f"{name}.{kind}"] = vector_figures.table_figure(**shown, kind=kind)
-    sweep = overall(read_table(root, paths.table("sweep")).to_pylist())
+    sweep = overall(result_rows(root, paths, "sweep"))
     found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, kind=kind)
     return found
 

@@ -14,6 +14,7 @@ from selrel.clips import windows
 from storage.blocks import blocks
 from storage.receipts import Written, file_hashes, recorded_files
 from storage.root import Root
+from storage.runs import read_dataset_description
 from storage.tables import read_table, read_tables, write_tables
 from storage.videos import UndecodableVideo, count_frames
 from tasks.clips import planned_video, videos_of
@@ -76,7 +77,7 @@ def _counted(place: Root, dataset_id: str, data: str, video: list[Any]) -> dict[
 
 def _assemble(place: Root, dataset_id: str, data: str) -> Written:
     paths = place.dataset(dataset_id)
-    description = place.read_json(paths.description)
+    description = read_dataset_description(place, paths)
     counted = read_tables(place, paths.all_counts, files=recorded_files(place, paths, "index")).to_pandas()
     usable = counted[counted.n_frames > 0]
     if usable.empty:

@@ -24,8 +24,9 @@ from storage.report import write_clip, write_report
 from storage.report.columns import main_method
 from storage.report.media import clip_script
 from storage.root import Root
-from storage.runs import read_run
-from storage.tables import read_table, read_tables
+from storage.runs import read_dataset_description, read_run
+from storage.tables import check_kinds, read_table, read_tables
+from tasks.clips import clips_of
 from tasks.command import command
 
 Row = Mapping[str, Any]
@@ -34,6 +35,7 @@ FLOW_SCALE = 4.0
 # Clips of a class, and of the whole run, that get a player.
 PLACES = ("highest", "typical", "lowest")
 _FIGURES = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift")
+_KINDS = {"clip": "integer", "method": "text", "sigma": "number", "kept_relevance": "number or none"}
 _THREADS = 4
 # Of the shown frames and flows; the relevance is not compressed with losses.
 _QUALITY = 85
@@ -109,24 +111,35 @@ def _context(
     paths, dataset = place.run(run), place.dataset(description["dataset_id"])
     # A run of the first release has no exclusions of its own.
     exclusions = paths.exclusions if place.exists(paths.exclusions) else dataset.exclusions
+    made_from = read_dataset_description(place, dataset)
+    # A row a video of the data set, and one of those that the run left out.
+    most_rows = max(1000, 2 * len(made_from["videos"]))
     return {
         "run": run,
         "summary": dict(summary),
         "description": description,
         "tables": tables,
         "paper": PAPER,
-        "exclusions": read_table(place, exclusions).to_pylist(),
+        "exclusions": _exclusions(place, exclusions, most_rows),
         "flags": clips[clips.flag != ""].to_dict("records"),
-        "command": command(str(place), description, place.read_json(dataset.description)),
+        "command": command(str(place), description, made_from),
     }
+
+
+def _exclusions(place: Root, path: str, most_rows: int) -> list[dict[str, Any]]:
+    table = read_table(place, path, most_rows=most_rows)
+    check_kinds(table, dict.fromkeys(("video", "class", "kind", "reason"), "text or none"), place.join(path))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def _ranked(place: Root, run: str, clips: pd.DataFrame, method: str) -> pd.DataFrame:
     """All clips with a motion share, the lowest first."""
     columns = ["clip", "method", "sigma", "kept_relevance"]
     chosen = (pc.field("method") == method) & (pc.field("sigma") == SIGMA)
-    scores = read_tables(place, place.run(run).scores, columns=columns, where=chosen).to_pandas()
-    rows = clips.merge(scores.loc[scores.kept_relevance.notna(), ["clip", "kept_relevance"]], on="clip")
+    found = read_tables(place, place.run(run).scores, columns=columns, where=chosen, kinds=_KINDS)
+    scores = found.select(["clip", "kept_relevance"]).to_pandas().dropna()
+    rows = clips.merge(scores, on="clip", validate="one_to_one")
     return rows.sort_values(["kept_relevance", "clip"])
 
 
@@ -174,16 +187,18 @@ def _clip(place: Root, run: str, description: Row, row: Row, scales: Mapping[str
 def _seen(place: Root, description: Row, row: Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating]]:
     """The valid frames of a clip, and their flow."""
     dataset, at, n_valid = place.dataset(description["dataset_id"]), row["clip"], row["n_valid_frames"]
-    frames = read_block(place, dataset.frames, at, at + 1, ["frames"])["frames"][0, :n_valid]
-    flow = read_block(place, dataset.motion, at, at + 1, ["flow"])["flow"][0, :n_valid]
+    axes = clips_of(place, description["dataset_id"]).axes
+    frames = read_block(place, dataset.frames, at, at + 1, ["frames"], axes=axes)["frames"][0, :n_valid]
+    flow = read_block(place, dataset.motion, at, at + 1, ["flow"], axes=axes)["flow"][0, :n_valid]
     return frames, flow
 
 
 def _cubes(place: Root, run: str, description: Row, row: Row) -> dict[str, npt.NDArray[np.float32]]:
     """The explanations of a clip's valid frames, by method."""
     store, at, n_valid = place.run(run).relevance, row["clip"], row["n_valid_frames"]
+    axes = clips_of(place, description["dataset_id"]).axes
     return {
-        name: read_relevance(place, store, name, at, at + 1)[0, :n_valid]
+        name: read_relevance(place, store, name, at, at + 1, axes=axes)[0, :n_valid]
         for name in description["settings"]["methods"]
     }
 
@@ -195,6 +210,7 @@ def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str,
         place.run(run).scores,
         columns=["clip", "method", "sigma", *_FIGURES],
         where=pc.field("clip").isin([row["clip"] for row in shown]),
+        kinds=_KINDS | dict.fromkeys(_FIGURES, "number or none"),
     ).to_pandas()
     figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
     for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):

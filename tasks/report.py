@@ -19,6 +19,7 @@ from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cell
 from storage.cubes import read_block
 from storage.layout import RunPaths, content_hash
 from storage.receipts import file_hashes, read_receipts, recorded_files, write_receipt
+from storage.results import SHOWN_CLIPS, clip_rows, result_rows
 from storage.root import Root, report_at, run_at
 from storage.runs import is_finished, mark_success, read_run, read_summary
 from storage.tables import plain_rows, read_table, read_tables, write_table
@@ -128,8 +129,8 @@ def report_elsewhere(run: str, directory: str) -> str:
         )
     summary = read_summary(place, paths)
     names = [name for name in TABLES if place.exists(paths.table(name))]
-    tables: Tables = {name: read_table(place, paths.table(name)).to_pylist() for name in names}
-    clips = _flagged(read_table(place, paths.table("clips")).to_pandas())
+    tables: Tables = {name: list(result_rows(place, paths, name)) for name in names}
+    clips = _flagged(clip_rows(place, paths, SHOWN_CLIPS))
     write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
     return at[0].join(at[1].page)
 
@@ -175,8 +176,8 @@ def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> di
     found, motion = [], place.dataset(read_run(place, paths)["dataset_id"]).motion
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error"]
-        part = dict(read_block(place, paths.relevance, start, stop, names))
-        part |= read_block(place, motion, start, stop, ["moved"])
+        part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
+        part |= read_block(place, motion, start, stop, ["moved"], axes=clips.axes)
         logits = part.pop("logits")
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
@@ -251,6 +252,8 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> d
     exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
     errors = clips.conservation_error.dropna()
     return {
+        # Where run.json is damaged, what belongs to the run can still be told.
+        "dataset_id": description["dataset_id"],
         "motion_share": share,
         "videos": int(clips.video.nunique()),
         "clips": len(clips),

@@ -50,9 +50,9 @@ def score_block(place: Root, run: str, description: Mapping[str, Any], block: in
     paths, dataset = place.run(run), place.dataset(description["dataset_id"])
     clips = clips_of(place, description["dataset_id"])
     start, stop = clips.ranges[block]
-    motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"])
+    motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"], axes=clips.axes)
     methods = description["settings"]["methods"]
-    cubes = read_relevances(place, paths.relevance, list(methods), start, stop)
+    cubes = read_relevances(place, paths.relevance, list(methods), start, stop, axes=clips.axes)
     with arithmetic():
         scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
     tables = {

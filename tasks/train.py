@@ -26,7 +26,7 @@ from storage.checkpoints import read_checkpoint
 from storage.fingerprints import Fingerprint, fingerprint, sha256_of, still
 from storage.layout import TrainingPaths
 from storage.root import Root, training_at
-from storage.trainings import describe, publish, read_state, write_history, write_state
+from storage.trainings import DamagedState, describe, publish, read_state, write_history, write_state
 from storage.ucf101 import Dataset, Video, choose_classes, hold_out, label_index, read_dataset
 from storage.videos import UndecodableVideo, read_frames
 from tasks.progress import progress
@@ -299,9 +299,28 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
     state = read_state(place, paths)
     if state is None:
         return []
-    trainer.restore(state)
+    fields = {field.name for field in dataclasses.fields(Epoch)}
+    try:
+        if missing := trainer.state()["schedule"].keys() - state["schedule"].keys():
+            raise KeyError(f"schedule {min(missing)}")
+        trainer.restore(state)
+        history = [{name: row[name] for name in fields} for row in state["history"]]
+        sound = trainer.epoch == len(history) and all(
+            value is None or isinstance(value, int | float) for row in history for value in row.values()
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise DamagedState(_not_this(place, paths, f"{type(error).__name__}: {error}")) from error
+    if not sound:
+        raise DamagedState(_not_this(place, paths, "its history is not that of its epochs"))
     _log.info("%s goes on after epoch %d", paths.name, trainer.epoch)
-    return list(state["history"])
+    return history
+
+
+def _not_this(place: Root, paths: TrainingPaths, reason: str) -> str:
+    return (
+        f"{place.join(paths.state)} is no state of this training ({reason.splitlines()[0]}); remove it, and "
+        "the same command starts anew"
+    )
 
 
 def _shown(epochs: Iterable[Epoch], n_epochs: int, *, done: int) -> Iterator[Epoch]:

@@ -40,8 +40,8 @@ from selrel.selective import PRESETS, selective_mask
 from selrel.training import fit, measure
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.cubes import read_block, read_relevances
-from storage.receipts import Written, read_receipt, write_receipt
-from storage.runs import read_summary
+from storage.receipts import DamagedReceipt, Written, of_bytes, read_receipt, write_receipt
+from storage.runs import read_run, read_summary
 from storage.synthetic import make_dataset, read_truth
 from storage.tables import write_tables
 from storage.ucf101 import read_dataset
@@ -121,7 +121,8 @@ def train_case(bench: Bench, number: int) -> Written:
     path = bench.paths.checkpoint(case.name)
     bench.place.write_bytes(path, weights)
     rows = behaviour_rows(model, bench.test_data, profile)
-    return Written({"checkpoint": sha256}, {path: sha256}) | _write(bench, "behaviour", case, rows)
+    written = Written({"checkpoint": sha256}) | of_bytes(path, weights)
+    return written | _write(bench, "behaviour", case, rows)
 
 
 def _trained(bench: Bench, case: Case) -> tuple[nn.Module, Profile]:
@@ -218,6 +219,8 @@ def run_of(bench: Bench, number: int) -> str:
     """Give the name of the run that explains a case."""
     receipt = read_receipt(bench.place, bench.paths.receipts("explain", number))
     assert receipt is not None, "the main job comes first"
+    if "run" not in receipt.sha256:
+        raise DamagedReceipt(bench.place.join(bench.paths.receipts("explain", number)), "names no run")
     return receipt.sha256["run"]
 
 
@@ -225,7 +228,7 @@ def score_case(bench: Bench, number: int) -> Written:
     """Hold a case's explanations against what is true of the test videos."""
     case, settings, place = bench.settings.cases[number], bench.settings, bench.place
     run = place.run(run_of(bench, number))
-    dataset_id = place.read_json(run.run_json)["dataset_id"]
+    dataset_id = read_run(place, run)["dataset_id"]
     clips = clips_of(place, dataset_id)
     rows: list[Row] = []
     for start, stop in clips.ranges:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from storage.fingerprints import sha256_of
-from storage.layout import RunPaths
-from storage.receipts import HasReceipts, count_receipts, damages, discard, is_sealed
-from storage.root import Root, UnreadableFile
+from storage.layout import DatasetPaths, RunPaths
+from storage.receipts import LINK, HasReceipts, blocks_done, damages, discard, is_sealed
+from storage.root import MAX_JSON_BYTES, Root, UnreadableFile
 from storage.runs import is_finished, read_run, read_summary
 from storage.ucf101 import video_path
 from tasks.clips import clips_of, videos_of
+from tasks.effort import effort_damage
 from tasks.index import video_blocks
 from tasks.report import results_hash
 
@@ -24,6 +26,11 @@ _READERS = 8
 _NAMED = 5
 
 _Piece = tuple[HasReceipts, str, int]
+
+_OF_RUN = ("relevance", "report", "explain", "score")
+_OF_DATASET = ("dataset", "frames", "flow", "index", "decode", "motion")
+# Not in blocks.
+_ONCE = ("relevance", "report", "dataset", "frames", "flow")
 
 
 @dataclass
@@ -73,12 +80,20 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
         raise FileNotFoundError(
             f"no run at {root.join(paths.directory)}: `selrel runs --root {root}` lists them"
         )
+    # A link to another run is refused here, before anything of that is touched.
+    root.link_on(paths.run_json)
     found = Verification(finished=is_finished(root, paths))
     summary = _summary(root, paths, found)
-    pieces = [piece for piece in _pieces(root, paths, found) if _belongs(root, piece, summary)]
+    dataset, fault = _dataset(root, paths, summary)
+    pieces = _pieces(root, paths, dataset, summary, found)
+    efforts = [path for where in (paths, dataset) if where for path in _efforts(root, where)]
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
-    found.damaged += [f"{root.join(path)} {what}" for damage in damage_of for path, what in damage.items()]
+        records = list(readers.map(lambda path: _record_damage(root, path), efforts))
+    every = {path: what for damage in (*damage_of, *records) for path, what in damage.items()}
+    if fault and paths.run_json not in every:
+        found.damaged.append(fault)
+    found.damaged += [f"{root.join(path)} {what}" for path, what in every.items()]
     found.videos = _videos(root, paths)
     found.receipts, found.left_out = len(pieces), len(summary.get("left_out_blocks", []))
     if summary and not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
@@ -86,14 +101,12 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     if repair and (found.damaged or found.left_out):
         # First: a run half repaired must not look finished.
         root.delete(paths.success)
-        _discard(root, zip(pieces, damage_of, strict=True))
+        for piece, damage in zip(pieces, damage_of, strict=True):
+            if damage:
+                discard(root, *piece, damage)
+        for path in (path for record in records for path in record):
+            root.delete(path)
     return found
-
-
-def _discard(root: Root, looked_at: Iterable[tuple[_Piece, dict[str, str]]]) -> None:
-    for piece, damage in looked_at:
-        if damage:
-            discard(root, *piece, damage)
 
 
 def _videos(root: Root, paths: RunPaths) -> str:
@@ -142,31 +155,92 @@ def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]
         return {}
 
 
-def _pieces(root: Root, paths: RunPaths, found: Verification) -> list[_Piece]:
-    """Everything that has a receipt, in the run and in its data set."""
-    pieces: list[_Piece] = [(paths, stage, 0) for stage in ("relevance", "report")]
+def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[DatasetPaths | None, str]:
+    """The run's data set, also where run.json is damaged (None: nothing says which), and what is wrong."""
+    fault = ""
+    named = [summary.get("dataset_id")]
     try:
-        dataset_id = read_run(root, paths)["dataset_id"]
-        dataset = root.dataset(dataset_id)
-        pieces += [(dataset, stage, 0) for stage in ("dataset", "frames", "flow")]
-        pieces += [(dataset, "index", b) for b in range(len(video_blocks(videos_of(root, dataset_id))))]
+        named.insert(0, read_run(root, paths)["dataset_id"])
+    except (FileNotFoundError, UnreadableFile, ValueError) as error:
+        fault = str(error)
+        named.append(_mentioned(root, paths.run_json))
+    for name in filter(None, named):
+        dataset = root.dataset(name)
+        if not root.exists(dataset.directory):
+            continue
+        try:
+            root.link_on(dataset.description)
+        except UnreadableFile as error:
+            return None, fault or str(error)
+        return dataset, fault
+    return None, fault or f"{root.join(paths.run_json)} names a data set that is not there: {named[0]}"
+
+
+def _mentioned(root: Root, path: str) -> str | None:
+    """The id of a data set that a damaged description still mentions."""
+    try:
+        found = re.search(rb'"dataset_id": "([A-Za-z0-9_-]+)"', root.read_bytes(path, most=MAX_JSON_BYTES))
+    except (FileNotFoundError, UnreadableFile, ValueError):
+        return None
+    return found[1].decode() if found else None
+
+
+def _pieces(
+    root: Root,
+    paths: RunPaths,
+    dataset: DatasetPaths | None,
+    summary: dict[str, Any],
+    found: Verification,
+) -> list[_Piece]:
+    """Everything that must have a receipt, or has one, in the run and in its data set."""
+    places: list[tuple[HasReceipts, Sequence[str]]] = [(paths, _OF_RUN)]
+    if dataset is not None:
+        places.append((dataset, _OF_DATASET))
+    # A run that left blocks out, or is not finished, lacks some; those that are there must be sound.
+    there = [
+        (where, stage, n)
+        for where, stages in places
+        for stage in stages
+        for n in blocks_done(root, where, stage)
+    ]
+    needed: list[_Piece] = []
+    if summary:
+        needed = [(where, stage, 0) for where, stages in places for stage in stages if stage in _ONCE]
+    if dataset is not None:
+        needed += _blocks(root, paths, dataset, summary, found)
+    return list(dict.fromkeys([*needed, *there]))
+
+
+def _blocks(
+    root: Root, paths: RunPaths, dataset: DatasetPaths, summary: dict[str, Any], found: Verification
+) -> list[_Piece]:
+    """The blocks that a finished run is made of."""
+    dataset_id = dataset.directory.rpartition("/")[2]
+    try:
+        counted = range(len(video_blocks(videos_of(root, dataset_id))))
         clips = clips_of(root, dataset_id)
-    except (FileNotFoundError, UnreadableFile, ValueError, KeyError) as error:
+    except (FileNotFoundError, UnreadableFile, ValueError) as error:
         # A start that ended early left no index; the next one writes it.
-        begun = found.finished or count_receipts(root, paths, "explain") > 0
-        if isinstance(error, FileNotFoundError) and not begun:
-            return pieces
-        found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
-        return pieces
+        begun = found.finished or blocks_done(root, paths, "explain")
+        if begun or not isinstance(error, FileNotFoundError):
+            found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
+        return []
     found.clips = len(clips.table)
-    blocks = range(len(clips.ranges))
+    if not summary:
+        return []
+    left_out = set(summary.get("left_out_blocks", []))
+    blocks = [block for block in range(len(clips.ranges)) if block not in left_out]
     stages = ((dataset, "decode"), (dataset, "motion"), (paths, "explain"), (paths, "score"))
-    return pieces + [(where, stage, block) for where, stage in stages for block in blocks]
+    of_clips: list[_Piece] = [(where, stage, block) for where, stage in stages for block in blocks]
+    return [*((dataset, "index", block) for block in counted), *of_clips]
 
 
-def _belongs(root: Root, piece: _Piece, summary: dict[str, Any]) -> bool:
-    """Whether a receipt must be there, or is: a run that left blocks out, or is not finished, lacks some."""
-    where, stage, block = piece
-    of_clips = stage in ("decode", "motion", "explain", "score")
-    required = bool(summary) and not (of_clips and block in summary["left_out_blocks"])
-    return required or root.exists(where.receipts(stage, block))
+def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:
+    return [f"{where.efforts}/{name}" for name in root.listdir(where.efforts)]
+
+
+def _record_damage(root: Root, path: str) -> dict[str, str]:
+    if link := root.link_on(path):
+        return {link: LINK}
+    what = effort_damage(root, path)
+    return {path: what} if what else {}

@@ -21,7 +21,7 @@ from selrel.models import from_factory
 from storage.fingerprints import facts, keep
 from storage.layout import RunPaths, content_hash
 from storage.ledger import Entry, Outcome, read_ledger
-from storage.receipts import count_receipts
+from storage.receipts import blocks_done
 from storage.root import Root, UnreadableFile, UnusableRoot, file_at
 from storage.runs import finished_run, is_finished, read_run, read_summary
 from storage.sources import Candidate, candidates
@@ -312,8 +312,8 @@ def _blocks_done(root: Root, run: RunPaths) -> int:
     except (FileNotFoundError, ValueError, KeyError):
         # Absent or damaged: a start writes it anew.
         return 0
-    return sum(count_receipts(root, dataset, stage) for stage in _STAGES_OF_DATASET) + sum(
-        count_receipts(root, run, stage) for stage in _STAGES_OF_RUN
+    return sum(len(blocks_done(root, dataset, stage)) for stage in _STAGES_OF_DATASET) + sum(
+        len(blocks_done(root, run, stage)) for stage in _STAGES_OF_RUN
     )
 
 

@@ -17,6 +17,7 @@ from storage.root import Root
 from storage.runs import read_run, write_run
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
+from tasks.effort import record_effort
 from tasks.motion import moved_shares
 from tasks.report import report
 from tasks.score import score_block
@@ -77,10 +78,11 @@ def make_run(
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
     for block, (start, stop) in enumerate(clips.ranges):
         write_table(place, paths.overhead("explain", block), pd.DataFrame(seconds))
-        times = file_hashes(place, [paths.overhead("explain", block)])
-        write_receipt(place, paths, "explain", block, explained[block] | times, start=start, stop=stop)
+        written = explained[block] | file_hashes(place, [paths.overhead("explain", block)])
+        write_receipt(place, paths, "explain", block, written, start=start, stop=stop)
         scores = score_block(place, RUN, read_run(place, paths), block)
         write_receipt(place, paths, "score", block, scores, start=start, stop=stop)
+        record_effort(place, paths, "score", blocks=1, worker_seconds=2.0, arithmetic=1.0)
     report.fn(place.url, RUN)
     return made
 
@@ -121,16 +123,26 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
         place, paths.exclusions, pd.DataFrame([{**excluded, "kind": "excluded", "reason": "no frame"}])
     )
     write_table(place, paths.index, table)
+    of_index = file_hashes(place, [paths.description, paths.index, paths.exclusions])
+    write_receipt(place, paths, "dataset", 0, of_index)
 
 
 def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) -> list[Written]:
-    """Write frames, motion and cubes, the first two with their receipts; give what the cubes' are to say."""
+    """Write all cubes with the receipts of all but the explanations; give what was written of those."""
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
-    create_frames(place, dataset.frames, columns, **sizes)
-    create_motion(place, dataset.motion, columns, **sizes)
     about: dict[str, dict[str, object]] = {method: {} for method in made.cubes}
-    create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes)
+    groups = (
+        (dataset, "frames", create_frames(place, dataset.frames, columns, **sizes)),
+        (dataset, "flow", create_motion(place, dataset.motion, columns, **sizes)),
+        (
+            run,
+            "relevance",
+            create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes),
+        ),
+    )
+    for paths, stage, written in groups:
+        write_receipt(place, paths, stage, 0, written)
     predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
     logits = np.eye(len(clips.classes), dtype=np.float32)[predicted] + np.float32(added_to_logits)
     # Every other clip is flagged: the class below the model's answer is explained.

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import resource
 import struct
 
@@ -17,6 +18,7 @@ from storage.receipts import (
     pending,
     read_receipt,
     read_receipts,
+    sealed,
     withdraw,
     write_receipt,
 )
@@ -26,7 +28,7 @@ from tests.servers import BUCKET, s3_client, s3_server
 
 def written(root, paths, block, stage="explain"):
     root.write_bytes(f"{paths.directory}/x{block}", b"content")
-    content = Written({"deep_taylor": "ab" * 32}, file_hashes(root, [f"{paths.directory}/x{block}"]).files)
+    content = Written({"deep_taylor": "ab" * 32}) | file_hashes(root, [f"{paths.directory}/x{block}"])
     return write_receipt(root, paths, stage, block, content, start=block * 4, stop=block * 4 + 4)
 
 
@@ -35,8 +37,8 @@ def test_a_receipt_comes_back_and_has_the_same_bytes_again(tmp_path):
     run = root.run("c3d-01")
     receipt = written(root, run, 2)
     first = root.read_bytes(run.receipts("explain", 2))
-    files = {"runs/c3d-01/x2": hashlib.sha256(b"content").hexdigest()}
-    assert receipt == Receipt("explain", 2, 8, 12, {"deep_taylor": "ab" * 32}, files)
+    files, sizes = {FILE: hashlib.sha256(b"content").hexdigest()}, {FILE: 7}
+    assert receipt == Receipt("explain", 2, 8, 12, {"deep_taylor": "ab" * 32}, files, sizes)
     assert read_receipt(root, run.receipts("explain", 2)) == receipt
     written(root, run, 2)
     assert root.read_bytes(run.receipts("explain", 2)) == first
@@ -86,12 +88,22 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path, path):
     run = root.run("c3d-01")
     written(root, run, 2)
     root.delete(path)
-    # Its first byte is mapped nowhere, so that reading it fails as on a bad disk.
-    (tmp_path / path).symlink_to("/proc/self/mem")
-    assert discard_damaged(root, run, "explain", 2) == {path: "can't be read: Input/output error"}
+    os.mkfifo(tmp_path / path)
+    assert discard_damaged(root, run, "explain", 2) == {path: "can't be read: not a regular file"}
     assert pending(root, run, "explain", [2]) == [2]
     written(root, run, 2)
     assert damages(root, run, "explain", 2) == {}
+
+
+def test_a_receipt_of_the_first_versions_names_no_sizes(tmp_path):
+    root = Root(str(tmp_path))
+    run = root.run("c3d-01")
+    written(root, run, 2)
+    content = root.read_json(RECEIPT)
+    del content["sizes"], content["seal"]
+    root.write_json(RECEIPT, sealed(content))
+    assert damages(root, run, "explain", 2) == {}
+    assert read_receipt(root, RECEIPT).sizes == {}
 
 
 def test_what_this_process_lacks_is_no_damage(tmp_path):

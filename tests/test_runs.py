@@ -12,7 +12,7 @@ from storage.runs import (
     write_run,
 )
 
-DESCRIPTION = {"checkpoint": {"name": "c3d", "sha256": "ab"}, "methods": {"deep_taylor": {"alpha": 1.0}}}
+DESCRIPTION = {"checkpoint": "c3d", "settings": {"methods": {"deep_taylor": {"alpha": 1.0}}}}
 
 
 @pytest.fixture

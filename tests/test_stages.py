@@ -53,10 +53,10 @@ def deadly(root: Root, path: str) -> Root:
     """The same root, but reading one of its files kills the worker. Nested, to travel by value."""
 
     class Deadly(Root):
-        def read_bytes(self, asked: str) -> bytes:
+        def sha256(self, asked: str, *, size_bytes: int | None = None) -> tuple[str, int]:
             if asked == path:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().read_bytes(asked)
+            return super().sha256(asked, size_bytes=size_bytes)
 
     return Deadly(root.url)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from flows.commands.explain import run_explain
 from flows.commands.train import run_train
+from flows.terminal import Console
 
 DATA: dict[str, Any] = {"videos_per_class": 16, "groups": 16, "frames": (42, 48), "seed": 0}
 

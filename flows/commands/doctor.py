@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from flows.exits import FAILED
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from tasks.checkup import Finding

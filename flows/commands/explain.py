@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from flows.commands.options import RunOptions
 from flows.exits import EXCLUDED, GATE, stopped
 from flows.outages import work_that_goes_on
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from tasks.plan import Plan

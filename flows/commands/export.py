@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from flows.commands.arguments import Several
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from storage.root import Root
@@ -62,6 +63,7 @@ def export(
         _export_figures(run, figures, format or "pdf")
         return
     from storage.root import run_at
+    from storage.text import visible
     from tasks.export import export_clip, method_of_film, read_clip
 
     kind = format or "webm"
@@ -72,7 +74,8 @@ def export(
     found = read_clip(run, clip, methods=methods, sigma=sigma)
     data = export_clip(found, kind, fps=fps, palette=palette)
     place.write_bytes(name, data)
-    print(f"{found.title}\n{place.join(name)}, {len(data):,} bytes")
+    shown = visible(found.title), f"{place.join(name)}, {len(data):,} bytes"
+    Console().print(*shown, sep="\n", soft_wrap=True)
 
 
 def _export_figures(run: str, directory: str, kind: Format) -> None:
@@ -84,7 +87,7 @@ def _export_figures(run: str, directory: str, kind: Format) -> None:
     place = Root(directory)
     for name, data in export_figures(run, kind).items():
         place.write_bytes(name, data)
-        print(f"{place.join(name)}, {len(data):,} bytes")
+        Console().print(f"{place.join(name)}, {len(data):,} bytes", soft_wrap=True)
 
 
 def _place(path: str) -> tuple[Root, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from flows.commands.options import RunOptions
+from flows.terminal import Console
 
 
 def plan(options: RunOptions, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+
+from flows.terminal import Console
 
 
 def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) -> None:

@@ -6,9 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-
 from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from flows.standing_server import Standing

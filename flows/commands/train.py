@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rich.console import Console
-
 from flows.commands.arguments import Several, given
+from flows.terminal import Console
 
 
 def train(

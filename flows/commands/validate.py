@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
 from rich.markdown import Markdown
 
 from flows.commands.arguments import Several, given
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from tasks.benchmark import Bench

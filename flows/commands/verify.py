@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from flows.exits import FAILED
+from flows.terminal import Console
 
 if TYPE_CHECKING:
     from tasks.verify import Verification
@@ -30,6 +29,7 @@ def verify(run: str, *, repair: bool = False) -> int:
         redoes just that, and tries again the blocks that were left out.
     """
     from storage.root import run_at
+    from storage.text import visible
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(run), repair=repair)
@@ -43,7 +43,7 @@ def verify(run: str, *, repair: bool = False) -> int:
         lines.append(found.videos)
     console = Console()
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(visible(line), soft_wrap=True)
     return 0 if found.finished and not found.damaged else FAILED
 
 

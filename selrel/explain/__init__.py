@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -51,15 +52,19 @@ def method(name: str) -> Explain:
     ValueError
         Listing the known names.
     """
-    if name not in methods():
-        raise ValueError(f"unknown method {name!r}; known methods: {', '.join(methods())}")
-    explain: Explain = importlib.import_module(f"{__name__}.{name}").explain
+    explain: Explain = _module(name).explain
     return explain
 
 
 def units(name: str, settings: Mapping[str, Any]) -> str:
-    """Return the units of a method's relevance, from its file's `UNITS`; deep Taylor's follow its start."""
-    given: str = importlib.import_module(f"{__name__}.{name}").UNITS
+    """Return the units of a method's relevance, from its file's `UNITS`; deep Taylor's follow its start.
+
+    Raises
+    ------
+    ValueError
+        As `method`.
+    """
+    given: str = _module(name).UNITS
     return "logit" if settings.get("start") == "logit" else given
 
 
@@ -67,3 +72,10 @@ def default_settings(name: str) -> dict[str, Any]:
     """Return the settings of a method and their default values, read from its signature."""
     parameters = inspect.signature(method(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _module(name: str) -> ModuleType:
+    # The name may come from a file, and must not lead to any other import.
+    if name not in methods():
+        raise ValueError(f"unknown method {name!r}; known methods: {', '.join(methods())}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,88 @@
+"""The tables that a report is made of: no more rows than a run can have, of the kinds that they must be."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from storage.forms import Stored, rows
+from storage.layout import RunPaths
+from storage.receipts import REPAIR
+from storage.root import Root
+from storage.runs import read_run, read_summary
+from storage.tables import DamagedTable, check_kinds, read_table
+
+# More than any data set of actions has.
+MAX_CLASSES = 2500
+CLIPS = {
+    "clip": "integer", "video": "text", "class": "text", "group": "text", "start_frame": "integer",
+    "correct": "flag",
+}  # fmt: skip
+SHOWN_CLIPS = {
+    **CLIPS, "n_valid_frames": "integer", "predicted": "text", "target": "text",
+}  # fmt: skip
+_NAMES = ("method", "method_a", "method_b", "score")
+
+
+def result_rows(root: Root, paths: RunPaths, name: str) -> list[Stored]:
+    """Read the rows of one of a finished run's aggregated tables.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is absent.
+    DamagedTable
+        If it holds more rows than the run's classes, methods and thresholds make, or values of another kind.
+    """
+    path = paths.table(name)
+    table = read_table(root, path, most_rows=_most_rows(root, paths))
+    check_kinds(table, {column: _kind(name, column) for column in table.column_names}, root.join(path))
+    for low in (column for column in table.column_names if column.endswith("low")):
+        high = f"{low[:-3]}high"
+        if (
+            high in table.column_names
+            and not pc.all(pc.equal(table[low].is_null(), table[high].is_null()), min_count=0).as_py()
+        ):
+            raise DamagedTable(f"{root.join(path)} has ends of intervals without the other end: {REPAIR}")
+    return rows(table.to_pylist(), root.join(path))
+
+
+def clip_rows(root: Root, paths: RunPaths, kinds: dict[str, str]) -> pd.DataFrame:
+    """Read the clips of a run, a row each.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table is absent.
+    DamagedTable
+        If it lacks a column, holds values of another kind, or a clip twice.
+    """
+    path = paths.table("clips")
+    table = read_table(root, path)
+    check_kinds(table, kinds, root.join(path))
+    clips: pd.DataFrame = table.to_pandas()
+    if clips.duplicated(["clip"]).any() or clips.duplicated(["video", "start_frame"]).any():
+        raise DamagedTable(f"{root.join(path)} holds a clip twice: {REPAIR}")
+    return clips
+
+
+def _most_rows(root: Root, paths: RunPaths) -> int:
+    settings = read_run(root, paths)["settings"]
+    methods, maps = len(settings["methods"]), len(settings["sigmas"]) + 1
+    classes: int = min(read_summary(root, paths)["clips"], MAX_CLASSES)
+    # Pairs of methods on each map, or five scores of each method; and the few steps that are no method.
+    return (1 + classes) * max(methods**2 * maps, 5 * methods + 1) + 10
+
+
+def _kind(table: str, column: str) -> str:
+    if table == "comparison" and column in ("class", "method", "sigma"):
+        return "number or none" if column == "sigma" else "text or none"
+    if column == "class":
+        return "text or none"
+    if column.endswith(("no_interval", "no_lift")):
+        return "text or none"
+    if column in _NAMES:
+        return "text"
+    if column == "sigma":
+        return "number"
+    return "integer" if column == "n" or column.startswith("n_") else "number or none"

@@ -1,0 +1,30 @@
+"""Text from files, as it may be shown: what would command a terminal is written out instead."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Write out what is no sign (``\x1b``, ``\n``, ``\u202e``); keep line breaks if asked to."""
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else _written_out(char) for char in text
+    )
+
+
+def all_visible(value: Any) -> Any:
+    """Make all text in plain JSON values visible, the names of objects too."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        # A stored object stays one: it tells what it lacks.
+        shown = copy(value)
+        shown.clear()
+        shown.update({visible(str(name)): all_visible(inner) for name, inner in value.items()})
+        return shown
+    return [all_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
