@@ -180,9 +180,8 @@ def check(zennit: Any, model: C3D, graph: Graph) -> None:
     ties.EQUAL = equal
     for name, cube in ours.items():
         moved = (by_rule[name] - cube).abs() / cube.abs().max()
-        print(
-            f"{name}: near ties move {(moved > 1e-4).float().mean():.1e} of the voxels, by up to {moved.max():.1e}"
-        )
+        share, most = float((moved > 1e-4).float().mean()), float(moved.max())
+        print(f"{name}: near ties move {share:.1e} of the voxels, by up to {most:.1e}")
     same = he_initialised().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
     for name, explain in (captums(same, clips, targets) | zennits(zennit, same, clips, targets)).items():
