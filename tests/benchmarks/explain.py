@@ -262,7 +262,7 @@ def print_memory(graph: Graph, clips: Tensor, targets: Tensor) -> None:
     with peak() as extra:
         explain_batch(graph, clips, METHODS, targets=targets)
     print(
-        f"\npeak extra memory {extra[0]:.0f} MB: activations {total:.0f} MB, "
+        f"\npeak extra memory {extra[0]:.0f} MB: activations and pooling indices {total:.0f} MB, "
         f"the largest map {largest:.0f} MB\n"
     )
 
@@ -270,6 +270,7 @@ def print_memory(graph: Graph, clips: Tensor, targets: Tensor) -> None:
 def tensors(forward: Forward) -> Iterator[Tensor]:
     """Everything that a forward pass keeps."""
     yield from (forward.value(i) for i in range(1, len(forward.graph.nodes) + 1))
+    yield from forward._indices.values()
 
 
 @contextmanager
