@@ -184,8 +184,8 @@ def check(zennit: Any, model: C3D, explainer: Explainer) -> None:
     ties.EQUAL = equal
     for name, cube in ours.items():
         moved = (by_rule[name] - cube).abs() / cube.abs().max()
-        share = (moved > 1e-4).float().mean()
-        print(f"{name}: near ties move {share:.1e} of the voxels, by up to {moved.max():.1e}")
+        share, most = float((moved > 1e-4).float().mean()), float(moved.max())
+        print(f"{name}: near ties move {share:.1e} of the voxels, by up to {most:.1e}")
     same = he_initialised().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
     for name, explain in (captums(same, clips, targets) | zennits(zennit, same, clips, targets)).items():
@@ -267,7 +267,7 @@ def print_memory(explainer: Explainer, frames: Tensor, targets: Tensor) -> None:
     with peak() as extra:
         explainer.explain(frames, METHODS, targets=targets)
     print(
-        f"\npeak extra memory {extra[0]:.0f} MB: activations {total:.0f} MB, "
+        f"\npeak extra memory {extra[0]:.0f} MB: activations and pooling indices {total:.0f} MB, "
         f"the largest map {largest:.0f} MB\n"
     )
 
@@ -275,6 +275,7 @@ def print_memory(explainer: Explainer, frames: Tensor, targets: Tensor) -> None:
 def tensors(forward: Forward) -> Iterator[Tensor]:
     """Everything that a forward pass keeps."""
     yield from (forward.value(i) for i in range(1, len(forward.graph.nodes) + 1))
+    yield from forward._indices.values()
 
 
 @contextmanager
