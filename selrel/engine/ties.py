@@ -238,7 +238,7 @@ def _along_axis(
     gradient: Tensor, x: Tensor, top: Tensor, axis: int, windows: Windows, rounding: Tensor
 ) -> Tensor:
     """The same along one axis, of whose windows `top` are the maxima."""
-    apart = _apart(windows)
+    once = apart(windows)
     found = torch.zeros_like(x)
     width = top.abs().mul_(EQUAL / 2).add_(rounding / 2)
     bar, left = top - width, gradient.clone()
@@ -251,7 +251,7 @@ def _along_axis(
             share = _share(entries, _part(bar, axis, outputs), _part(width, axis, outputs))
             given = share.mul_(rest)
             rest.sub_(given)
-        place.copy_(given) if apart else place.add_(given)
+        place.copy_(given) if once else place.add_(given)
     return found
 
 
@@ -259,7 +259,7 @@ def _blocks(
     x: Tensor, windows: Sequence[Windows]
 ) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...], Sequence[Windows]]]:
     """Cut a pooling into clips and frames, so that what is in between fits a processor's cache."""
-    if x.dim() != 5 or len(windows) != 3 or not _apart(windows[0]):
+    if x.dim() != 5 or len(windows) != 3 or not apart(windows[0]):
         yield (), (), windows
         return
     every = slice(None)
@@ -282,8 +282,8 @@ def _taken(windows: Windows, output: int) -> list[int]:
     ]
 
 
-def _apart(windows: Windows) -> bool:
-    """Whether no input is in two windows."""
+def apart(windows: Windows) -> bool:
+    """Whether no input is in two of the windows along an axis."""
     count = max(outputs.stop for outputs, _ in windows)
     taken = [i for output in range(count) for i in _taken(windows, output)]
     return len(taken) == len(set(taken))
