@@ -190,7 +190,7 @@ class Winners:
 
 
 def _excess(x: Tensor, top: Tensor, bar: Tensor, windows: Sequence[Windows]) -> Tensor:
-    """How far the values of a window, but for its highest, lie above its bar in all; exactly 0 if none does."""
+    """How far the values of a window, its highest apart, lie above its bar in all: exactly 0 if none does."""
     found, above = torch.zeros_like(top), torch.empty_like(top)
     for along in itertools.product(*windows):
         outputs, inputs = ((..., *(pair[side] for pair in along)) for side in (0, 1))
