@@ -193,7 +193,8 @@ def _excess(x: Tensor, top: Tensor, bar: Tensor, windows: Sequence[Windows]) -> 
     """How far the values of a window, its highest apart, lie above its bar in all: exactly 0 if none does."""
     found, above = torch.zeros_like(top), torch.empty_like(top)
     for along in itertools.product(*windows):
-        outputs, inputs = ((..., *(pair[side] for pair in along)) for side in (0, 1))
+        outputs: tuple[Any, ...] = (..., *(outputs for outputs, _ in along))
+        inputs: tuple[Any, ...] = (..., *(inputs for _, inputs in along))
         part = torch.sub(x[inputs], bar[outputs], out=above[outputs])
         found[outputs] += part.clamp_(min=0)
     return found.sub_(top - bar)
