@@ -414,7 +414,8 @@ def test_an_interrupt_is_obeyed_also_without_the_private_server(job: Job, sent: 
     print(f"obeyed after {took:.1f} s")
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "selrel: interrupted; the same command goes on where it stopped"
-    assert took < 20
+    # A few seconds; on a busy machine a lost server must not add its minute.
+    assert took < 45
     assert wait_until_gone(started, timeout=30) == []
 
 
