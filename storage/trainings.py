@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from storage.checkpoints import checkpoint_bytes
+from storage.drawing import own_style
 from storage.layout import TrainingPaths, profile_of, sidecar
 from storage.root import Root
 from storage.tables import write_table
@@ -141,7 +142,8 @@ def write_history(root: Root, paths: TrainingPaths, history: Sequence[Row], *, p
     """
     write_table(root, paths.history, pd.DataFrame(list(history)))
     if picture:
-        root.write_bytes(paths.curve, _drawn(history))
+        with own_style():
+            root.write_bytes(paths.curve, _drawn(history))
 
 
 def _drawn(history: Sequence[Row]) -> bytes:

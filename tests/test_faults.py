@@ -5,6 +5,7 @@ Every run here is the real command, with real workers; its result must be that o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -382,6 +383,45 @@ def test_a_prefect_server_that_is_killed_and_comes_back_costs_nothing(
             said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     check_same(job.result, clean)
+
+
+@pytest.mark.slow
+def test_a_private_prefect_server_that_is_killed_costs_nothing(clean: Path, job: Job) -> None:
+    with ended(job.start(**faulty(slow=1))) as process:
+        job.wait_for(SIGNS["explain"], process)
+        kill_private_server(process)
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "the work is done all the same" in said
+    check_same(job.result, clean)
+    done = sorted(path.stat().st_mtime for path in job.place.glob("runs/*/receipts/*/*.json"))
+    # Each call of a lost server took more than a minute.
+    assert max(later - sooner for sooner, later in itertools.pairwise(done)) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_obeyed_also_without_the_private_server(job: Job, sent: signal.Signals) -> None:
+    with ended(job.start(**faulty(slow=2))) as process:
+        job.wait_for(SIGNS["decode"], process)
+        kill_private_server(process)
+        job.wait_for(SIGNS["motion"], process)
+        started = family(process.pid)
+        began = time.monotonic()
+        process.send_signal(sent)
+        said, _ = process.communicate(timeout=300)
+        took = time.monotonic() - began
+    print(f"obeyed after {took:.1f} s")
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "selrel: interrupted; the same command goes on where it stopped"
+    # A few seconds; on a busy machine a lost server must not add its minute.
+    assert took < 45
+    assert wait_until_gone(started, timeout=30) == []
+
+
+def kill_private_server(process: subprocess.Popen[str]) -> None:
+    (server,) = (child for child in family(process.pid) if "local_server.py" in " ".join(child.cmdline()))
+    server.kill()
 
 
 # --- people -------------------------------------------------------------------------------------
