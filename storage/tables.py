@@ -134,7 +134,7 @@ def read_table(
             pa.BufferReader(copy), columns=chosen, read_dictionary=texts, page_checksum_verification=True
         )
         return _unfolded(table, root.join(path))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
 
@@ -152,9 +152,8 @@ def _fault(found: Any, most_rows: int | None) -> str:
         return "does not say how many rows it holds"
     if most_rows is not None and rows > most_rows:
         return f"says that it holds {rows:,} rows where {most_rows:,} at most are there"
-    packed = sum(
-        group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns)
-    )
+    # Not by column: where a footer contradicts itself, pyarrow ends the process instead of raising.
+    packed = sum(group.total_byte_size for group in groups)
     size = max(packed, rows * sum(_WIDTHS[column.physical_type] for column in columns))
     if size > MAX_BYTES:
         return f"says that it holds {size:,} bytes where {MAX_BYTES:,} at most are read"

@@ -135,3 +135,21 @@ def test_only_what_is_asked_for_is_kept(root):
     assert found["clip"].to_pylist() == [3, 7, 3, 7]
     assert found["precision"].to_pylist() == whole["precision"].take([3, 7, 53, 57]).to_pylist()
     assert read_tables(root, "scores", where=pc.field("clip").isin([])).num_rows == 0
+
+
+def test_a_footer_that_contradicts_itself_is_damage_and_never_ends_the_process(root):
+    # With nulls, text and numbers, the footer holds all that a table of ours does.
+    frame = pd.DataFrame({"text": ["a", None, "c"], "number": [1.5, None, 2.5], "count": [1, 2, 3]})
+    write_table(root, "t.parquet", frame)
+    whole = root.read_bytes("t.parquet")
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    refused = 0
+    for bit in range(8 * footer, 8 * len(whole), 5):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        root.write_bytes("t.parquet", bytes(changed))
+        try:
+            read_table(root, "t.parquet")
+        except DamagedTable:
+            refused += 1
+    assert refused
