@@ -89,6 +89,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Write how many there are of something."""
+    return f"{count(n)} {noun}" + ("" if n == 1 else "s")
+
+
 def map_name(sigma: float) -> str:
     """Name the map of a threshold; 0 is the baseline."""
     return "baseline" if sigma == 0 else f"selective, {sigma:g} sigma"

@@ -11,6 +11,7 @@ from markupsafe import escape
 from flows.cli import main
 from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
+from storage.receipts import sealed
 from storage.root import run_at
 from storage.runs import read_summary
 from storage.tables import read_table, write_table
@@ -48,8 +49,12 @@ def test_a_constant_added_to_all_logits_changes_no_flag_and_no_sentence(
         clips = read_table(place, paths.table("clips")).to_pandas()
         assert (clips.target_logit > 0).all() == (added > 0)
         assert main(["report", url]) == 0
-        page = place.read_bytes(paths.report.page).decode()
-        told.append((clips.drop(columns="target_logit").to_dict(), capsys.readouterr().out, page))
+        # The logits themselves are results.
+        own = read_summary(place, paths)["results_sha256"]
+        page, said = place.read_bytes(paths.report.page).decode(), capsys.readouterr().out
+        told.append(
+            (clips.drop(columns="target_logit").to_dict(), said.replace(own, ""), page.replace(own, ""))
+        )
         shutil.rmtree(tmp_path / "root")
     assert told[0] == told[1] == told[2]
 
@@ -85,6 +90,15 @@ def test_two_groups_give_no_interval_anywhere_and_it_is_said(
     page = (Path(url) / "report" / "index.html").read_text()
     assert f"interval</a>: {reason}." in page and f"No 95 % interval: {reason}." in page
     assert "<td>none</td>" in page
+
+
+def test_what_looks_like_markup_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place, paths = run_at(make_run(tmp_path, n_clips=2, size=(12, 16), sigmas=(2.0,)).url)
+    summary = read_summary(place, paths)
+    share = {**summary["motion_share"], "no_interval": "[/x]"}
+    place.write_json(paths.success, sealed({**summary, "motion_share": share}))
+    assert main(["report", place.join(paths.directory)]) == 0
+    assert "There is no 95 % interval: [/x]." in capsys.readouterr().out
 
 
 def test_no_lift_where_nothing_moves_and_it_is_said(

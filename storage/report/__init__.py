@@ -109,8 +109,8 @@ def render_report(context: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "percent": figures.percent, "signed": figures.signed, "grouped": figures.count, "data_uri": _data_uri,
-        "method_name": method_name,
+        "percent": figures.percent, "signed": figures.signed, "grouped": figures.count,
+        "counted": figures.counted, "data_uri": _data_uri, "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
     tables, paper = context["tables"], context["paper"]
