@@ -12,6 +12,7 @@ from rich.text import Text
 from flows.terminal import Console
 from selrel.scores.paper import PAPER
 from storage.figures import (
+    OLDER,
     counted,
     difference_range,
     lift,
@@ -269,6 +270,7 @@ def _headline(summary: Mapping[str, Any]) -> tuple[str | Text, ...]:
     share = summary["motion_share"]
     if share is None:
         return "\nDeep Taylor was not asked for, so there is no motion share.", f"{clips}\n"
+    older = () if "no_interval" in share else (OLDER,)
     if share.get("no_interval"):
         interval = f"). There is no 95 % interval: {share['no_interval']}."
     else:
@@ -276,6 +278,7 @@ def _headline(summary: Mapping[str, Any]) -> tuple[str | Text, ...]:
     return (
         Text(f"\nMotion share {mean_and_interval(share)}", style="bold"),
         f"This part of the positive relevance changes over time (deep Taylor, 2 sigma{interval}",
+        *older,
         f"{clips}\n",
     )
 

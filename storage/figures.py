@@ -8,6 +8,11 @@ from typing import Any
 Row = Mapping[str, Any]
 
 MISSING = "-"
+# Of runs whose intervals and lifts have no reason where they are missing.
+OLDER = (
+    "This run is of an older release: its intervals are too narrow below ten groups of videos, and its lifts "
+    "count clips in which next to nothing moves."
+)
 # In the place of an interval or a lift that can't be given; `reasons` says why.
 NONE = "none"
 

@@ -11,6 +11,7 @@ from markupsafe import escape
 from flows.cli import main
 from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
+from storage.figures import OLDER
 from storage.receipts import sealed
 from storage.root import run_at
 from storage.runs import read_summary
@@ -90,6 +91,23 @@ def test_two_groups_give_no_interval_anywhere_and_it_is_said(
     page = (Path(url) / "report" / "index.html").read_text()
     assert f"interval</a>: {reason}." in page and f"No 95 % interval: {reason}." in page
     assert "<td>none</td>" in page
+
+
+def test_an_older_run_is_said_to_have_narrow_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a run stays as it is, and its figures are not those that the page explains."""
+    url = make_run(tmp_path / "root", n_clips=3, size=(12, 16), sigmas=(2.0,)).url
+    place, paths = run_at(url)
+    page = place.read_bytes(paths.report.page).decode()
+    assert main(["report", url]) == 0
+    assert OLDER not in page and OLDER not in " ".join(capsys.readouterr().out.split())
+    summary = read_summary(place, paths)
+    del summary["motion_share"]["no_interval"]
+    place.write_json(paths.success, sealed(summary))
+    assert main(["report", url]) == 0
+    assert OLDER in " ".join(capsys.readouterr().out.split())
+    assert OLDER in Path(report.report_elsewhere(url, str(tmp_path / "page"))).read_text()
 
 
 def test_what_looks_like_markup_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,7 @@ def render_report(context: Mapping[str, Any]) -> str:
     return page.render(
         **{key: context[key] for key in _KEYS},
         words=WORDS,
+        older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],
         scripts=[Markup(text) for text in inlined],
         hashes=[_hash(text) for text in inlined],
