@@ -85,7 +85,8 @@ def _directory(kind: str) -> Iterator[Path]:
 def _check_temporary_directory() -> None:
     """Refuse a full or unusable one by name: what fails in it later does not know the variable."""
     given = os.environ.get("TMPDIR")
-    if given is not None and not (os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK)):
+    # Empty, it is as good as unset.
+    if given and not (os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK)):
         raise ValueError(
             f"TMPDIR is {given}, where this user can't write: set it to a directory where it can, or unset it"
         )

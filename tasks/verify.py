@@ -130,8 +130,8 @@ def _videos(root: Root, paths: RunPaths) -> str:
     shown = [name if name.isprintable() else ascii(name) for name in others[:_NAMED]]
     some = ", ".join(shown) + (", .." if len(others) > _NAMED else "")
     return (
-        f"{len(others):,} of its {len(planned):,} videos in {data} changed or went since ({some}). That is no"
-        " damage: the run stands on the frames that it stored. The same command now makes another run."
+        f"Changed or gone since: {len(others):,} of its {len(planned):,} videos in {data} ({some}). That is"
+        " no damage: the run stands on the frames that it stored. The same command now makes another run."
     )
 
 

@@ -537,7 +537,7 @@ def test_runs_in_blocks_of_two_sizes_have_one_results_hash_and_stand_on_their_fr
     again = place.plan(block_clips=2, batch_clips=2, methods=["grad_cam"])
     assert again.run != made[0].run and not again.finished, "no old number for another video"
     for told in (
-        f"1 of its 4 videos in {place.data} changed or went since ({SWING}). That is no damage: the run "
+        f"Changed or gone since: 1 of its 4 videos in {place.data} ({SWING}). That is no damage: the run "
         "stands on the frames that it stored. The same command now makes another run.",
         f"Its videos are not at {place.data} here, so nothing is said about them.",
     ):

@@ -136,6 +136,12 @@ def test_an_unusable_tmpdir_is_named(
         pass
 
 
+def test_an_empty_tmpdir_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "")
+    with scratch_directory("test") as directory:
+        assert directory.is_dir()
+
+
 def test_a_full_tmpdir_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(scratch.tempfile, "tempdir", None)

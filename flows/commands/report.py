@@ -47,7 +47,7 @@ def report(
         return
     print_result(console, run)
     if html is not None:
-        console.print(f"Page     {_page(run, html)}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Page     {_page(run, html)}", soft_wrap=True)
 
 
 def _page(run: str, directory: str) -> str:

@@ -71,7 +71,7 @@ def serve(
         with standing_server(
             state.resolve(), port=port, parameters=parameters, every=timedelta(seconds=every)
         ) as standing:
-            console.print(_welcome(standing, watch), highlight=False, soft_wrap=True, markup=False)
+            console.print(_welcome(standing, watch), soft_wrap=True)
             stand(standing)
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where it stopped.")
