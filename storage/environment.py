@@ -47,7 +47,8 @@ def inherited(environment: Mapping[str, str], *, but: tuple[str, ...] = ()) -> d
         Beginnings of names that are left out besides `STRAY`.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(STRAY + but)}
-    if "PYTHONPATH" in kept:
+    # An empty one is none, as for Python itself: made absolute, it would be the working directory.
+    if kept.get("PYTHONPATH"):
         # A process of ours may start in another directory.
         kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
     # httpx opens this file also where nothing is encrypted.

@@ -13,7 +13,8 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from storage.receipts import REPAIR, Written, of_bytes
-from storage.root import Root
+from storage.root import Root, TooLarge
+from storage.text import first_line
 
 # As a file, and unfolded in memory: several times what the clips of the largest data set take.
 MAX_BYTES = 2**28
@@ -117,7 +118,10 @@ def read_table(
         If it is not the parquet file it was, or one that this project would not write: of more rows or bytes,
         or of columns that are neither numbers nor text.
     """
-    data = root.read_bytes(path, most=MAX_BYTES)
+    try:
+        data = root.read_bytes(path, most=MAX_BYTES)
+    except TooLarge as error:
+        raise DamagedTable(f"{error}: {REPAIR}") from None
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DamagedTable(f"{root.join(path)} is not the file of its receipt: {REPAIR}")
     # pyarrow takes no other sequence.
@@ -135,8 +139,7 @@ def read_table(
         )
         return _unfolded(table, root.join(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
+        raise DamagedTable(f"{root.join(path)} is damaged ({first_line(error)}): {REPAIR}") from error
 
 
 def _fault(found: Any, most_rows: int | None) -> str:

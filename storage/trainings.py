@@ -20,6 +20,7 @@ from storage.drawing import own_style
 from storage.layout import TrainingPaths, profile_of, sidecar
 from storage.root import Root
 from storage.tables import write_table
+from storage.text import first_line
 
 Row = Mapping[str, Any]
 
@@ -118,7 +119,7 @@ def read_state(root: Root, paths: TrainingPaths) -> dict[str, Any] | None:
         state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedState(
-            f"{root.join(paths.state)} holds more than a state ({str(error).splitlines()[0]}); remove it, "
+            f"{root.join(paths.state)} holds more than a state ({first_line(error)}); remove it, "
             "and the same command starts anew"
         ) from error
     if not isinstance(state, dict):

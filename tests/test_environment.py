@@ -102,6 +102,7 @@ def test_a_certificate_file_that_is_gone_is_no_longer_named(tmp_path: Path) -> N
 def test_a_path_of_python_means_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert inherited({"PYTHONPATH": "src:/lib:"})["PYTHONPATH"] == f"{tmp_path}/src:/lib:{tmp_path}"
+    assert not inherited({"PYTHONPATH": ""})["PYTHONPATH"], "no name is no directory, not this one"
 
 
 def test_an_environment_is_changed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

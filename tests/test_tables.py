@@ -137,19 +137,19 @@ def test_only_what_is_asked_for_is_kept(root):
     assert read_tables(root, "scores", where=pc.field("clip").isin([])).num_rows == 0
 
 
-def test_a_footer_that_contradicts_itself_is_damage_and_never_ends_the_process(root):
-    # With nulls, text and numbers, the footer holds all that a table of ours does.
-    frame = pd.DataFrame({"text": ["a", None, "c"], "number": [1.5, None, 2.5], "count": [1, 2, 3]})
-    write_table(root, "t.parquet", frame)
-    whole = root.read_bytes("t.parquet")
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    refused = 0
-    for bit in range(8 * footer, 8 * len(whole), 23):
-        changed = bytearray(whole)
-        changed[bit // 8] ^= 1 << bit % 8
-        root.write_bytes("t.parquet", bytes(changed))
-        try:
-            read_table(root, "t.parquet")
-        except DamagedTable:
-            refused += 1
-    assert refused
+def test_no_flipped_bit_of_a_footer_ends_the_process(root, tmp_path):
+    """For some, pyarrow's C++ would end it, with no word of Python's (SIGABRT)."""
+    write_table(root, "t.parquet", pa.table({"a": ["x"], "b": [1]}))
+    footer = int.from_bytes((tmp_path / "t.parquet").read_bytes()[-8:-4], "little")
+    sound, refused = root.read_bytes("t.parquet"), 0
+    # Arrow's own words behind it are long, and describe no part of the file.
+    for at in range(len(sound) - 8 - footer, sound.index(b"ARROW:schema")):
+        for bit in (0, 2, 6):
+            flipped = sound[:at] + bytes([sound[at] ^ 1 << bit]) + sound[at + 1 :]
+            (tmp_path / "t.parquet").write_bytes(flipped)
+            try:
+                read_table(root, "t.parquet")
+            except DamagedTable as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > 100

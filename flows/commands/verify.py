@@ -36,8 +36,8 @@ def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(find_run(run, root)), repair=repair)
-    last = _last_line(len(found.damaged), repair) if found.damaged else _sound_line(found)
-    lines = [*found.damaged, last]
+    last = _last_line(len(found.damaged), repair and not found.kept) if found.damaged else _sound_line(found)
+    lines = [*found.damaged, *found.kept, last]
     if not found.finished:
         lines.append("The run is not finished: the same `selrel explain` command goes on where it stopped.")
     if found.left_out:
