@@ -17,8 +17,15 @@ from prefect import Flow
 from prefect._internal.concurrency.services import QueueService
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
+from prefect.events.clients import NullEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.utilities.callables import get_call_parameters
 
 from flows.cluster import check_cluster, refuse_unguarded_script
@@ -106,7 +113,8 @@ def announced_end() -> Iterator[None]:
         yield
     finally:
         run = FlowRunContext.get()
-        if run is not None and run.flow_run and get_current_settings().flows.heartbeat_frequency is not None:
+        sends_heartbeats = get_current_settings().flows.heartbeat_frequency is not None
+        if run is not None and run.flow_run and run.flow_run.deployment_id and sends_heartbeats:
             time.sleep(max(0.0, began + _FIRST_HEARTBEAT_S - time.monotonic()))
             emit_event(ENDED, resource={"prefect.resource.id": f"prefect.flow-run.{run.flow_run.id}"})
             # With the run's last state at its heels, one of them is lost to a locked database.
@@ -150,8 +158,12 @@ def _expect_nothing_of_a_lost_server(until: ExitStack) -> None:
     http = run.client._client
     try:
         http.get("/health", timeout=_PATIENCE_S)
-    except httpx.TransportError:
+    except httpx.HTTPError:
         http.timeout = _LAST_TRY_S
+        # What Prefect still says goes nowhere, or would start new senders.
+        until.enter_context(temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}))
+        until.callback(setattr, EventsWorker, "_client_override", EventsWorker._client_override)
+        EventsWorker.set_client_override(NullEventsClient)
         for sender in list(QueueService._instances.values()):  # type: ignore[misc]
             _stop(sender)
     else:
