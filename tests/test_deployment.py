@@ -137,9 +137,10 @@ def test_the_readme_pasted_whole_explains_a_checkpoint_on_a_server(
         try:
             shell.communicate(block_of_the_readme("server start").replace("4200", port), timeout=500)
         finally:
-            # Server and worker, which it left in the background.
+            # Server and worker, which it left in the background; there, a script's jobs ignore what a worker
+            # sends itself for SIGTERM.
             with suppress(ProcessLookupError):
-                os.killpg(shell.pid, signal.SIGTERM)
+                os.killpg(shell.pid, signal.SIGKILL)
     assert shell.returncode == 0, (tmp_path / "said").read_text()
     assert result(tmp_path / "results")["state"] == "completed"
 
