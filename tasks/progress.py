@@ -31,6 +31,7 @@ _ARTIFACT_EVERY_S = 2.0
 _PATIENCE_S = 5.0
 _AWAY_S = 60.0
 _log = logging.getLogger("selrel")
+_ask_again_at = 0.0
 
 
 @contextmanager
@@ -100,9 +101,7 @@ def _log_line(stage: str, total: int, done: int, unit: str) -> Show:
 
 def _artifact(stage: str, total: int, unit: str) -> Show:
     about = f"{stage}: {total:,} {unit}"
-    artifact: UUID | None = in_prefect(
-        "progress artifact", lambda: create_progress_artifact(progress=0.0, description=about)
-    )  # type: ignore[assignment]
+    artifact = _shown(lambda: create_progress_artifact(progress=0.0, description=about))
     next_at = 0.0
 
     def show(finished: int) -> None:
@@ -110,10 +109,17 @@ def _artifact(stage: str, total: int, unit: str) -> Show:
         if artifact is None or (finished < total and time.monotonic() < next_at):
             return
         share = 100.0 * finished / max(1, total)
-        shown = in_prefect("progress artifact", lambda: update_progress_artifact(artifact, progress=share))
-        next_at = time.monotonic() + (_ARTIFACT_EVERY_S if shown is not None else _AWAY_S)
+        _shown(lambda: update_progress_artifact(artifact, progress=share))
+        next_at = time.monotonic() + _ARTIFACT_EVERY_S
 
     return show
+
+
+def _shown(call: Callable[[], object]) -> UUID | None:
+    """Have Prefect show progress, once a minute where its server is away: not each stage waits for it."""
+    if time.monotonic() < _ask_again_at:
+        return None
+    return in_prefect("progress artifact", call)  # type: ignore[return-value]
 
 
 def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIENCE_S) -> Value | None:
@@ -127,6 +133,9 @@ def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIE
     object
         What `call` returns; None if Prefect did not take it.
     """
+    global _ask_again_at
+    if time.monotonic() < _ask_again_at:
+        patience = min(patience, _PATIENCE_S)
     done: Future[Value] = Future()
     threading.Thread(target=copy_context().run, args=(_settle, done, call), daemon=True).start()
     try:
@@ -135,6 +144,7 @@ def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIE
         _log.warning("%s not shown in Prefect: its server does not answer", what)
     except (httpx.HTTPError, PrefectException) as error:
         _log.warning("%s not shown in Prefect: %s", what, error)
+    _ask_again_at = time.monotonic() + _AWAY_S
     return None
 
 

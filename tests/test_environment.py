@@ -149,6 +149,13 @@ def test_a_command_imports_prefect_without_the_files_of_the_working_directory(ho
     assert done.stdout.split() == ["None", "10"], done.stderr
 
 
+def test_a_worker_does_not_import_prefect_by_the_way() -> None:
+    """First it imports what it was sent; only then `import_prefect` keeps other projects' settings out."""
+    code = "import flows.cluster, sys; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_decoder_has_an_environment_of_its_own(tiny_ucf101: Path, hostile: Path) -> None:
     videos._close_server()
     try:

@@ -70,6 +70,22 @@ def test_a_run_in_hostile_surroundings_is_the_same_run(
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+def test_a_training_in_hostile_surroundings_publishes_its_checkpoint_and_curve(
+    tiny_ucf101: Path, tmp_path: Path
+) -> None:
+    home = hostile_directory(tmp_path / "theirs")
+    model = ["--widths", *"44444444", "--hidden", "8", "8", "--epochs", "1"]
+    done = selrel(
+        *("train", "--data", str(tiny_ucf101), "--checkpoint", str(tmp_path / "c3d.pth.tar"), *model),
+        env=hostile_variables(home) | {"PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path / "theirs",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c3d.pth.tar").is_file()
+    assert (tmp_path / "c3d.pth.tar.training/curve.png").is_file()
+
+
 @pytest.fixture
 def nobody() -> list[str]:
     """Makes a command that of a user who is in no list, where the system lets one."""

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from storage.root import Root
-from storage.tables import DamagedTable, read_table, read_tables, write_table
+from storage.tables import DamagedTable, check_kinds, read_table, read_tables, write_table
 
 
 @pytest.fixture
@@ -77,6 +77,13 @@ def test_blocks_are_joined_in_block_order(root):
 def test_an_empty_table_keeps_its_columns(root):
     write_table(root, "a.parquet", scores()[:0])
     assert read_table(root, "a.parquet").schema == scores().schema
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.null(), pa.string()])
+def test_a_column_without_rows_is_of_every_kind(root, kind):
+    """As pandas writes one: a data set of which nothing is left out has such exclusions."""
+    write_table(root, "empty.parquet", pa.table({"reason": pa.array([], kind)}))
+    check_kinds(read_table(root, "empty.parquet"), {"reason": "text or none"}, "empty.parquet")
 
 
 def test_what_is_absent_is_named(root):
