@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from selrel.engine.ties import first_highest
 from selrel.samples import Samples
 
 Change = Literal["intact", "frozen", "shuffled", "reversed"]
@@ -106,7 +108,7 @@ def freeze_effect(intact: npt.NDArray[Any], frozen: npt.NDArray[Any]) -> npt.NDA
     float64 array, (clip,)
         -1..1: by softmax, of the class with the highest logit in the intact clip.
     """
-    chosen = intact.argmax(axis=1)[:, None]
+    chosen = first_highest(torch.from_numpy(intact)).numpy()[:, None]
     before, after = (
         np.take_along_axis(_softmax(logits), chosen, axis=1)[:, 0] for logits in (intact, frozen)
     )

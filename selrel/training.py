@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selrel.augmentation import augment, centre
+from selrel.engine.ties import first_highest
 from selrel.initialisation import initialise
 from selrel.modes import in_mode
 from selrel.profiles import Profile
@@ -189,7 +190,7 @@ class Trainer:
             loss = functional.cross_entropy(logits.float(), labels)
             self._step(loss)
             total += loss.item() * len(numbers)
-            correct += int((logits.argmax(1) == labels).sum())
+            correct += int((first_highest(logits) == labels).sum())
         return total / len(order), correct / len(order)
 
     def _step(self, loss: Tensor) -> None:
@@ -268,7 +269,7 @@ def measure(
 def _quality(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> tuple[float, float, float]:
     """Mean cross-entropy, accuracy, and the mean of the classes' own accuracies."""
     losses = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
-    hits = logits.argmax(axis=1) == labels
+    hits = first_highest(torch.from_numpy(logits)).numpy() == labels
     balanced = np.mean([hits[labels == label].mean() for label in np.unique(labels)])
     return float(losses.double().mean()), float(hits.mean()), float(balanced)
 

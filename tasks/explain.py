@@ -17,6 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
+from selrel.engine.ties import first_highest
 from selrel.explain import units
 from selrel.explainer import Explainer, Explanation
 from selrel.profiles import Profile
@@ -220,7 +221,7 @@ class _Job:
         clips = self.clips.table.index[self.clips.table.video == video]
         first, last = int(clips[0]), int(clips[-1]) + 1
         totals = list(in_batches(self.total_logits, first, last, size=self.batch_clips))
-        return int(torch.stack(totals).sum(dim=0).argmax())
+        return int(first_highest(torch.stack(totals).sum(dim=0, keepdim=True)))
 
     def total_logits(self, start: int, stop: int) -> Tensor:
         """The sum of the logits over a range of clips."""
@@ -251,12 +252,13 @@ def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, siz
 
 def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
     """The arrays of relevance.zarr; outputs in label order, whatever the checkpoint's is."""
-    logits = torch.cat([batch.logits for batch in batches])[:, job.outputs].cpu()
+    logits = torch.cat([batch.logits for batch in batches]).cpu()
     label_of = torch.tensor(job.outputs).argsort()
     targets = torch.cat([batch.targets for batch in batches]).cpu()
     arrays: dict[str, Array] = {
-        "logits": logits.numpy(),
-        "predicted": logits.argmax(dim=1).to(torch.int32).numpy(),
+        "logits": logits[:, job.outputs].numpy(),
+        # By output, as the explained class is: of two that are equal, the first is another one by label.
+        "predicted": label_of[first_highest(logits)].to(torch.int32).numpy(),
         "target": label_of[targets].to(torch.int32).numpy(),
         "conservation_error": torch.cat([b.conservation_error for b in batches]).float().cpu().numpy(),
     }

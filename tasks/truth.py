@@ -11,6 +11,7 @@ import torch
 
 from selrel.behaviour import CHANGES, changed
 from selrel.clips import loop_pad
+from selrel.engine.ties import first_highest
 from selrel.models import recognise
 from selrel.profiles import View, crop, resize_frame
 from selrel.scores.aggregate import SIGMA
@@ -63,7 +64,8 @@ def accuracies(data: str | Path, checkpoint: str | Path, *, split: int = 1) -> M
         for change in CHANGES
     }
     return {
-        change: float((logits.argmax(axis=1) == samples.labels).mean()) for change, logits in found.items()
+        change: float((first_highest(torch.from_numpy(logits)).numpy() == samples.labels).mean())
+        for change, logits in found.items()
     }
 
 

@@ -25,6 +25,7 @@ from selrel import small_c3d
 from selrel.augmentation import centre
 from selrel.behaviour import CHANGES, changed, freeze_effect
 from selrel.camera import object_flow
+from selrel.engine.ties import first_highest
 from selrel.explainer import Explainer
 from selrel.initialisation import initialise
 from selrel.motion import grey
@@ -161,7 +162,7 @@ def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
     logits = {name: measure(model, changed(samples, name), profile=profile) for name in CHANGES}
     columns: dict[str, npt.NDArray[Any]] = {}
     for name, found in logits.items():
-        columns[f"predicted_{name}"] = found.argmax(axis=1)
+        columns[f"predicted_{name}"] = first_highest(torch.from_numpy(found)).numpy()
         columns[f"lost_{name}"] = freeze_effect(logits["intact"], found)
     return [
         {
@@ -327,7 +328,7 @@ def _sanity_rows(
         found = Explainer(random, profile).explain(clips, settings, targets=trained.targets)
         for number, clip in enumerate(about):
             right = {
-                f"right_{when}": int(logits[number].argmax()) == clip["label"]
+                f"right_{when}": int(first_highest(logits[number, None])) == clip["label"]
                 for when, logits in (("before", trained.logits), ("after", found.logits))
             }
             for name in methods:

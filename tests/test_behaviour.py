@@ -47,3 +47,10 @@ def test_freeze_effect_is_the_probability_that_the_chosen_class_loses():
     intact = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
     frozen = np.log(np.array([[0.4, 0.5, 0.1], [0.1, 0.2, 0.7]])) + 3.0
     assert freeze_effect(intact, frozen) == pytest.approx([0.3, -0.1])
+
+
+def test_freeze_effect_of_equal_classes_is_that_of_the_first():
+    frozen = np.log(np.array([[0.1, 0.6, 0.3]], np.float32))
+    for last_bit in (-1, 0, 1):
+        intact = np.log(np.array([[0.4, 0.4, 0.2]], np.float32)) + np.float32([0, last_bit * 1e-7, 0])
+        assert freeze_effect(intact, frozen) == pytest.approx([0.3], abs=1e-5)

@@ -459,8 +459,9 @@ class SmallC3D(nn.Module):
         return self.fc8(self.dropout(self.relu(self.fc7(x))))
 
     def slow(self, s: SlowRelevance, x: Value) -> Value:
-        x = s.max_pooled(s.relu(s.layer(x, self.conv1)), (1, 2, 2))
-        x = s.max_pooled(s.relu(s.layer(x, self.conv2)), (2, 2, 2))
+        # Windows are compared before the rectifier, but for the map that Grad-CAM explains.
+        x = s.relu(s.max_pooled(s.layer(x, self.conv1), (1, 2, 2)))
+        x = s.relu(s.max_pooled(s.layer(x, self.conv2), (2, 2, 2)))
         x = s.relu(s.layer(s.relu(s.layer(x, self.conv3a)), self.conv3b))
         x = s.moved(s.max_pooled(x, (2, 2, 2), padding=(0, 1, 1)), FLAT)
         for layer in (self.fc6, self.fc7):

@@ -1,11 +1,15 @@
-"""What the explain task does where a batch does not fit into memory."""
+"""What the explain task does where a batch does not fit into memory, and where two classes are equal."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tasks.explain import in_batches
+from selrel.engine.ties import first_highest
+from selrel.explainer import Explanation
+from storage.ucf101 import LABEL_ORDERS, label_index
+from tasks.explain import _arrays, in_batches
 
 
 class Device:
@@ -42,3 +46,14 @@ def test_batches_are_halved_until_they_fit_and_stay_small(caplog: pytest.LogCapt
 def test_a_clip_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches(Device(room=0).explain, 0, 8, size=8))
+
+
+@pytest.mark.parametrize("order", LABEL_ORDERS)
+def test_of_two_equal_outputs_the_explained_one_is_the_prediction(order: str) -> None:
+    """Also where the first by label is the other one, and where they differ by a rounding."""
+    outputs = label_index(["Hammering", "HammerThrow", "Rowing"], order)
+    logits = torch.tensor([[2.0, 2.0, 1.0], [2.0, 2.0 + 2e-7, 1.0], [2.0 + 2e-7, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    batch = Explanation(logits, first_highest(logits), {}, torch.full((4,), torch.nan))
+    arrays = _arrays(SimpleNamespace(outputs=outputs), [batch])
+    assert arrays["predicted"].tolist() == arrays["target"].tolist() == [outputs.index(0)] * 3 + [2]
+    assert torch.equal(torch.tensor(arrays["logits"]), logits[:, outputs])

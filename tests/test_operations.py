@@ -98,10 +98,12 @@ def _maximum(
     signed: bool = False,
     keep: bool = False,
     turned: bool = False,
+    back: bool = False,
 ) -> Case:
     """A maximum over axes of the map, which has 3 frames of 5x4; maybe of what a layer makes of it.
 
-    `turned`: the axes are those of the map with channels and frames exchanged.
+    `turned`: the axes are those of the map with channels and frames exchanged; `back`: and exchanged again,
+    so that nothing but one size is known of all channels.
     """
 
     def head(m: Any, y: Tensor) -> Tensor:
@@ -110,7 +112,8 @@ def _maximum(
     def slow(m: Any, s: SlowRelevance, x: Value) -> Value:
         y = _slow_rectified(m, s, x)
         y = s.layer(y, m.other) if signed else y
-        y = s.moved(y, lambda t: t.transpose(1, 2)) if turned else y
+        for _ in range(turned + back):
+            y = s.moved(y, lambda t: t.transpose(1, 2))
         y = s.maximum(y, axes, keep=keep)
         return s.layer(s.moved(y, FLAT), m.fc)
 
@@ -191,7 +194,9 @@ CASES: dict[str, Case] = {
     "maximum over all, of both signs": _maximum(
         lambda y: y.amax((-1, 2, 3), keepdim=True), [1, 2, 3], signed=True, keep=True
     ),
-    "maximum over time, frames first": _maximum(lambda y: y.transpose(1, 2).amax(1), [1]),
+    "maximum over time, frames first": _maximum(
+        lambda y: y.transpose(1, 2).amax(1), [1], turned=True, back=True
+    ),
     "maximum over channels": _maximum(lambda y: y.amax(1), [1], turned=True),
     "maximum over channels and places": _maximum(lambda y: y.amax((1, -1)), [1, 3], turned=True),
     "max(dim)": _maximum(lambda y: y.max(2).values, [1]),

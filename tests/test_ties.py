@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from selrel.engine import Forward, gradient_rule, ties, trace
 from selrel.engine.operations import MaxPool, Relu
 from selrel.engine.ties import adaptive_windows, first_highest, regular_windows, to_first, where_positive
+from selrel.explain import guided_backprop
 from tests import slow_relevance
 from tests.slow_relevance import SlowRelevance, Value
 from tests.test_deep_taylor import (
@@ -26,8 +28,10 @@ from tests.test_deep_taylor import (
     Network,
     agree_everywhere,
     network,
+    pixels,
     special_clips,
 )
+from tests.test_operations import CASES
 
 EVERY_NETWORK = pytest.mark.parametrize("kind", NETWORKS)
 PROCESSORS: dict[str, dict[str, str]] = {
@@ -133,6 +137,57 @@ def test_many_near_ties_are_shared_as_the_rule_says(
         return s.moved(pooled, FLAT)
 
     agree_everywhere(model, slow)
+
+
+@pytest.mark.parametrize("name", [*(kind.__name__ for kind in NETWORKS), *CASES])
+def test_a_network_with_many_near_ties(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, zeros and winners behind one another, as the restatement has them."""
+    for module in (ties, slow_relevance):
+        monkeypatch.setattr(module, "EQUAL", 0.05)
+    if name in CASES:
+        case, model = CASES[name], CASES[name].model()
+        agree_everywhere(model, lambda s, x: case.slow(model, s, x))
+    else:
+        (kind,) = (kind for kind in NETWORKS if kind.__name__ == name)
+        model = network(kind)
+        agree_everywhere(model, model.slow, shape=CLIP)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_rectifier_and_a_pooling_change_places_where_no_windows_overlap(overlapping: bool) -> None:
+    """Only there guided backpropagation gives the same, which cuts off what a rectifier gets in all."""
+    pool = partial(F.max_pool3d, kernel_size=2, stride=1 if overlapping else 2)
+    model = Network(
+        lambda m, x: m.fc(m.last(pool(m.first(x).relu())).relu().mean((2, 3, 4))),
+        first=nn.Conv3d(3, 4, 3, padding=1),
+        last=nn.Conv3d(4, 4, 2, padding=1),
+        fc=nn.Linear(4, 5),
+    )
+    with torch.no_grad():
+        model.fc.weight.abs_()
+    clips = pixels(2, CLIP)
+    forward = Forward(trace(model.double().eval(), CLIP, low=LOW, high=HIGH), clips)
+    order = [type(node.operation) for node in forward.graph.nodes[1:3]]
+    assert order == ([Relu, MaxPool] if overlapping else [MaxPool, Relu])
+    torch.testing.assert_close(forward.logits, model(clips))
+    # Below 0, as the first layer's rule must find it.
+    assert forward.value(1).min() < 0
+    rectified = []
+
+    def hook(gradient: Tensor) -> Tensor:
+        rectified.append(gradient)
+        return gradient.clamp(min=0)
+
+    x = clips.clone().requires_grad_()
+    first = model.first(x)
+    y = first.relu() * 1
+    first.register_hook(hook)
+    last = model.last(pool(y))
+    last.register_hook(hook)
+    (expected,) = torch.autograd.grad(model.fc(last.relu().mean((2, 3, 4)))[:, 1].sum(), x)
+    assert (rectified[-1] < 0).any()
+    found = guided_backprop.explain(forward, torch.tensor([1, 1]))
+    torch.testing.assert_close(found, expected.sum(dim=1))
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ class Forward:
                 pool.operation.backward,
                 pool.operation.windows,
                 pool.operation.size(rounding),
+                rectified=pool.inputs[0] > 0 and self.graph.nodes[pool.inputs[0] - 1].nonnegative,
             )
         return self._winners.get(position)
 

@@ -12,6 +12,7 @@ hundredth of it where a sharp border would turn it over.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,8 @@ class Winners:
         The library's pullback, given a gradient, x and indices.
     windows, rounding
         As for `to_first`.
+    rectified
+        Whether x is known to have no negative entry.
     """
 
     x: Tensor
@@ -122,6 +125,7 @@ class Winners:
     backward: Callable[[Tensor, Tensor, Tensor], Tensor]
     windows: Sequence[Windows]
     rounding: Tensor
+    rectified: bool
     close: tuple[Sequence[Tensor], Sequence[Tensor], Tensor] | None = None
     """Of each voxel that gets part of such a window: the window, the voxel and its share."""
 
@@ -139,10 +143,10 @@ class Winners:
         found, places = [], []
         for outputs, inputs, within in _blocks(self.x, self.windows):
             top = self.top[outputs]
-            equal = self.rounding[outputs[:1]]
-            close = top - _seconds(self.x[inputs], within) < top.abs().mul_(EQUAL).add_(equal)
+            bar = top - top.abs().mul_(EQUAL).add_(self.rounding[outputs[:1]])
+            excess = _excess(self.x[inputs], top, bar, within)
             # Where the highest is 0, behind a rectifier all are, and the plain winner is the first.
-            places.append((close & (top != 0)).nonzero())
+            places.append(_positive(excess.mul_(top.sign()) if self.rectified else excess))
             for axis, part in enumerate(outputs):
                 places[-1][:, axis] += part.start or 0
             # In a uniform clip all windows are close: some at a time.
@@ -155,11 +159,17 @@ class Winners:
 
     def _shares(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the voxels of some windows get, where it is not what the library gives them."""
-        axes, rank, device = len(self.windows), self.top.dim(), places.device
+        axes, rank = len(self.windows), self.top.dim()
+        tables = [_table(along).to(places.device) for along in self.windows]
+        first = torch.zeros_like(places[:, 0])
+        for axis, table in enumerate(tables, start=-axes):
+            first = first * self.x.shape[axis] + table[places[:, axis], 0]
+        # The plain winner wins where it is the first: the quick way through uniform clips.
+        places = places[self.indices[tuple(places.T)] != first]
         before = [places[:, axis].view(-1, *(1,) * axes) for axis in range(rank - axes)]
         positions = []
-        for axis, along in enumerate(self.windows, start=-axes):
-            taken = _table(along).to(device)[places[:, axis]]
+        for axis, table in enumerate(tables, start=-axes):
+            taken = table[places[:, axis]]
             positions.append(
                 taken.view(len(places), *(taken.shape[1] if a == axis else 1 for a in range(-axes, 0)))
             )
@@ -179,37 +189,21 @@ class Winners:
         return places.T[:, chosen.nonzero()[:, 0]], torch.stack([at[chosen] for at in voxels]), share[chosen]
 
 
-def _seconds(x: Tensor, windows: Sequence[Windows]) -> Tensor:
-    """The second highest value of every window, equal to the highest where two are."""
-    top, second = x, None
-    for axis, along in reversed(list(enumerate(windows, start=-len(windows)))):
-        top, second = _two_highest(top, second, axis, along)
-    return torch.full_like(top, -torch.inf) if second is None else second
+def _excess(x: Tensor, top: Tensor, bar: Tensor, windows: Sequence[Windows]) -> Tensor:
+    """How far the values of a window, its highest apart, lie above its bar in all: exactly 0 if none does."""
+    found, above = torch.zeros_like(top), torch.empty_like(top)
+    for along in itertools.product(*windows):
+        outputs, inputs = ((..., *(pair[side] for pair in along)) for side in (0, 1))
+        part = torch.sub(x[inputs], bar[outputs], out=above[outputs])
+        found[outputs] += part.clamp_(min=0)
+    return found.sub_(top - bar)
 
 
-def _two_highest(
-    first: Tensor, second: Tensor | None, axis: int, windows: Windows
-) -> tuple[Tensor, Tensor | None]:
-    """The two highest along one axis more, from those along the axes behind it."""
-    count = max(outputs.stop for outputs, _ in windows)
-    (outputs, inputs), *others = windows
-    if outputs == slice(0, count):
-        top, runner_up = _part(first, axis, inputs), None if second is None else _part(second, axis, inputs)
-    else:
-        top, others = _lowest(first, axis, windows), list(windows)
-        runner_up = top
-    if not others:
-        return top, runner_up
-    top = top.clone()
-    runner_up = torch.full_like(top, -torch.inf) if runner_up is None else runner_up.clone()
-    for outputs, inputs in others:
-        higher, lower = _part(top, axis, outputs), _part(runner_up, axis, outputs)
-        here = _part(first, axis, inputs)
-        torch.maximum(lower, torch.minimum(higher, here), out=lower)
-        if second is not None:
-            torch.maximum(lower, _part(second, axis, inputs), out=lower)
-        torch.maximum(higher, here, out=higher)
-    return top, runner_up
+def _positive(x: Tensor) -> Tensor:
+    """Where x is positive, as `nonzero` has it, which would take long: first where it is in any channel."""
+    anywhere = (x.amax(dim=1) > 0).nonzero()
+    place, channel = (x.movedim(1, -1)[tuple(anywhere.T)] > 0).nonzero().T
+    return torch.cat([anywhere[place, :1], channel[:, None], anywhere[place, 1:]], dim=1)
 
 
 def _lowest(x: Tensor, axis: int, windows: Windows) -> Tensor:
@@ -238,7 +232,7 @@ def _along_axis(
     gradient: Tensor, x: Tensor, top: Tensor, axis: int, windows: Windows, rounding: Tensor
 ) -> Tensor:
     """The same along one axis, of whose windows `top` are the maxima."""
-    apart = _apart(windows)
+    once = apart(windows)
     found = torch.zeros_like(x)
     width = top.abs().mul_(EQUAL / 2).add_(rounding / 2)
     bar, left = top - width, gradient.clone()
@@ -251,7 +245,7 @@ def _along_axis(
             share = _share(entries, _part(bar, axis, outputs), _part(width, axis, outputs))
             given = share.mul_(rest)
             rest.sub_(given)
-        place.copy_(given) if apart else place.add_(given)
+        place.copy_(given) if once else place.add_(given)
     return found
 
 
@@ -259,7 +253,7 @@ def _blocks(
     x: Tensor, windows: Sequence[Windows]
 ) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...], Sequence[Windows]]]:
     """Cut a pooling into clips and frames, so that what is in between fits a processor's cache."""
-    if x.dim() != 5 or len(windows) != 3 or not _apart(windows[0]):
+    if x.dim() != 5 or len(windows) != 3 or not apart(windows[0]):
         yield (), (), windows
         return
     every = slice(None)
@@ -282,8 +276,8 @@ def _taken(windows: Windows, output: int) -> list[int]:
     ]
 
 
-def _apart(windows: Windows) -> bool:
-    """Whether no input is in two windows."""
+def apart(windows: Windows) -> bool:
+    """Whether no input is in two of the windows along an axis."""
     count = max(outputs.stop for outputs, _ in windows)
     taken = [i for output in range(count) for i in _taken(windows, output)]
     return len(taken) == len(set(taken))

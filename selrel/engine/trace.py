@@ -30,7 +30,7 @@ from selrel.engine.operations import (
     Routing,
     Scaling,
 )
-from selrel.engine.ties import adaptive_windows, regular_windows
+from selrel.engine.ties import adaptive_windows, apart, regular_windows
 
 aten = torch.ops.aten
 
@@ -60,10 +60,12 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], *, low: Tensor, hi
     """
     program = _export(model, shape)
     translation = _Translation(program, model)
-    nodes = _rectify_in_place(_fold_batch_norms(translation.nodes()))
+    nodes = _fold_batch_norms(translation.nodes())
+    cam_value = _cam_value(nodes, translation.shapes)
+    nodes = _rectify_in_place(_pool_first(nodes, kept=cam_value))
     first = next(model.parameters())
     bounds = tuple(_constant_image(bound, shape).to(first) for bound in (low, high))
-    return Graph(nodes=nodes, bounds=(bounds[0], bounds[1]), cam_value=_cam_value(nodes, translation.shapes))
+    return Graph(nodes=tuple(nodes), bounds=(bounds[0], bounds[1]), cam_value=cam_value)
 
 
 def _export(model: nn.Module, shape: tuple[int, int, int, int]) -> torch.export.ExportedProgram:
@@ -620,44 +622,53 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _pool_first(nodes: list[Node], *, kept: int | None) -> list[Node]:
+    """Let a rectifier and the max pooling behind it change places, where nothing else needs its output.
+
+    What they give is the same, on a smaller map; and windows are compared before anything is cut off, where
+    an entry far below 0 does not equal one hardly above it. Overlapping windows stay: guided backpropagation
+    cuts off what a rectifier gets from all of them together.
+    """
+    counts = _consumers(nodes)
+    turned = list(nodes)
+    for index, node in enumerate(nodes):
+        source = node.inputs[0]
+        before = turned[source - 1] if source else None
+        pools = isinstance(node.operation, MaxPool) and all(map(apart, node.operation.windows))
+        if before is None or not pools or counts[source] > 1 or source == kept:
+            continue
+        if isinstance(before.operation, Relu) and before.operation.plain:
+            turned[source - 1] = replace(node, inputs=before.inputs, nonnegative=False)
+            turned[index] = replace(before, inputs=(source,))
+    return turned
+
+
 # Their outputs are new tensors, which no rule but a layer's own looks at again.
 _ALLOCATING = (Layer, Addition, Scaling)
 
 
-def _rectify_in_place(nodes: list[Node]) -> tuple[Node, ...]:
+def _rectify_in_place(nodes: list[Node]) -> list[Node]:
     """Let a rectifier overwrite its input where nothing else reads it: one map less in memory.
 
-    A rule may then find a layer's output rectified. That is harmless where relevance arrives only
-    at positive entries: there both are equal.
+    Not the output of a layer that sees pixels, whose rule divides by what follows from it.
     """
     counts = _consumers(nodes)
-    quiet = _quiet_when_not_positive(nodes)
     rewritten = []
-    for position, node in enumerate(nodes, start=1):
-        if isinstance(node.operation, Relu) and node.operation.plain and quiet[position]:
-            source = _owner(nodes, counts, node.inputs[0])
-            if source is not None and isinstance(source.operation, _ALLOCATING):
+    for node in nodes:
+        if isinstance(node.operation, Relu) and node.operation.plain:
+            owner = _owner(nodes, counts, node.inputs[0])
+            if (
+                owner is not None
+                and isinstance(owner.operation, _ALLOCATING)
+                and not _sees_pixels(owner, nodes)
+            ):
                 node = replace(node, operation=Relu(in_place=True))
         rewritten.append(node)
-    return tuple(rewritten)
+    return rewritten
 
 
-def _quiet_when_not_positive(nodes: list[Node]) -> list[bool]:
-    """Tell of each value whether its entries at or below 0 get no relevance from what reads it.
-
-    A layer gives them none if the value has no negative entry: it multiplies by the entry. Poolings,
-    additions, rectifiers and moves give them none if their own output gets none there. The logits get
-    what an explanation starts from, whatever their sign.
-    """
-    quiet = [True] * len(nodes) + [False]
-    for position in range(len(nodes), 0, -1):
-        operation = nodes[position - 1].operation
-        for source in nodes[position - 1].inputs:
-            if isinstance(operation, Layer):
-                quiet[source] &= source > 0 and nodes[source - 1].nonnegative
-            else:
-                quiet[source] &= quiet[position] and not isinstance(operation, Scaling)
-    return quiet
+def _sees_pixels(node: Node, nodes: list[Node]) -> bool:
+    return any(i == 0 or nodes[i - 1].moves_pixels for i in node.inputs)
 
 
 def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
@@ -670,13 +681,13 @@ def _owner(nodes: list[Node], counts: list[int], position: int) -> Node | None:
     return None
 
 
-def _cam_value(nodes: tuple[Node, ...], shapes: list[tuple[int, ...]]) -> int | None:
+def _cam_value(nodes: list[Node], shapes: list[tuple[int, ...]]) -> int | None:
     """The last rectified feature map, concatenations and sums of such maps included, before it is pooled.
 
     A map of a single place, as in a head of 1x1x1 convolutions, shows nothing of where. One of several parts
     of a map is none, since the others count as well; neither is one whose axes have changed places.
     """
-    counts = _consumers(list(nodes))
+    counts = _consumers(nodes)
     maps: list[int] = []
     parts: list[int] = []
     for position, node in enumerate(nodes, start=1):
