@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -64,26 +65,41 @@ def application() -> App:
 def _run(arguments: list[str] | None) -> int:
     from cyclopts import CycloptsError
 
-    from flows.local_server import cache_directory
+    from flows.prefect_settings import environment_of_a_command, import_prefect
+    from flows.scratch import home_directory
     from flows.terminal import LogFormatter
+    from storage.environment import changed_environment
 
-    # Prefect and Dask would print a line for every request; what people want to see is ours.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Prefect would make itself at home in ~/.prefect, which belongs to the user's other work.
-    os.environ.setdefault("PREFECT_HOME", str(cache_directory() / "prefect"))
     log = logging.getLogger("selrel")
     shown = logging.StreamHandler()
     shown.setFormatter(LogFormatter())
     log.handlers = [shown]
     log.setLevel(logging.INFO)
     log.propagate = False
-    try:
-        app = application()
-        return int(app(arguments, exit_on_error=False, print_error=True, result_action="return_value") or 0)
-    except CycloptsError:
-        return BAD_INPUT
+    # Dask and Prefect would print a line for every request; what people want to see is ours.
+    quiet = {"DASK_LOGGING__DISTRIBUTED": "critical", **os.environ}
+    with (
+        changed_environment(quiet),
+        home_directory() as home,
+        changed_environment(environment_of_a_command(home)),
+    ):
+        _forget_warning_filters()
+        import_prefect()
+        try:
+            app = application()
+            done = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        except CycloptsError:
+            return BAD_INPUT
+        return int(done or 0)
+
+
+def _forget_warning_filters() -> None:
+    """Warn as Python does by itself: PYTHONWARNINGS=error would end a run for a word of some library."""
+    if sys.warnoptions:
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
 
 
 def _guarded(command: Callable[[], int]) -> int:

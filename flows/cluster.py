@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,7 +24,9 @@ from distributed import Client, LocalCluster, Nanny, Security, Status, Worker, W
 from tornado.ioloop import PeriodicCallback
 
 from flows.interrupts import uninterrupted
-from flows.scratch import scratch_directory
+from flows.prefect_settings import environment_of_a_worker, import_prefect
+from flows.scratch import scratch_directory, semaphores_of
+from storage.environment import changed_environment
 from tasks.versions import differences, versions
 
 THREAD_VARIABLES = (
@@ -30,6 +36,15 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_MAX_THREADS",
 )
+# Where a worker leaves word for the process that started it.
+_STARTED_FROM = "SELREL_STARTED_FROM"
+_UNGUARDED = "unguarded"
+_GUARD = (
+    "the script that starts this run is run again by each of its workers: put the call below the line "
+    '`if __name__ == "__main__":`'
+)
+# Names by which a script finds out whether it is run by a worker.
+_LOOKS = {"__name__", "current_process", "parent_process"}
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LOOK_S = 5.0
 _CERTIFICATES = ("distributed.comm.tls.ca-file", "distributed.comm.tls.client.cert")
@@ -61,6 +76,7 @@ class ThreadLimit(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Set the limits in the worker's process; called by Dask, again after a restart."""
+        import_prefect()
         import cv2
         import torch
 
@@ -203,6 +219,7 @@ def visible_gpus(count: int, chosen: str | None) -> list[str]:
 def in_process() -> Iterator[Client]:
     """Open a Dask client whose one worker is a thread of this process: for a trial, not for a run."""
     with (
+        dask.config.set(_defaults()),
         dask.config.set(_UNWATCHED),
         LocalCluster(n_workers=1, processes=False, **_on_loopback()) as local,
         Client(local) as client,
@@ -217,11 +234,12 @@ def check_cluster(
     scheduler: str | None = None,
     insecure: bool = False,
 ) -> None:
-    """Refuse, by ValueError, what `cluster` would refuse, before anything is started."""
+    """Refuse what `cluster` would refuse, before anything is started."""
     for name, value in (("workers", workers), ("threads per worker", threads_per_worker)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: give 1 or more")
     if scheduler is None:
+        _check_script()
         return
     if workers is not None or threads_per_worker is not None:
         raise ValueError(
@@ -231,22 +249,71 @@ def check_cluster(
     _check_address(scheduler, insecure)
 
 
+def _check_script() -> None:
+    """Refuse a call by a script that never looks whether a worker runs it, before anything is started."""
+    script = sys.modules["__main__"]
+    if getattr(script, "__file__", None) is None:
+        return
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is vars(script) and frame.f_code.co_name == "<module>":
+            if not _LOOKS.intersection(frame.f_code.co_names):
+                raise RuntimeError(_GUARD)
+            return
+        frame = frame.f_back
+
+
+def refuse_unguarded_script() -> None:
+    """Refuse to start a run in a worker that is only just starting, and tell the process that started it.
+
+    A spawned process runs its parent's script again, up to ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    RuntimeError
+        If this process is such a worker.
+    """
+    # As multiprocessing asks before it lets such a process start another.
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    if directory := os.environ.get(_STARTED_FROM):
+        Path(directory, _UNGUARDED).touch()
+    raise RuntimeError(_GUARD)
+
+
 @contextmanager
 def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
-    with uninterrupted(_starting_cluster(workers, threads, timeout)) as client:
-        client.wait_for_workers(workers, timeout=timeout)
+    with (
+        scratch_directory("dask") as directory,
+        uninterrupted(_starting_cluster(workers, threads, timeout, directory)) as client,
+    ):
+        _wait_for_workers(client, workers, timeout, directory / _UNGUARDED)
         client.register_plugin(ThreadLimit(threads))
         yield client
 
 
+def _wait_for_workers(client: Client, workers: int, timeout: float, unguarded: Path) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            client.wait_for_workers(workers, timeout=1)
+            return
+        except TimeoutError:
+            if unguarded.exists():
+                raise RuntimeError(_GUARD) from None
+            if time.monotonic() > deadline:
+                raise
+
+
 @contextmanager
-def _starting_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
+def _starting_cluster(workers: int, threads: int, timeout: float, directory: Path) -> Iterator[Client]:
     """A scheduler, and the order to start its workers, which then takes seconds."""
-    variables = {name: str(threads) for name in THREAD_VARIABLES}
+    variables = {name: str(threads) for name in THREAD_VARIABLES} | {_STARTED_FROM: str(directory)}
     with (
-        scratch_directory("dask") as directory,
+        dask.config.set(_defaults()),
         dask.config.set(_local_settings(variables, directory)),
-        _environment(variables),
+        changed_environment(environment_of_a_worker(variables)),
+        semaphores_of(directory),
         _start_local(workers) as local,
         Client(local, timeout=timeout) as client,
     ):
@@ -336,6 +403,12 @@ def _on_loopback() -> dict[str, Any]:
         },
         "silence_logs": logging.CRITICAL,
     }
+
+
+def _defaults() -> dict[str, object]:
+    """Dask's configuration without a user's own, whose files and variables are for other clusters."""
+    defaults: dict[str, object] = dask.config.merge(*dask.config.defaults)
+    return {"scheduler": None, **defaults}
 
 
 def _local_settings(variables: dict[str, str], directory: Path) -> dict[str, object]:
@@ -445,18 +518,3 @@ def _is_loopback(host: str) -> bool:
 
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables of this process, which Dask hands to its workers before what its configuration says."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from flows.cluster import check_cluster, cluster
+from flows.standalone import announced_end, standalone
 from selrel.selective import PRESETS, SIGMAS
 from storage.leases import Lease, lease
 from storage.root import Root
@@ -25,7 +26,7 @@ from tasks.request import PAPER_METHODS, Request
 from tasks.score import score
 
 
-@flow(name="explain-ucf101", flow_run_name="{checkpoint}", validate_parameters=True)
+@standalone(name="explain-ucf101", flow_run_name="{checkpoint}", validate_parameters=True)
 def explain_ucf101(
     data: str,
     checkpoint: str,
@@ -86,8 +87,8 @@ def explain_ucf101(
         batch_clips: Clips of one forward pass.
         seed: Seed of the draw of videos, and of the held-out groups.
         max_drop: The largest fall of the motion share that passes, such as 0.05 for five percentage points;
-            a run that falls by more, and by more than chance, is complete, but its flow run fails and emits
-            the event selrel.motion-share.dropped.
+            a run that falls by more, and by more than chance where three groups of videos or more can tell,
+            is complete, but its flow run fails and emits the event selrel.motion-share.dropped.
         against: The run to compare with, instead of the last one on the same data set and settings.
 
     Returns
@@ -135,12 +136,13 @@ def carry_out(
     logging.getLogger("selrel").setLevel(logging.INFO)
     for note in made.notes:
         log.info(note)
-    if made.finished:
-        log.info("%s is finished already; nothing to do", made.url)
-    else:
-        check_cluster(workers, scheduler=scheduler, insecure=insecure)
-        _make(made, workers=workers, scheduler=scheduler, insecure=insecure)
-    check_gate(made.url, **made.description["gate"])
+    with announced_end():
+        if made.finished:
+            log.info("%s is finished already; nothing to do", made.url)
+        else:
+            check_cluster(workers, scheduler=scheduler, insecure=insecure)
+            _make(made, workers=workers, scheduler=scheduler, insecure=insecure)
+        check_gate(made.url, **made.description["gate"])
 
 
 def _make(made: Plan, *, workers: int | None, scheduler: str | None, insecure: bool) -> None:

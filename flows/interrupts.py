@@ -1,8 +1,10 @@
-"""Ctrl-C at moments when it can be obeyed: once, and not in the middle of a start or a stop."""
+"""Ctrl-C and SIGTERM at moments when they can be obeyed: once, and not in the middle of a start or a stop."""
 
 from __future__ import annotations
 
 import _thread
+import logging
+import os
 import signal
 import sys
 import threading
@@ -10,20 +12,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+_log = logging.getLogger("selrel")
 _AGAIN_S = 0.05
 _STOPPING_S = 30.0
+# Each with the handler that Python starts with.
+_OBEYED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _open: list[_Hold] = []
 
 
 @contextmanager
 def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
-    """Obey the first Ctrl-C, and none that comes while the process is stopping for it, for half a minute.
+    """Obey the first Ctrl-C or SIGTERM, and none that comes while the process stops, for half a minute.
 
     Within an import, it is not raised: some compiled modules would abort the process. Where Ctrl-C is
-    ignored, as for a shell's background job, or handled by somebody else, that stays so.
+    ignored, as for a shell's background job, or handled by somebody else, that stays so; then SIGTERM stops
+    the process in the same order.
 
     Parameters
     ----------
@@ -31,23 +37,34 @@ def one_interrupt(leave: Callable[[], object]) -> Iterator[None]:
         Called instead where an import is under way and nothing is open (`uninterrupted`) that must be
         stopped in order: it ends the process at once. With something open, the import is ended first.
     """
-    if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    obeyed = [number for number, handler in _OBEYED.items() if signal.getsignal(number) is handler]
+    if not _in_main_thread() or not obeyed:
         yield
         return
     once = _Once(leave, sys.unraisablehook)
-    signal.signal(signal.SIGINT, once.obey)
+    for number in obeyed:
+        signal.signal(number, once.obey)
     sys.unraisablehook = once.obey_if_lost
     try:
         yield
     finally:
         sys.unraisablehook = once.hook
+        for number in obeyed:
+            signal.signal(number, _OBEYED[number])
         # A handler of Python's own would be taken off as the interpreter ends, which takes a while.
-        signal.signal(signal.SIGINT, signal.SIG_IGN if once.pressed else signal.default_int_handler)
+        if once.pressed is not None and signal.SIGINT in obeyed:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def say_how_to_stop() -> None:
+    """Name SIGTERM where this process ignores Ctrl-C, as a script's shell has it for background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        _log.info("Ctrl-C is ignored, as in a script's background jobs: `kill %d` stops this", os.getpid())
 
 
 @contextmanager
 def uninterrupted(context: AbstractContextManager[Value]) -> Iterator[Value]:
-    """Enter and leave a context as a whole: a Ctrl-C meanwhile counts as soon as that is done.
+    """Enter and leave a context as a whole: a Ctrl-C or SIGTERM meanwhile counts as soon as that is done.
 
     What is half started can't be stopped in order, and what is half stopped stays. So a context that is
     entered in here must not wait for long.
@@ -78,22 +95,22 @@ def uninterrupted(context: AbstractContextManager[Value]) -> Iterator[Value]:
 
 
 class _Once:
-    """What Ctrl-C does while a command runs."""
+    """What Ctrl-C and SIGTERM do while a command runs."""
 
     def __init__(self, leave: Callable[[], object], hook: Callable[[sys.UnraisableHookArgs], object]) -> None:
         self.leave, self.hook = leave, hook
-        self.pressed = False
+        self.pressed: int | None = None
         self.obeyed_at: float | None = None
 
-    def obey(self, _: int, frame: FrameType | None) -> None:
+    def obey(self, number: int, frame: FrameType | None) -> None:
         # A stop may hang.
         if self.obeyed_at is not None and time.monotonic() - self.obeyed_at < _STOPPING_S:
             return
-        self.pressed = True
+        self.pressed = number
         if _is_importing(frame):
             if not _open:
                 self.leave()
-            _press_later()
+            _press_later(number)
             return
         self.obeyed_at = time.monotonic()
         raise KeyboardInterrupt
@@ -103,32 +120,33 @@ class _Once:
         if unraisable.exc_type is not KeyboardInterrupt or self.obeyed_at is None or not _in_main_thread():
             self.hook(unraisable)
             return
+        assert self.pressed is not None
         self.obeyed_at = None
-        _press_later()
+        _press_later(self.pressed)
 
 
 class _Hold:
-    """Notes a Ctrl-C between `begin` and `end`, and passes it on at the end."""
+    """Notes a Ctrl-C or SIGTERM between `begin` and `end`, and passes it on at the end."""
 
     def __init__(self) -> None:
-        self.before = signal.getsignal(signal.SIGINT)
-        # Other threads don't get the signal, and one that is ignored stays so.
-        self.applies = _in_main_thread() and callable(self.before)
-        self.noted = False
+        # Other threads don't get the signals; one that is ignored, or ends the process at once, stays so.
+        handlers = {number: signal.getsignal(number) for number in _OBEYED} if _in_main_thread() else {}
+        self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
+        self.noted: int | None = None
 
     def begin(self) -> None:
-        if self.applies:
-            signal.signal(signal.SIGINT, self._note)
+        for number in self.before:
+            signal.signal(number, self._note)
 
     def end(self) -> None:
-        if self.applies:
-            signal.signal(signal.SIGINT, self.before)
-        if self.noted:
-            self.noted = False
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.noted is not None:
+            number, self.noted = self.noted, None
+            signal.raise_signal(number)
 
-    def _note(self, *_: object) -> None:
-        self.noted = True
+    def _note(self, number: int, _: object) -> None:
+        self.noted = number
 
 
 def _in_main_thread() -> bool:
@@ -143,11 +161,11 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _press_later() -> None:
+def _press_later(number: int) -> None:
     # threading.Thread takes locks, which the code that was interrupted may hold.
-    _thread.start_new_thread(_press, (threading.get_ident(),))
+    _thread.start_new_thread(_press, (threading.get_ident(), number))
 
 
-def _press(thread: int) -> None:
+def _press(thread: int, number: int) -> None:
     time.sleep(_AGAIN_S)
-    signal.pthread_kill(thread, signal.SIGINT)
+    signal.pthread_kill(thread, number)

@@ -20,9 +20,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 
+_USED = ContextVar("selrel_private_server", default=False)
 _READY = b"ready\n"
 
 
@@ -57,15 +59,31 @@ def temporary_server(
     Exception
         Whatever `meanwhile` raises; the server is stopped first.
     """
+    from flows.cluster import refuse_unguarded_script
+    from flows.interrupts import say_how_to_stop
+    from flows.prefect_settings import environment_of_a_client
     from flows.scratch import scratch_directory
+    from storage.environment import changed_environment
 
+    refuse_unguarded_script()
+    say_how_to_stop()
     password = f"selrel:{secrets.token_urlsafe(24)}"
     with (
         scratch_directory("prefect") as home,
+        changed_environment(environment_of_a_client(home)),
         _server_process(home, password, timeout, meanwhile) as url,
-        _client_settings(url, home, password),
+        _client(url, home, password),
     ):
-        yield url
+        token = _USED.set(True)
+        try:
+            yield url
+        finally:
+            _USED.reset(token)
+
+
+def is_used() -> bool:
+    """Whether a private server is started and used at this point of the program."""
+    return _USED.get()
 
 
 @contextmanager
@@ -86,6 +104,8 @@ def _server_process(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
+            # Prefect reads settings where it starts, too.
+            cwd=home,
             env=_server_environment(home, password),
             # Ctrl-C reaches this process only, which can then still record how the run ended.
             start_new_session=True,
@@ -114,22 +134,18 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
     try:
-        process.wait(timeout=10)
+        # It ends at once, unless it hangs.
+        process.wait(timeout=3)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def _server_environment(home: Path, password: str) -> dict[str, str]:
-    # Nothing of the user's own Prefect settings applies to this server, least of all a database address.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return inherited | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_API_AUTH_STRING": password,
-        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    # Here, as all of the project: the server is this file by itself.
+    from flows.prefect_settings import environment_of_a_server
+
+    return environment_of_a_server(home, password) | {
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
@@ -140,37 +156,20 @@ def _server_environment(home: Path, password: str) -> dict[str, str]:
 
 
 @contextmanager
-def _client_settings(url: str, home: Path, password: str) -> Iterator[None]:
-    from prefect.settings import (
-        PREFECT_API_AUTH_STRING,
-        PREFECT_API_KEY,
-        PREFECT_API_URL,
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-        PREFECT_HOME,
-        temporary_settings,
-    )
-
-    updates = {
-        PREFECT_API_URL: url,
-        PREFECT_API_AUTH_STRING: password,
-        PREFECT_HOME: home,
-        # Nobody listens, and on a busy machine the last of them keeps this process waiting for its server.
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-    }
-    with temporary_settings(updates=updates, restore_defaults=[PREFECT_API_KEY]):
-        try:
-            yield
-        finally:
-            _send_what_is_left()
-
-
-def _send_what_is_left() -> None:
-    """Deliver this process's queued logs and events while their server still listens."""
+def _client(url: str, home: Path, password: str) -> Iterator[None]:
+    from prefect.events.clients import NullEventsClient
     from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(timeout=5, at_exit=False)
-    EventsWorker.drain_all(timeout=5, at_exit=False)
+    from flows.prefect_settings import client_of
+
+    # Nobody reads this server's logs and events, and their senders keep a process whose server is lost.
+    EventsWorker.set_client_override(NullEventsClient)
+    try:
+        # On this machine, a server that does not answer is gone; the run goes on without it.
+        with client_of(url, home, password, logs=False, max_retries=0, heartbeat=None):
+            yield
+    finally:
+        EventsWorker.set_client_override(None)
 
 
 def _serve(home: Path, listener: socket.socket, tell_ready: int) -> None:
@@ -219,7 +218,8 @@ def copy_empty_database(path: Path) -> None:
 
 def cache_directory() -> Path:
     """The user's cache of this project; what is in it can be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selrel"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "selrel"
 
 
 async def _migrate() -> None:

@@ -12,6 +12,8 @@ from rich.text import Text
 from flows.terminal import Console
 from selrel.scores.paper import PAPER
 from storage.figures import (
+    OLDER,
+    counted,
     difference_range,
     lift,
     map_name,
@@ -52,7 +54,7 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
         line = visible(f"{share:24} {percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}")
         # Never cut or wrapped: people copy the run from here.
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def print_result(console: Console, url: str) -> dict[str, Any]:
@@ -70,9 +72,9 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     """
     root, paths = finished_run(url)
     summary: dict[str, Any] = all_visible(read_summary(root, paths))
-    console.print(_headline(summary), markup=True)
+    console.print(*_headline(summary), sep="\n")
     if summary.get("comparison"):
-        console.print(_since(summary["comparison"]), highlight=False, soft_wrap=True, markup=False)
+        console.print(_since(summary["comparison"]), soft_wrap=True)
     for name, table in (
         ("table1", _precision),
         ("object_motion", _object_motion),
@@ -83,8 +85,8 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
         # A single method agrees with none.
         if root.exists(paths.table(name)):
             rows = _overall(root, paths, name)
-            console.print(table(rows), *reasons(rows), "", sep="\n", highlight=False)
-    console.print(_places(root, paths, summary), highlight=False, soft_wrap=True, markup=False)
+            console.print(table(rows), *reasons(rows), "", sep="\n")
+    console.print(_places(root, paths, summary), soft_wrap=True)
     return summary
 
 
@@ -128,7 +130,7 @@ def print_comparison(
     """Print what changed from one run to another; `rows` are those of `tasks.compare.compare_runs`."""
     lines = [f"Before {before}", f"After  {after}", *(f"Note: {visible(note)}" for note in notes)]
     rows = all_visible(rows)
-    console.print(*lines, "", sep="\n", highlight=False, soft_wrap=True, markup=False)
+    console.print(*lines, "", sep="\n", soft_wrap=True)
     of_all = [row for row in rows if row["class"] is None]
     of_all.sort(key=_is_detail)
     _print_differences(console, of_all, "score (%)", _score_name)
@@ -143,7 +145,7 @@ def print_comparison(
 def _print_differences(
     console: Console, rows: Sequence[Row], heading: str, name: Callable[[Row], str]
 ) -> None:
-    console.print(_differences(rows, heading, name), *reasons(rows), "", sep="\n", highlight=False)
+    console.print(_differences(rows, heading, name), *reasons(rows), "", sep="\n")
 
 
 def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
@@ -187,7 +189,7 @@ def print_json(console: Console, value: object) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     # As JSON writes out what is no sign: the text stays JSON, of the same value.
     text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def print_start(console: Console, made: Plan, work: Row) -> None:
@@ -198,7 +200,7 @@ def print_start(console: Console, made: Plan, work: Row) -> None:
         "This run is finished already; nothing to do." if made.finished else f"Run {made.run}",
         f"Settings, from flags, selrel.toml and SELREL_ variables: {words}",
     ]
-    console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
+    console.print(*lines, sep="\n", soft_wrap=True)
 
 
 def print_plan(console: Console, found: Row) -> None:
@@ -209,7 +211,7 @@ def print_plan(console: Console, found: Row) -> None:
         *map(visible, found["notes"]),
         f"Run      {found['run']}",
         f"Data set {found['dataset']}: {found['videos']:,} videos, {about}{found['clips']:,} clips in "
-        f"{about}{_counted(found['blocks'], 'block')}",
+        f"{about}{counted(found['blocks'], 'block')}",
         f"Disk     at most {_gigabytes(found['bytes'])}" + (f" of {_gigabytes(free)} free" if free else ""),
     ]
     if found["finished"]:
@@ -218,15 +220,11 @@ def print_plan(console: Console, found: Row) -> None:
         steps = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in found["seconds_per_clip"].items())
         elsewhere = f" here ({found['scheduler']} was not asked)" if found["scheduler"] else ""
         lines += [
-            f"Time     about {_duration(found['seconds'])} with {_counted(found['workers'], 'worker')} of "
-            f"{_counted(found['threads_per_worker'], 'thread')}{elsewhere}, once everything is started",
+            f"Time     about {_duration(found['seconds'])} with {counted(found['workers'], 'worker')} of "
+            f"{counted(found['threads_per_worker'], 'thread')}{elsewhere}, once everything is started",
             f"         seconds a clip, measured on a few: {steps}",
         ]
-    console.print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+    console.print(*lines, sep="\n", soft_wrap=True)
 
 
 def _gigabytes(size: int) -> str:
@@ -260,28 +258,28 @@ def print_training(console: Console, made: Mapping[str, Any]) -> None:
         f"{percent(1 / len(made['classes']))}).",
         f"Checkpoint {made['checkpoint']}, sha256 {made['sha256'][:12]}",
         sep="\n",
-        highlight=False,
         soft_wrap=True,
-        markup=False,
     )
 
 
-def _headline(summary: Mapping[str, Any]) -> str:
+def _headline(summary: Mapping[str, Any]) -> tuple[str | Text, ...]:
     clips = (
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
         f"{percent(summary['accuracy'])} of the clips."
     )
     share = summary["motion_share"]
     if share is None:
-        return f"\nDeep Taylor was not asked for, so there is no motion share.\n{clips}\n"
+        return "\nDeep Taylor was not asked for, so there is no motion share.", f"{clips}\n"
+    older = () if "no_interval" in share else (OLDER,)
     if share.get("no_interval"):
         interval = f"). There is no 95 % interval: {share['no_interval']}."
     else:
         interval = "; in\nbrackets the 95 % interval over groups of videos)."
     return (
-        f"\n[bold]Motion share {mean_and_interval(share)}[/bold]\n"
-        f"This part of the positive relevance changes over time (deep Taylor, 2 sigma{interval}\n"
-        f"{clips}\n"
+        Text(f"\nMotion share {mean_and_interval(share)}", style="bold"),
+        f"This part of the positive relevance changes over time (deep Taylor, 2 sigma{interval}",
+        *older,
+        f"{clips}\n",
     )
 
 
@@ -389,15 +387,16 @@ def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
 def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     odd = []
     if summary["excluded_videos"]:
-        odd.append(f"{summary['excluded_videos']:,} videos were excluded (exclusions.parquet says why).")
+        odd.append(f"Excluded: {counted(summary['excluded_videos'], 'video')} (exclusions.parquet says why).")
     if summary.get("left_out_clips"):
         odd.append(
-            f"Completed with exclusions: {summary['left_out_clips']:,} clips are left out, since they killed "
-            "their worker processes\n(exclusions.parquet of the run says which; after `selrel verify RUN "
+            f"Completed with exclusions: {counted(summary['left_out_clips'], 'clip')} left out, for killing "
+            "worker processes\n(exclusions.parquet of the run says which; after `selrel verify RUN "
             "--repair` the same command tries again)."
         )
     if summary.get("other_target_clips"):
-        odd.append(f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.")
+        flagged = counted(summary["other_target_clips"], "clip")
+        odd.append(f"Flagged: {flagged}, explained for a class that is not the model's answer.")
     if summary["largest_conservation_error"] is not None:
         odd.append(
             f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e} (what "

@@ -9,13 +9,13 @@ import fcntl
 import logging
 import os
 import secrets
-import signal
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -26,6 +26,7 @@ import httpx
 
 from flows.keeper import MARK, end, keeper
 from flows.local_server import copy_empty_database
+from flows.prefect_settings import client_of, environment_of_a_server
 
 POOL = "selrel"
 WATCHER = "watch-checkpoints/watch-checkpoints"
@@ -72,7 +73,8 @@ class Kept:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "--no-prompt", *self.arguments],
-                cwd=_PROJECT,
+                # Prefect reads settings where it starts, too.
+                cwd=self.state,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -174,7 +176,7 @@ def standing_server(
         server.start()
         _wait_until_healthy(server, standing)
         _deploy(of_server)
-        with _client_settings(standing):
+        with _client(standing):
             _set_up(parameters, every)
         # A run is asked to end while the server can still take note of it.
         stack.callback(end, f"{mark}.worker")
@@ -191,22 +193,14 @@ def stand(standing: Standing) -> None:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM do what Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _owned(state: Path) -> Iterator[None]:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = state.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ValueError(
+            f"the state in {state}, with a password and a database, is open to other users: "
+            f"`chmod 700 {shlex.quote(str(state))}`, or give another --state"
+        )
     lock = os.open(state / ".owner", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
@@ -236,18 +230,10 @@ def _free(port: int) -> int:
 
 
 def _environment(standing: Standing) -> dict[str, str]:
-    # The user's own Prefect settings are for other servers.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     password = _password(standing)
-    return inherited | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(standing.state),
+    return environment_of_a_server(standing.state, password) | {
         "PREFECT_API_URL": standing.api,
         "PREFECT_API_AUTH_STRING": password,
-        "PREFECT_SERVER_API_AUTH_STRING": password,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "5",
@@ -273,7 +259,7 @@ def _wait_until_healthy(server: Kept, standing: Standing) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and server.runs:
         try:
-            if httpx.get(f"{standing.api}/health", timeout=5).status_code == 200:
+            if httpx.get(f"{standing.api}/health", timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
@@ -302,18 +288,8 @@ def _deploy(environment: Mapping[str, str]) -> None:
             raise RuntimeError(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}")
 
 
-@contextmanager
-def _client_settings(standing: Standing) -> Iterator[None]:
-    from prefect.settings import (
-        PREFECT_API_AUTH_STRING,
-        PREFECT_API_KEY,
-        PREFECT_API_URL,
-        temporary_settings,
-    )
-
-    updates = {PREFECT_API_URL: standing.api, PREFECT_API_AUTH_STRING: _password(standing)}
-    with temporary_settings(updates=updates, restore_defaults=[PREFECT_API_KEY]):
-        yield
+def _client(standing: Standing) -> AbstractContextManager[None]:
+    return client_of(standing.api, standing.state, _password(standing))
 
 
 def _set_up(parameters: Mapping[str, Any], every: timedelta) -> None:
@@ -354,7 +330,7 @@ def _end_unbegun_runs(standing: Standing) -> None:
 
     A run that had begun may still go on; its heartbeat tells.
     """
-    with _client_settings(standing):
+    with _client(standing):
         _end_runs("PENDING", reason="The worker was lost before this run began.")
 
 

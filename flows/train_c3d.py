@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow
 from prefect.events import emit_event
 
+from flows.standalone import standalone
 from selrel.models.c3d import HIDDEN, WIDTHS
 from tasks.train import train
 
 
-@flow(name="train-c3d", flow_run_name="{checkpoint}", validate_parameters=True)
+@standalone(name="train-c3d", flow_run_name="{checkpoint}", validate_parameters=True)
 def train_c3d(
     data: str,
     checkpoint: str,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.cluster import cluster
 from flows.explain_ucf101 import hold_run, run_stages
+from flows.standalone import standalone
 from storage.receipts import pending
 from tasks.benchmark import Bench
 from tasks.plan import publish
@@ -13,7 +12,7 @@ from tasks.validate import note_run, plan_case, randomise_cases, score_cases, tr
 from tasks.verdict import verdict
 
 
-@flow(name="validate", validate_parameters=False)
+@standalone(name="validate", validate_parameters=False)
 def validate_relevance(bench: Bench, workers: int | None = None) -> None:
     """Train models whose use of motion is known, explain each by the main job, and compare.
 

@@ -15,6 +15,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
 from flows.explain_ucf101 import explain_ucf101, request_from
+from flows.standalone import announced_end
 from storage.ledger import Entry, append
 from storage.root import Root
 from storage.sources import PATTERNS
@@ -57,9 +58,10 @@ def watch_checkpoints(
     -------
         The files by what became of them at this look.
     """
-    request = request_for(data=data, root=root, settings=settings or {})
-    explain = on_server({**(settings or {}), "data": data, "root": root})
-    return go_through(watch, request, explain=explain, patterns=patterns, at_once=at_once, tries=tries)
+    with announced_end():
+        request = request_for(data=data, root=root, settings=settings or {})
+        explain = on_server({**(settings or {}), "data": data, "root": root})
+        return go_through(watch, request, explain=explain, patterns=patterns, at_once=at_once, tries=tries)
 
 
 def go_through(

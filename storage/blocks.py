@@ -27,6 +27,7 @@ from storage.bounded_zstd import bounded
 from storage.layout import content_hash
 from storage.receipts import REPAIR, Written, array_sha256, of_bytes
 from storage.root import Root
+from storage.text import first_line
 from storage.zarr_metadata import UnsafeGroup, check_arrays
 
 Attributes = Mapping[str, Any]
@@ -317,7 +318,8 @@ def _check_template(root: Root, path: str, template: str) -> None:
         content = root.read_json(f"{path}/zarr.json")
     except (FileNotFoundError, ValueError):
         return
-    found = content.get("attributes", {}).get("template")
+    attributes = content.get("attributes") if isinstance(content, dict) else None
+    found = attributes.get("template") if isinstance(attributes, dict) else None
     if found not in (None, template):
         raise TemplateMismatch(
             f"{root.join(path)} was made from other clips, sizes, block size or attributes"
@@ -335,8 +337,9 @@ def _open(root: Root, path: str, *, mode: str, axes: Mapping[str, int] | None = 
             f"no zarr group at {root.join(path)}: has the stage that makes it run?"
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UnsafeGroup(f"{root.join(path)} is no zarr group of this project ({reason})") from error
+        raise UnsafeGroup(
+            f"{root.join(path)} is no zarr group of this project ({first_line(error)})"
+        ) from error
     found = group.metadata.consolidated_metadata
     arrays = {} if found is None else {name: array.to_dict() for name, array in found.metadata.items()}
     check_arrays(arrays, root.join(path), axes)
@@ -429,8 +432,7 @@ def _damage(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int
     try:
         yield
     except (RuntimeError, ValueError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _damaged(root, path, array, start, stop, reason) from error
+        raise _damaged(root, path, array, start, stop, first_line(error)) from error
 
 
 def _damaged(

@@ -48,7 +48,7 @@ class CheckedStore(LocalStore):
         start, stop = _ends(byte_range)
         try:
             data = self._read(f"{self._path}/{key}", start, stop)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 

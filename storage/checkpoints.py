@@ -24,6 +24,7 @@ from torch import Tensor
 
 from storage.pickles import UnreadablePickle, unfolded_size
 from storage.root import file_at
+from storage.text import first_line
 
 GIB = 2**30
 MAX_BYTES = 8 * GIB
@@ -329,7 +330,7 @@ def _entry_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(entry)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
-        raise _Refusal(f"is damaged ({_first_line(error)}); download it again") from error
+        raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
 
 
 def _check_unfolded(file: io.BytesIO) -> None:
@@ -352,7 +353,7 @@ def _unpickled(data: bytes) -> object:
         raise _Refusal("declares more data than this machine has memory for; download it again") from error
     # A damaged pickle can fail in any way.
     except Exception as error:
-        raise _Refusal(f"is damaged ({_first_line(error)}); download it again") from error
+        raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
 
 
 def _pickled_code(message: str) -> str:
@@ -374,12 +375,7 @@ def _safetensors(data: bytes) -> object:
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _Refusal(f"is a damaged safetensors file ({_first_line(error)}); download it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120]
+        raise _Refusal(f"is a damaged safetensors file ({first_line(error)}); download it again") from error
 
 
 def _weights(content: object) -> dict[str, Tensor]:

@@ -43,9 +43,14 @@ def opened(base: str, names: Sequence[str], *, follow: bool) -> Iterator[Buffere
         flags = _READ if follow else _READ | os.O_NOFOLLOW
         with nullcontext() if follow else _told(folder, names[-1]):
             descriptor = os.open(names[-1], flags, dir_fd=folder)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        number, reason = (
+            (errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else (errno.EINVAL, NO_FILE)
+        )
+        raise OSError(number, reason, "/".join([base, *names]))
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, NO_FILE, "/".join([base, *names]))
         yield file
 
 

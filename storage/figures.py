@@ -8,6 +8,11 @@ from typing import Any
 Row = Mapping[str, Any]
 
 MISSING = "-"
+# Of runs whose intervals and lifts have no reason where they are missing.
+OLDER = (
+    "This run is of an older release: its intervals are too narrow below ten groups of videos, and its lifts "
+    "count clips in which next to nothing moves."
+)
 # In the place of an interval or a lift that can't be given; `reasons` says why.
 NONE = "none"
 
@@ -87,6 +92,11 @@ def milliseconds(row: Row, low: str = "low", high: str | None = None) -> str:
 def count(value: int) -> str:
     """Write a count with separators."""
     return f"{value:,}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Write how many there are of something."""
+    return f"{count(n)} {noun}" + ("" if n == 1 else "s")
 
 
 def map_name(sigma: float) -> str:

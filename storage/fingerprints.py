@@ -25,6 +25,7 @@ from storage.tables import DamagedTable, read_table, write_table
 
 # The coarsest clocks of file systems tick every two seconds (FAT).
 _TICK_NS = 2_000_000_000
+_LATEST_NS = 2**63 - 1
 # Reading waits for the disk, and hashing leaves Python's lock.
 _READERS = min(16, 2 * (os.cpu_count() or 1))
 _SCHEMA = pa.schema(
@@ -247,7 +248,9 @@ def _read(path: str) -> Fingerprint:
 
 
 def _facts(status: os.stat_result) -> tuple[int, int, int, int]:
-    return (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    # A file may be of the year 2400, which no 64 bits of nanoseconds hold.
+    modified = max(-_LATEST_NS, min(status.st_mtime_ns, _LATEST_NS))
+    return (status.st_size, status.st_ino, modified, status.st_ctime_ns)
 
 
 def _path(name: str, path_of: Callable[[str], str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ refused with the file's name, and so is a value that is missing, as soon as some
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     ConfigDict,
@@ -27,6 +27,9 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 # Passed on as keywords.
 _CLOSED = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
+T = TypeVar("T")
+# One fault is told, and each that is found takes more memory than the file.
+Many = Annotated[list[T], Field(fail_fast=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 # What names a method names its file and its array.
 Method = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -116,7 +119,7 @@ class Drawn(TypedDict, total=False):
 
     seed: int
     videos: int | None
-    classes: list[str] | None
+    classes: Many[str] | None
     held_out_groups: Count | None
 
 
@@ -217,8 +220,8 @@ class SummaryForm(TypedDict, total=False):
     finished_at: str
     comparison: Verdict | None
     state: str
-    quarantined: list[dict[str, JsonValue]]
-    left_out_blocks: list[Count]
+    quarantined: Many[dict[str, JsonValue]]
+    left_out_blocks: Many[Count]
     left_out_clips: Count
 
 
@@ -226,8 +229,8 @@ class SummaryForm(TypedDict, total=False):
 class DatasetForm(TypedDict, total=False):
     """dataset.json; a row a video: name, class, label, group, split, and what else tells it from another."""
 
-    videos: list[list[Scalar]]
-    classes: Annotated[list[str], Field(min_length=1)]
+    videos: Many[Many[Scalar]]
+    classes: Annotated[Many[str], Field(min_length=1)]
     split: int
     subset: str
     view: View
@@ -275,15 +278,19 @@ def checked(form: TypeAdapter[Any], content: object, where: str) -> Stored:
     """
     try:
         form.validate_python(content)
+        found: Stored = _stored(content, where)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(repr(part)[1:-1] if isinstance(part, str) else str(part) for part in first["loc"])
         value = repr(first["input"])
         value = value if len(value) <= 60 else f"{value[:60]}.."
         raise Damaged(
-            f"{where} is damaged, or was changed by hand: {place or 'it'} is {value} ({first['msg']})"
+            f"{where} is damaged, or was changed by hand: {place[:80] or 'it'} is {value} ({first['msg']})"
         ) from None
-    found: Stored = _stored(content, where)
+    except RecursionError:
+        raise Damaged(
+            f"{where} is damaged, or was changed by hand: it holds lists in lists without end"
+        ) from None
     if form is DATASET:
         _check_videos(found, where)
     return found

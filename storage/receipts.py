@@ -21,7 +21,7 @@ from storage.root import Root, UnreadableFile
 REPAIR = "the same command again redoes it; if the run is finished, `selrel verify RUN --repair` first"
 _NONE = "is no receipt, or was changed"
 LINK = "is a link, where only files of the run or data set itself are taken: refused"
-_RECEIPT = re.compile(r"[0-9]{6,12}\.json")
+_RECEIPT = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json")
 _KINDS = {"stage": str, "block": int, "start": int, "stop": int, "sha256": dict, "files": dict, "sizes": dict}
 
 
@@ -235,7 +235,11 @@ def is_sealed(content: object) -> bool:
     """Whether a JSON object is as it was when it got its seal."""
     if not isinstance(content, dict) or "seal" not in content:
         return False
-    return bool(content["seal"] == content_hash({k: v for k, v in content.items() if k != "seal"}))
+    try:
+        return bool(content["seal"] == content_hash({k: v for k, v in content.items() if k != "seal"}))
+    except (ValueError, RecursionError):
+        # NaN, or lists in lists without end: none was ever sealed.
+        return False
 
 
 def array_sha256(array: NDArray[Any]) -> str:

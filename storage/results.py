@@ -14,6 +14,8 @@ from storage.tables import DamagedTable, check_kinds, read_table
 
 # More than any data set of actions has.
 MAX_CLASSES = 2500
+# Held as Python's values, more would take gigabytes.
+MAX_ROWS = 10**6
 CLIPS = {
     "clip": "integer", "video": "text", "class": "text", "group": "text", "start_frame": "integer",
     "correct": "flag",
@@ -71,7 +73,7 @@ def _most_rows(root: Root, paths: RunPaths) -> int:
     methods, maps = len(settings["methods"]), len(settings["sigmas"]) + 1
     classes: int = min(read_summary(root, paths)["clips"], MAX_CLASSES)
     # Pairs of methods on each map, or five scores of each method; and the few steps that are no method.
-    return (1 + classes) * max(methods**2 * maps, 5 * methods + 1) + 10
+    return min((1 + classes) * max(methods**2 * maps, 5 * methods + 1) + 10, MAX_ROWS)
 
 
 def _kind(table: str, column: str) -> str:

@@ -48,6 +48,8 @@ Result = TypeVar("Result")
 MAX_BYTES = 2**33
 MAX_JSON_BYTES = 2**26
 MAX_PART_BYTES = 2**28 + 2**20
+# Lists, objects and names of a JSON file. Each takes a hundred bytes of memory, and a kB where it is refused.
+MAX_JSON_PARTS = 2**20
 _PART_BYTES = 2**20
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
@@ -277,11 +279,17 @@ class Root:
         ------
         ValueError
             If the file is not JSON.
+        TooLarge
+            If it has more bytes or more parts than any of this project.
         """
+        data = self.read_bytes(path, most=MAX_JSON_BYTES)
+        if (n_parts := sum(map(data.count, (b"[", b"{", b":")))) > MAX_JSON_PARTS:
+            raise TooLarge(
+                f"{self.join(path)} has {n_parts:,} lists, objects and names, more than {MAX_JSON_PARTS:,}: "
+                "it is damaged, or made to do harm"
+            )
         try:
-            return json.loads(self.read_bytes(path, most=MAX_JSON_BYTES))
-        except TooLarge:
-            raise
+            return json.loads(data)
         except (ValueError, RecursionError):
             raise ValueError(
                 f"{self.join(path)} is not JSON: it is damaged; `selrel verify RUN --repair` drops it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from storage.forms import DATASET, RUN, SUMMARY, Stored, checked
 from storage.layout import RUNS, DatasetPaths, RunPaths
 from storage.receipts import is_sealed, sealed
 from storage.root import Root, UnreadableFile, run_at
+
+# In place of a run's name.
+LATEST = "latest"
 
 
 class FinishedRun(ValueError):
@@ -146,6 +150,47 @@ def finished_run(url: str) -> tuple[Root, RunPaths]:
             f"{url} is not finished: the `selrel explain` command that started it goes on where it stopped"
         )
     raise ValueError(f"there is no run {url}; `selrel runs --root {root}` lists the runs")
+
+
+def find_run(run: str, root: str | None) -> str:
+    """Find a run by its place, or under a root by its name or as ``latest``, the last one to finish.
+
+    Parameters
+    ----------
+    run : str
+        ``<root>/runs/<name>``, ``<name>`` or ``latest``.
+    root : str or None
+        Where a name is looked for.
+
+    Returns
+    -------
+    str
+        Where the run lies.
+
+    Raises
+    ------
+    ValueError
+        If a name is given without a root, or there is no such run under it.
+    """
+    if "/" in run:
+        return run
+    if root is None:
+        raise ValueError(
+            f"{run!r} is a name: give --root as well, or <root>/runs/<name>, as `selrel runs` lists the runs"
+        )
+    place = Root(root, patient=False)
+    known = list_runs(place)
+    if run == LATEST:
+        finished = [other for other in known if other.summary is not None]
+        if not finished:
+            raise ValueError(f"no run under {place} is finished; `selrel runs --root {place}` lists them")
+        return max(finished, key=lambda other: str((other.summary or {}).get("finished_at", ""))).url
+    for other in known:
+        if other.name == run:
+            return other.url
+    near = difflib.get_close_matches(run, [other.name for other in known], n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"there is no run {run} under {place}; {meant}`selrel runs --root {place}` lists them")
 
 
 def name_of_run(root: Root, run_id: str) -> str | None:

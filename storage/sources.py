@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from storage.root import Root, UnreadableFile
+from storage.root import Root, TooLarge, UnreadableFile
 
 PATTERNS = ("*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors")
 _SIDECAR = ".sha256"
+# Far above a hash and a name.
+_SIDECAR_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
 
 def _promise(root: Root, path: str) -> str | None:
     try:
-        found = re.match(rb"[0-9a-fA-F]{64}", root.read_bytes(path))
+        found = re.match(rb"[0-9a-fA-F]{64}", root.read_bytes(path, most=_SIDECAR_BYTES))
     except FileNotFoundError:
         return None
-    except UnreadableFile:
+    except (UnreadableFile, TooLarge):
         return ""
     return found[0].decode().lower() if found else ""

@@ -13,7 +13,8 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from storage.receipts import REPAIR, Written, of_bytes
-from storage.root import Root
+from storage.root import Root, TooLarge
+from storage.text import first_line
 
 # As a file, and unfolded in memory: several times what the clips of the largest data set take.
 MAX_BYTES = 2**28
@@ -117,7 +118,10 @@ def read_table(
         If it is not the parquet file it was, or one that this project would not write: of more rows or bytes,
         or of columns that are neither numbers nor text.
     """
-    data = root.read_bytes(path, most=MAX_BYTES)
+    try:
+        data = root.read_bytes(path, most=MAX_BYTES)
+    except TooLarge as error:
+        raise DamagedTable(f"{error}: {REPAIR}") from None
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise DamagedTable(f"{root.join(path)} is not the file of its receipt: {REPAIR}")
     # pyarrow takes no other sequence.
@@ -134,9 +138,8 @@ def read_table(
             pa.BufferReader(copy), columns=chosen, read_dictionary=texts, page_checksum_verification=True
         )
         return _unfolded(table, root.join(path))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedTable(f"{root.join(path)} is damaged ({reason}): {REPAIR}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DamagedTable(f"{root.join(path)} is damaged ({first_line(error)}): {REPAIR}") from error
 
 
 def _fault(found: Any, most_rows: int | None) -> str:
@@ -152,9 +155,8 @@ def _fault(found: Any, most_rows: int | None) -> str:
         return "does not say how many rows it holds"
     if most_rows is not None and rows > most_rows:
         return f"says that it holds {rows:,} rows where {most_rows:,} at most are there"
-    packed = sum(
-        group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns)
-    )
+    # Not by column: where a footer contradicts itself, pyarrow ends the process instead of raising.
+    packed = sum(group.total_byte_size for group in groups)
     size = max(packed, rows * sum(_WIDTHS[column.physical_type] for column in columns))
     if size > MAX_BYTES:
         return f"says that it holds {size:,} bytes where {MAX_BYTES:,} at most are read"
@@ -220,7 +222,8 @@ def check_kinds(table: pa.Table, kinds: Mapping[str, str], where: str) -> None:
             raise DamagedTable(f"{where} lacks the column {name!r}: {REPAIR}")
         column = table[name]
         wanted, _, optional = kind.partition(" or ")
-        fits = _IS[wanted](column.type) or (optional and pa.types.is_null(column.type))
+        # Without rows, a column is written with any type.
+        fits = _IS[wanted](column.type) or (optional and pa.types.is_null(column.type)) or not len(column)
         if not fits or (column.null_count and not optional):
             found = f"{column.type}, {column.null_count} of {len(column)} absent"
             raise DamagedTable(

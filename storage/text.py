@@ -26,5 +26,11 @@ def all_visible(value: Any) -> Any:
     return [all_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, cut to 120 characters; its kind if it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:120]
+
+
 def _written_out(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

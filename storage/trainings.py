@@ -16,9 +16,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from storage.checkpoints import checkpoint_bytes
+from storage.drawing import own_style
 from storage.layout import TrainingPaths, profile_of, sidecar
 from storage.root import Root
 from storage.tables import write_table
+from storage.text import first_line
 
 Row = Mapping[str, Any]
 
@@ -117,7 +119,7 @@ def read_state(root: Root, paths: TrainingPaths) -> dict[str, Any] | None:
         state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedState(
-            f"{root.join(paths.state)} holds more than a state ({str(error).splitlines()[0]}); remove it, "
+            f"{root.join(paths.state)} holds more than a state ({first_line(error)}); remove it, "
             "and the same command starts anew"
         ) from error
     if not isinstance(state, dict):
@@ -141,7 +143,8 @@ def write_history(root: Root, paths: TrainingPaths, history: Sequence[Row], *, p
     """
     write_table(root, paths.history, pd.DataFrame(list(history)))
     if picture:
-        root.write_bytes(paths.curve, _drawn(history))
+        with own_style():
+            root.write_bytes(paths.curve, _drawn(history))
 
 
 def _drawn(history: Sequence[Row]) -> bytes:

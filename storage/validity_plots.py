@@ -6,10 +6,10 @@ import io
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from storage.drawing import own_style
 from storage.layout import ValidityPaths
 from storage.root import Root
 from storage.validity_format import called, controls_of, default_map, of_use
@@ -23,14 +23,14 @@ Tables = Mapping[str, pd.DataFrame]
 
 def write_plots(root: Root, paths: ValidityPaths, tables: Tables) -> None:
     """Draw every plot from the tables and write it in each format."""
-    for name, figure in _figures(tables):
-        for suffix in FORMATS:
-            buffer = io.BytesIO()
-            # With a fixed salt and no date, the same tables give the same bytes.
-            about: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
-            with matplotlib.rc_context({"svg.hashsalt": "selrel"}):
+    # With a fixed salt and no date, the same tables give the same bytes.
+    with own_style({"svg.hashsalt": "selrel"}):
+        for name, figure in _figures(tables):
+            for suffix in FORMATS:
+                buffer = io.BytesIO()
+                about: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
                 figure.savefig(buffer, format=suffix, dpi=110, metadata=about)
-            root.write_bytes(paths.plot(f"{name}.{suffix}"), buffer.getvalue())
+                root.write_bytes(paths.plot(f"{name}.{suffix}"), buffer.getvalue())
 
 
 def _figures(tables: Tables) -> Iterator[tuple[str, Figure]]:

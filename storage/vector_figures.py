@@ -6,11 +6,11 @@ import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from storage.drawing import own_style
 from storage.figures import Row, reasons
 from storage.panels import COLOURS, PANELS
 
@@ -56,7 +56,7 @@ def table_figure(
     bytes
         The file, as large as the table.
     """
-    with matplotlib.rc_context(_STYLE):
+    with own_style(_STYLE):
         figure = Figure(figsize=(7.1, 0.2 * (len(rows) + 1)))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
@@ -88,7 +88,7 @@ def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
         The file, 18 cm wide.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    with matplotlib.rc_context(_STYLE):
+    with own_style(_STYLE):
         figure = Figure(figsize=(7.1, 4.4), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True).flat
         for panel, (name, title) in zip(panels, PANELS.items(), strict=False):

@@ -38,6 +38,7 @@ from storage.decoder import (
     STARTED,
     UNREAD,
 )
+from storage.environment import inherited
 
 __all__ = ["CONTAINERS", "UndecodableVideo", "VideoFacts", "count_frames", "header_frames", "read_frames"]
 
@@ -334,7 +335,7 @@ class _Server:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, **decoder.ENVIRONMENT},
+                env=inherited(os.environ) | decoder.ENVIRONMENT,
                 # Ctrl-C in a terminal is for the process that owns this one.
                 process_group=0,
             )

@@ -10,7 +10,7 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from selrel.scores.paper import PAPER
-from storage.figures import mean_and_interval
+from storage.figures import counted, mean_and_interval
 from storage.report.columns import shown_table
 from storage.root import Root
 from storage.runs import Run, list_runs, read_run
@@ -60,8 +60,9 @@ def headline(run: str, summary: Row, link: str) -> str:
         if share
         else "Deep Taylor was not asked for: no motion share.",
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
-        f"{summary['accuracy']:.1%} of the clips. {summary['excluded_videos']:,} videos were left out, "
-        f"{summary['other_target_clips']:,} clips explain a class that is not the model's answer.",
+        f"{summary['accuracy']:.1%} of the clips. Left out: {counted(summary['excluded_videos'], 'video')}. "
+        f"Explained for a class that is not the model's answer: "
+        f"{counted(summary['other_target_clips'], 'clip')}.",
         f"[The report]({link}): `{link}`",
     ]
     if verdict and verdict["difference"] is not None:

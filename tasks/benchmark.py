@@ -12,8 +12,8 @@ from storage.layout import ValidityPaths, content_hash
 from storage.root import Root
 from storage.scenes import Setting
 from storage.synthetic import make_dataset
-from tasks.plan import code_version
 from tasks.request import PAPER_METHODS
+from tasks.versions import code_version
 
 CLASSES = ("Bobbing", "Rolling", "RollLeft", "RollRight")
 SIZE = (128, 96)

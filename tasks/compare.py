@@ -12,6 +12,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
 from storage.figures import percent
+from storage.forms import Stored
 from storage.layout import RunPaths
 from storage.receipts import REPAIR
 from storage.results import CLIPS, clip_rows
@@ -200,7 +201,7 @@ def read_side(place: Root, paths: RunPaths) -> Side:
     try:
         dataset = read_dataset_description(place, place.dataset(description["dataset_id"]))
     except FileNotFoundError:
-        dataset = {}
+        dataset = Stored()
     return Side(
         url=place.join(paths.directory),
         description=description,

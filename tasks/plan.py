@@ -7,14 +7,13 @@ lead to the same place, so finished work is found and anything else gets a place
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,8 @@ from storage.videos import UndecodableVideo, header_frames
 from tasks.compare import check_alike
 from tasks.progress import progress
 from tasks.request import Request
+from tasks.versions import code_version, hash_of_sources
 
-_ROOMS = ("selrel", "storage", "tasks")
 # What makes and stores the pixels and the flow: a data set is only as old as these.
 _CODE_OF_PIXELS = (
     "selrel/camera.py",
@@ -74,7 +73,6 @@ _SAMPLED_VIDEOS = 20
 _MANY_BYTES = 2**30
 # Videos that a note names.
 _NAMED = 5
-_HERE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -212,20 +210,6 @@ def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str 
     return recognise(state, family=family) if factory is None else from_factory(factory, state=state)
 
 
-@cache
-def code_version() -> str:
-    """The version of the code that computes results: the release and a hash of the sources themselves."""
-    files = [file for room in _ROOMS for file in sorted((_HERE / room).rglob("*.py"))]
-    return f"{metadata.version('selrel')}+{_hash_of(files)}"
-
-
-def _hash_of(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(_HERE).as_posix()}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its description without where things lay and what only carried them."""
     passing = ("data", "checkpoint", "drawn", "others", "gate")
@@ -267,7 +251,7 @@ def _dataset(
         "subset": request.subset,
         "view": profile.view.as_dict(),
         "block_clips": request.block_clips,
-        "code": _hash_of([_HERE / name for name in _CODE_OF_PIXELS]),
+        "code": hash_of_sources(_CODE_OF_PIXELS),
         "opencv": metadata.version(_OPENCV),
         "pyav": metadata.version("av"),
     }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
@@ -18,11 +22,16 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
 Show = Callable[[int], None]
+Value = TypeVar("Value")
 
 _LOG_EVERY_S = 15.0
 # One update of an artifact costs 30 ms.
 _ARTIFACT_EVERY_S = 2.0
+# A server that answers at all does so sooner; one that does not is asked again after a while.
+_PATIENCE_S = 5.0
+_AWAY_S = 60.0
 _log = logging.getLogger("selrel")
+_ask_again_at = 0.0
 
 
 @contextmanager
@@ -91,25 +100,56 @@ def _log_line(stage: str, total: int, done: int, unit: str) -> Show:
 
 
 def _artifact(stage: str, total: int, unit: str) -> Show:
-    artifact: UUID | None = None
-    with quietly("progress artifact"):
-        artifact = create_progress_artifact(progress=0.0, description=f"{stage}: {total:,} {unit}")  # type: ignore[assignment]
+    about = f"{stage}: {total:,} {unit}"
+    artifact = _shown(lambda: create_progress_artifact(progress=0.0, description=about))
     next_at = 0.0
 
     def show(finished: int) -> None:
         nonlocal next_at
-        if artifact is not None and (finished >= total or time.monotonic() >= next_at):
-            next_at = time.monotonic() + _ARTIFACT_EVERY_S
-            with quietly("progress artifact"):
-                update_progress_artifact(artifact, progress=100.0 * finished / max(1, total))
+        if artifact is None or (finished < total and time.monotonic() < next_at):
+            return
+        share = 100.0 * finished / max(1, total)
+        _shown(lambda: update_progress_artifact(artifact, progress=share))
+        next_at = time.monotonic() + _ARTIFACT_EVERY_S
 
     return show
 
 
-@contextmanager
-def quietly(what: str) -> Iterator[None]:
-    """Go on without an artifact that Prefect doesn't take: its server is no part of the result."""
+def _shown(call: Callable[[], object]) -> UUID | None:
+    """Have Prefect show progress, once a minute where its server is away: not each stage waits for it."""
+    if time.monotonic() < _ask_again_at:
+        return None
+    return in_prefect("progress artifact", call)  # type: ignore[return-value]
+
+
+def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIENCE_S) -> Value | None:
+    """Have Prefect show something, and go on without it: its server is no part of the result.
+
+    Prefect tries for more than a minute where its server is gone. So the call has a thread of its own, which
+    is left behind when it takes more than `patience` seconds.
+
+    Returns
+    -------
+    object
+        What `call` returns; None if Prefect did not take it.
+    """
+    global _ask_again_at
+    if time.monotonic() < _ask_again_at:
+        patience = min(patience, _PATIENCE_S)
+    done: Future[Value] = Future()
+    threading.Thread(target=copy_context().run, args=(_settle, done, call), daemon=True).start()
     try:
-        yield
+        return done.result(timeout=patience)
+    except TimeoutError:
+        _log.warning("%s not shown in Prefect: its server does not answer", what)
     except (httpx.HTTPError, PrefectException) as error:
         _log.warning("%s not shown in Prefect: %s", what, error)
+    _ask_again_at = time.monotonic() + _AWAY_S
+    return None
+
+
+def _settle(done: Future[Value], call: Callable[[], Value]) -> None:
+    try:
+        done.set_result(call())
+    except BaseException as error:
+        done.set_exception(error)

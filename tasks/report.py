@@ -29,7 +29,7 @@ from tasks.effort import overhead
 from tasks.exclusions import exclusions_of_run, left_out_summary
 from tasks.gate import with_previous
 from tasks.page import write_page
-from tasks.progress import quietly
+from tasks.progress import in_prefect
 from tasks.retries import RETRY
 from tasks.stages import Quarantined, StageFailed, done_blocks
 
@@ -46,6 +46,8 @@ _RESULTS = ("clips", "table1", "table2", "table3", "sweep", "object_motion")
 _BLOCKS = 32
 # Whose rows are summed at a time.
 _CLIPS = 2048
+# A history of many runs in a bucket is long to read.
+_SECONDS_FOR_THE_RESULT = 30.0
 _STAGES_OF_RUN = ("explain", "score")
 _STAGES_OF_DATASET = ("decode", "motion")
 
@@ -93,8 +95,9 @@ def report(
     write_receipt(place, paths, "report", 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
-        with quietly("result"):
-            show_result(place, run, tables, summary)
+        in_prefect(
+            "result", lambda: show_result(place, run, tables, summary), patience=_SECONDS_FOR_THE_RESULT
+        )
 
 
 def report_elsewhere(run: str, directory: str) -> str:

@@ -299,7 +299,8 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
     state = read_state(place, paths)
     if state is None:
         return []
-    fields = {field.name for field in dataclasses.fields(Epoch)}
+    # In their order, which the bytes of a checkpoint follow.
+    fields = [field.name for field in dataclasses.fields(Epoch)]
     try:
         if missing := trainer.state()["schedule"].keys() - state["schedule"].keys():
             raise KeyError(f"schedule {min(missing)}")

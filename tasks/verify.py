@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from storage.fingerprints import sha256_of
@@ -47,6 +48,8 @@ class Verification:
         Whether the run has its success marker. Without it, only what has a receipt was compared.
     damaged : list of str
         A line for everything that is not as it was written.
+    kept : list of str
+        A line for everything damaged that a repair can't drop, such as a directory in the place of a file.
     videos : str
         A line on videos that are not what was decoded, or not there: no damage, since the run stands on the
         frames that it stored. Empty if they are all the same.
@@ -57,6 +60,7 @@ class Verification:
     left_out: int = 0
     finished: bool = True
     damaged: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     videos: str = ""
 
 
@@ -101,11 +105,20 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     if repair and (found.damaged or found.left_out):
         # First: a run half repaired must not look finished.
         root.delete(paths.success)
-        for piece, damage in zip(pieces, damage_of, strict=True):
-            if damage:
-                discard(root, *piece, damage)
-        for path in (path for record in records for path in record):
-            root.delete(path)
+        drops = [
+            partial(discard, root, *piece, damage)
+            for piece, damage in zip(pieces, damage_of, strict=True)
+            if damage
+        ]
+        drops += [partial(root.delete, path) for record in records for path in record]
+        for drop in drops:
+            try:
+                drop()
+            except OSError as error:
+                if not error.filename:
+                    raise
+                why = f"can't be dropped ({error.strerror}): remove it yourself, then repair again"
+                found.kept.append(f"{error.filename} {why}")
     return found
 
 
@@ -126,12 +139,10 @@ def _videos(root: Root, paths: RunPaths) -> str:
         others = [name for name, sound in zip(planned, same, strict=True) if not sound]
     if not others:
         return ""
-    # Names come from a store: what is no name of a video is shown as nothing else.
-    shown = [name if name.isprintable() else ascii(name) for name in others[:_NAMED]]
-    some = ", ".join(shown) + (", .." if len(others) > _NAMED else "")
+    some = ", ".join(others[:_NAMED]) + (", .." if len(others) > _NAMED else "")
     return (
-        f"{len(others):,} of its {len(planned):,} videos in {data} changed or went since ({some}). That is no"
-        " damage: the run stands on the frames that it stored. The same command now makes another run."
+        f"Changed or gone since: {len(others):,} of its {len(planned):,} videos in {data} ({some}). That is"
+        " no damage: the run stands on the frames that it stored. The same command now makes another run."
     )
 
 

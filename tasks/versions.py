@@ -1,18 +1,39 @@
-"""Versions: what must be the same on every machine that works on a run."""
+"""Versions: what must be the same on every machine that works on a run.
+
+A worker imports this before all else, and with it nothing that imports Prefect, which would read the settings
+of the directory that the worker is in.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-
-from tasks.plan import code_version
+from pathlib import Path
 
 # What computes or writes results, and what the machines talk with.
 _PACKAGES = (
     "torch", "numpy", "opencv-contrib-python-headless", "av", "zarr", "pyarrow", "distributed", "cloudpickle",
 )  # fmt: skip
+_ROOMS = ("selrel", "storage", "tasks")
+_HERE = Path(__file__).resolve().parent.parent
+
+
+@cache
+def code_version() -> str:
+    """The version of the code that computes results: the release and a hash of the sources themselves."""
+    files = (file for room in _ROOMS for file in sorted((_HERE / room).rglob("*.py")))
+    return f"{metadata.version('selrel')}+{hash_of_sources(f.relative_to(_HERE).as_posix() for f in files)}"
+
+
+def hash_of_sources(names: Iterable[str]) -> str:
+    """A hash of files of this project, by their names in it."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0".encode() + (_HERE / name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @cache

@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,10 @@ TINY_ABSENT = 5
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run side by side share the cores; two threads each would wait for each other.
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script's shell has background jobs ignore Ctrl-C; what the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that does other work as well may be slow at any moment.
 settings.register_profile("selrel", deadline=None)

@@ -1,4 +1,4 @@
-"""Faults for Dask workers: a preload that reads from SELREL_FAULTS, as JSON, what shall go wrong in them."""
+"""Faults for Dask workers: SELREL_FAULTS says, as JSON, what shall go wrong in each that is started."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def faulty(**faults: Any) -> dict[str, str]:
     ``file_size``: the largest file a worker may write; ``note``: directory in which each block that is
     begun leaves a file ``<stage>-<block>-<unique>``.
     """
-    return {VARIABLE: json.dumps(faults), "DASK_DISTRIBUTED__WORKER__PRELOAD": '["tests.faults"]'}
+    # Python itself imports what is there: a run takes no such thing from Dask's configuration.
+    path = [str(Path(__file__).parent / "sitecustomize"), os.environ.get("PYTHONPATH", "")]
+    return {VARIABLE: json.dumps(faults), "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
-def dask_setup(worker: object) -> None:
-    """Put the faults in place; called by Dask in the worker's process."""
+def put_in_place(stages: Any) -> None:
+    """Make the module `tasks.stages` of this process a faulty one."""
     faults = json.loads(os.environ[VARIABLE])
     if "file_size" in faults:
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults["file_size"], resource.RLIM_INFINITY))
-    from tasks import stages
-
     sound = stages._do
 
     def do(stage: str, *others: Any, **sizes: int) -> float:

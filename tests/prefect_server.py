@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from flows.local_server import _create_database
+from storage.environment import inherited
 from tests.processes import family, wait_until_gone
 from tests.servers import free_port
 
@@ -109,8 +110,7 @@ def prefect_server(home: Path, *, project: Path = REPOSITORY, deploy: bool = Tru
 
 
 def _environment(home: Path, port: int) -> dict[str, str]:
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return outside | {
+    return inherited(os.environ, but=("PREFECT_",)) | {
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",

@@ -356,6 +356,19 @@ def test_few_groups_have_a_mean_no_interval_and_the_reason(n_groups: int) -> Non
     assert motion_share(cells(rows))["no_interval"] == no_interval(n_groups)
 
 
+def test_no_lift_is_held_to_be_above_that_of_any_clip() -> None:
+    """One group rules the ratio, and without it nothing is known; 1 over the least base rate is the most."""
+    groups = ("Archery/g00", "YoYo/g01", "Punch/g02")
+    rows = [
+        row | ({"precision": 0.001, "base_rate": 1.0} if row["group"] == groups[0] else
+               {"precision": 1.0, "base_rate": 0.01})
+        for row in scores() if row["group"] in groups
+    ]  # fmt: skip
+    row = table1(cells(rows))[0]
+    assert row["lift_low"] == pytest.approx(0)
+    assert row["lift_high"] == pytest.approx(100)
+
+
 def test_where_there_are_intervals_there_is_no_reason() -> None:
     for build in (table1, table3, sweep, object_motion):
         assert {row["no_interval"] for row in build(cells(scores())) if row["class"] is None} == {None}

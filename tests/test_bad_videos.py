@@ -190,7 +190,8 @@ def counted(root: Root, data: Path, clip_length: int) -> pd.DataFrame:
     content = sha256_of({v.name: v.path for v in found})
     videos = [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, content[v.name]] for v in found]
     paths = root.dataset("d")
-    root.write_json(paths.description, {"videos": videos, "view": {"clip_length": clip_length}})
+    about = {"videos": videos, "classes": ["Archery"], "view": {"clip_length": clip_length}}
+    root.write_json(paths.description, about)
     for block in range(-(-len(videos) // index._VIDEOS_A_BLOCK)):
         write_receipt(root, paths, "index", block, index.count_block(root, "d", str(data), block))
     index._assemble(root, "d", str(data))

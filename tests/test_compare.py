@@ -24,7 +24,7 @@ from flows.local_server import temporary_server
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare, dropped
 from selrel.scores.intervals import difference_interval, no_interval
-from selrel.scores.precision import NO_LIFT
+from selrel.scores.precision import NO_LIFT, NOTHING_RELEVANT
 from storage.root import Root
 from storage.runs import mark_success, write_run
 from storage.tables import write_table
@@ -96,7 +96,7 @@ def test_classes_follow_and_nothing_to_compare_is_null() -> None:
     assert [row["class"] for row in rows] == [None, "Archery", "YoYo"]
     assert rows[2] == {
         "class": "YoYo", "score": "precision", "before": None, "after": None, "difference": None,
-        "low": None, "high": None, "n_clips": 0, "no_interval": no_interval(0),
+        "low": None, "high": None, "n_clips": 0, "no_interval": no_interval(0), "no_lift": None,
     }  # fmt: skip
     assert not dropped(rows[2], 0.0)
 
@@ -117,7 +117,14 @@ def test_clips_in_which_next_to_nothing_moves_are_in_no_lift() -> None:
     assert (lifts[None]["n_clips"], lifts["YoYo"]["n_clips"], lifts["Archery"]["n_clips"]) == (30, 30, 0)
     assert lifts[None]["before"] == lifts["YoYo"]["before"]
     assert lifts["Archery"]["before"] is None
-    assert lifts["Archery"]["no_interval"] == NO_LIFT
+    assert (lifts["Archery"]["no_lift"], lifts["Archery"]["no_interval"]) == (NO_LIFT, None)
+    assert (lifts["YoYo"]["no_lift"], lifts["YoYo"]["no_interval"]) == (None, None)
+
+
+def test_where_nothing_is_relevant_that_is_why_there_is_no_lift() -> None:
+    before, after = columns(1), columns(2)
+    before["precision"][:] = np.nan
+    assert {row["no_lift"] for row in compare(before, after, ["lift"])} == {NOTHING_RELEVANT}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         write_run(place, paths, {"dataset_id": dataset, "settings": SETTINGS | settings, "gate": given})
         numbers = range(*clips.indices(60))
         videos = [[f"v{n}.avi", "", 0, "", "test", size(n)] for n in sorted({n // 2 for n in numbers})]
-        place.write_json(place.dataset(dataset).description, {"videos": videos, "view": 112, **(read or {})})
+        about = {"classes": ["Archery", "YoYo"], "videos": videos, "view": {"resize": 112}}
+        place.write_json(place.dataset(dataset).description, about | (read or {}))
         frame = pd.DataFrame(columns(sum(map(ord, name)), shift)).iloc[clips].reset_index(drop=True)
         frame["group"] = frame["group"].str.replace(r"g0(\d)", lambda g: f"g{int(g[1]) % groups}", regex=True)
         number = np.arange(60)[clips]
@@ -215,7 +223,7 @@ def test_videos_of_the_same_name_are_not_the_same(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("read", "note"),
     [
-        ({"view": 171}, "the clips were read in another way (resize, crop or clip length)"),
+        ({"view": {"resize": 171}}, "the clips were read in another way (resize, crop or clip length)"),
         ({"code": "b", "opencv": "6"}, "the clips were read in another way (the code; OpenCV)"),
         ({"block_clips": 8}, None),
     ],
@@ -416,6 +424,8 @@ def test_a_flow_run_tells_prefect(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("worse", -0.1, finished_at=None)
     url = finish(tmp_path / "root", "worse")
     with temporary_server():
+        # A private server is sent no events; a team's is.
+        EventsWorker.set_client_override(None)
         with pytest.raises(MotionShareDropped):
             flow(name="gated")(check_gate)(url, 0.05)
         EventsWorker.drain_all(timeout=30, at_exit=False)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from storage import decoder, videos
+from storage.fingerprints import sha256_of
 from storage.root import Root
 from storage.tables import read_table
 from storage.videos import UndecodableVideo, count_frames, header_frames, read_frames
@@ -204,11 +205,13 @@ def test_a_disk_that_fails_for_good_ends_no_video_early(tmp_path, make_avi, make
 def test_a_block_of_the_index_waits_for_the_machine(tmp_path, make_avi, make_frames, faulty):
     data, root = tmp_path / "data", Root(str(tmp_path / "root"))
     names = ["Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g01_c02.avi"]
-    described = [[name, "Archery", 0, 1, "test", 1] for name in names]
-    root.write_json(root.dataset("d").description, {"videos": described, "view": {"clip_length": 16}})
     (data / "ucfTrainTestlist").mkdir(parents=True)
     for name, (times, _, _) in zip(names, MACHINE.values(), strict=True):
         arm(make_avi(data / "UCF-101" / name, make_frames(20, size=(320, 240))), times)
+    content = sha256_of({name: str(data / "UCF-101" / name) for name in names})
+    described = [[name, "Archery", 0, "Archery/g01", "test", 1, content[name]] for name in names]
+    about = {"videos": described, "classes": ["Archery"], "view": {"clip_length": 16}}
+    root.write_json(root.dataset("d").description, about)
     for _, kind, _ in MACHINE.values():
         with pytest.raises(kind):
             index.count_block(root, "d", str(data), 0)

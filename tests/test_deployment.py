@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -20,10 +22,13 @@ from prefect.server.events.schemas.automations import AutomationCore, EventTrigg
 from prefect.server.events.schemas.events import ReceivedEvent
 
 from flows.cli import main
+from flows.standalone import ENDED
 from flows.standing_server import HEARTBEAT
+from storage.environment import inherited
 from storage.root import run_at
 from storage.runs import read_summary
 from tests.prefect_server import REPOSITORY, prefect_server
+from tests.servers import free_port
 
 
 def test_only_runs_of_these_deployments_crash_without_a_heartbeat() -> None:
@@ -37,6 +42,8 @@ def test_only_runs_of_these_deployments_crash_without_a_heartbeat() -> None:
         assert trigger.starts_after(f"prefect.flow-run.{name}")
         for deployment in deployments:
             assert trigger.covers(event_of_a_run(name, tags=deployment["tags"]))
+        # The states of a scheduled run come a quarter of an hour late.
+        assert trigger.expects(ENDED) == (name == "heartbeat")
         for tags in ([], ["explain"], ["selrel-other"]):
             assert not trigger.covers(event_of_a_run(name, tags=tags))
 
@@ -81,8 +88,7 @@ def test_a_deployed_run_equals_one_of_the_command_line(
 @pytest.mark.slow
 def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) -> None:
     """On a team's server, schedules that others have paused stay paused."""
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    (commands,) = (block for block in blocks if "deployment schedule" in block)
+    commands = block_of_the_readme("deployment schedule")
     watching, others = "watch-checkpoints/watch-checkpoints", "train-c3d/train-c3d"
     with prefect_server(tmp_path / "home", deploy=False) as server:
         server.prefect("work-pool", "create", "selrel", "--type", "process")
@@ -102,6 +108,48 @@ def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) ->
             check=True,
         )
         assert (switched_on(watching), switched_on(others)) == ([True], [False])
+
+
+@pytest.mark.slow
+def test_the_readme_pasted_whole_explains_a_checkpoint_on_a_server(
+    tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """In a directory like the one that its commands are meant for; but for the port, which others may use."""
+    places = [(name, REPOSITORY / name) for name in ("flows", "tasks", "selrel", "storage", "prefect.yaml")]
+    for name, there in [*places, ("ucf", tiny_ucf101), ("c3d.pth.tar", tiny_checkpoint)]:
+        (tmp_path / name).symlink_to(there)
+    prefect = tmp_path / ".venv/bin/prefect"
+    prefect.parent.mkdir(parents=True)
+    prefect.write_text(f'#!/bin/sh\nexec {sys.executable} -m prefect "$@"\n')
+    prefect.chmod(0o755)
+    port = str(free_port())
+    environment = inherited(os.environ, but=("PREFECT_",)) | {"PREFECT_SERVER_API_PORT": port}
+    with subprocess.Popen(
+        ["sh"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=(tmp_path / "said").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            shell.communicate(block_of_the_readme("server start").replace("4200", port), timeout=500)
+        finally:
+            # Server and worker, which it left in the background; there, a script's jobs ignore what a worker
+            # sends itself for SIGTERM.
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, (tmp_path / "said").read_text()
+    assert result(tmp_path / "results")["state"] == "completed"
+
+
+def block_of_the_readme(word: str) -> str:
+    """The one block of shell commands that holds a word."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (commands,) = (block for block in blocks if word in block)
+    return str(commands)
 
 
 def result(root: Path) -> dict[str, object]:

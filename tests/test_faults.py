@@ -5,6 +5,7 @@ Every run here is the real command, with real workers; its result must be that o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from storage.root import run_at
 from storage.runs import read_summary
 from tasks.verify import verify_run
 from tests.faults import faulty
-from tests.prefect_server import prefect_server
+from tests.prefect_server import PrefectServer, prefect_server
 from tests.processes import family, wait_until_gone
 from tests.servers import BUCKET, free_port, s3_server
 
@@ -356,32 +357,127 @@ def test_an_s3_server_that_is_away_for_a_while_costs_only_time(
 def test_a_prefect_server_that_is_killed_and_comes_back_costs_nothing(
     clean: Path, job: Job, tmp_path: Path
 ) -> None:
+    with (
+        prefect_server(tmp_path / "prefect", deploy=False) as server,
+        ended(started_on(server, job, slow=0.5)) as process,
+    ):
+        job.wait_for(SIGNS["decode"], process)
+        lose(server)
+        time.sleep(3)
+        server.start(
+            "server", "server", "start", "--host", "127.0.0.1", "--port", server.url.split(":")[2][:-4]
+        )
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    check_same(job.result, clean)
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_goes_away_for_good_costs_only_seconds(
+    clean: Path, job: Job, tmp_path: Path
+) -> None:
+    with (
+        prefect_server(tmp_path / "prefect", deploy=False) as server,
+        ended(started_on(server, job, slow=1)) as process,
+    ):
+        job.wait_for(SIGNS["explain"], process)
+        lose(server)
+        said, _ = process.communicate(timeout=300)
+        ended_at = time.time()
+    assert process.returncode == 0, said
+    assert "the work is done all the same" in said
+    check_same(job.result, clean)
+    done = sorted(path.stat().st_mtime for path in job.place.glob("runs/*/receipts/*/*.json"))
+    apart = max(later - sooner for sooner, later in itertools.pairwise(done))
+    print(f"receipts at most {apart:.1f} s apart, the end {ended_at - done[-1]:.1f} s after the last")
+    assert apart < 40
+    assert ended_at - done[-1] < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_obeyed_also_without_the_prefect_server(
+    job: Job, tmp_path: Path, sent: signal.Signals
+) -> None:
+    with (
+        prefect_server(tmp_path / "prefect", deploy=False) as server,
+        ended(started_on(server, job, slow=2)) as process,
+    ):
+        job.wait_for(SIGNS["decode"], process)
+        lose(server)
+        job.wait_for(SIGNS["motion"], process)
+        began = family(process.pid)
+        sent_at = time.monotonic()
+        process.send_signal(sent)
+        said, _ = process.communicate(timeout=300)
+        took = time.monotonic() - sent_at
+    print(f"obeyed after {took:.1f} s")
+    assert process.returncode not in (0, None), said
+    assert took < 45
+    assert wait_until_gone(began, timeout=30) == []
+
+
+def started_on(server: PrefectServer, job: Job, **faults: object) -> subprocess.Popen[str]:
+    """The flow, called from Python with the server's address in the environment."""
     code = (
         "from flows.explain_ucf101 import explain_ucf101\n"
         f"explain_ucf101(data={str(job.data)!r}, checkpoint={str(job.checkpoint)!r}, root={str(job.root)!r},"
         " subset='all', block_clips=3, batch_clips=2, workers=2, sigmas=(2,),"
         " methods=('deep_taylor', 'grad_cam'))"
     )
-    with prefect_server(tmp_path / "prefect", deploy=False) as server:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=server.environment | faulty(slow=0.5),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with ended(process):
-            job.wait_for(SIGNS["decode"], process)
-            for part in family(server.processes["server"].pid):
-                part.kill()
-            server.processes.pop("server").wait()
-            time.sleep(3)
-            server.start(
-                "server", "server", "start", "--host", "127.0.0.1", "--port", server.url.split(":")[2][:-4]
-            )
-            said, _ = process.communicate(timeout=300)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=server.environment | faulty(**faults),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def lose(server: PrefectServer) -> None:
+    """Kill the server and all that it started."""
+    for part in family(server.processes["server"].pid):
+        part.kill()
+    server.processes.pop("server").wait()
+
+
+@pytest.mark.slow
+def test_a_private_prefect_server_that_is_killed_costs_nothing(clean: Path, job: Job) -> None:
+    with ended(job.start(**faulty(slow=1))) as process:
+        job.wait_for(SIGNS["explain"], process)
+        kill_private_server(process)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
+    assert "the work is done all the same" in said
     check_same(job.result, clean)
+    done = sorted(path.stat().st_mtime for path in job.place.glob("runs/*/receipts/*/*.json"))
+    # Each call of a lost server took more than a minute.
+    assert max(later - sooner for sooner, later in itertools.pairwise(done)) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_obeyed_also_without_the_private_server(job: Job, sent: signal.Signals) -> None:
+    with ended(job.start(**faulty(slow=2))) as process:
+        job.wait_for(SIGNS["decode"], process)
+        kill_private_server(process)
+        job.wait_for(SIGNS["motion"], process)
+        started = family(process.pid)
+        began = time.monotonic()
+        process.send_signal(sent)
+        said, _ = process.communicate(timeout=300)
+        took = time.monotonic() - began
+    print(f"obeyed after {took:.1f} s")
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "selrel: interrupted; the same command goes on where it stopped"
+    # A few seconds; on a busy machine a lost server must not add its minute.
+    assert took < 45
+    assert wait_until_gone(started, timeout=30) == []
+
+
+def kill_private_server(process: subprocess.Popen[str]) -> None:
+    (server,) = (child for child in family(process.pid) if "local_server.py" in " ".join(child.cmdline()))
+    server.kill()
 
 
 # --- people -------------------------------------------------------------------------------------

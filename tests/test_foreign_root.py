@@ -24,13 +24,14 @@ from flows.exits import stopped
 from flows.printing import print_result, print_runs, result_of
 from flows.terminal import Console, LogFormatter
 from selrel.training import Trainer
+from storage.blocks import Variable, create_group, write_block
 from storage.leases import read_holder
 from storage.ledger import Entry, append, read_ledger
-from storage.receipts import damages, sealed
+from storage.receipts import blocks_done, damages, sealed
 from storage.report.columns import shown_table
 from storage.results import result_rows
 from storage.root import Root, training_at
-from storage.runs import list_runs
+from storage.runs import list_runs, read_dataset_description, read_run
 from storage.trainings import DamagedState, describe, write_state
 from tasks.clips import clips_of, videos_of
 from tasks.compare import read_side
@@ -190,7 +191,42 @@ def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_what_a_repair_cannot_drop_keeps_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Directories of somebody's in the place of files: they stay, and all other damage goes."""
+    for path in (PATHS.table("table1"), PATHS.score(0)):
+        (root / path).unlink()
+        (root / path).mkdir()
+        (root / path / "kept").write_bytes(b"kept")
+    for path in (PATHS.effort("score"), f"{PATHS.relevance}/zarr.json"):
+        (root / path).write_bytes(b"damaged")
+    code, lines = run(capsys, "verify", root / PATHS.directory, "--repair")
+    assert code == 1
+    stuck = [line for line in lines if "can't be dropped (Is a directory): remove it yourself" in line]
+    assert {line.split()[0] for line in stuck} == {
+        str(root / path) for path in (PATHS.table("table1"), PATHS.score(0))
+    }
+    assert "and dropped" not in lines[-2]
+    assert (root / PATHS.score(0) / "kept").read_bytes() == b"kept"
+    assert not (root / PATHS.effort("score")).exists() and not (root / PATHS.relevance / "zarr.json").exists()
+    for path in (PATHS.table("table1"), PATHS.score(0)):
+        shutil.rmtree(root / path)
+    code, lines = run(capsys, "verify", root / PATHS.directory, "--repair")
+    assert code == 1 and any("dropped: the `selrel explain` command" in line for line in lines), lines
+    assert not (root / PATHS.receipts("score", 0)).exists()
+
+
 # Files that are no files, and files that are not what was written.
+
+
+def test_a_refused_file_leaves_no_descriptor_open(root: Path) -> None:
+    (root / PATHS.directory / "directory").mkdir()
+    os.mkfifo(root / PATHS.directory / "pipe")
+    (root / PATHS.directory / "link").symlink_to(root / PATHS.run_json)
+    open_before = os.listdir("/proc/self/fd")
+    for name in ("directory", "pipe", "link", "absent", "run.json/below"):
+        with pytest.raises(OSError):
+            Root(str(root)).read_bytes(f"{PATHS.directory}/{name}")
+    assert os.listdir("/proc/self/fd") == open_before
 
 
 @pytest.mark.parametrize("command", ["verify", "report", "report --html", "compare", "export"])
@@ -409,6 +445,34 @@ def test_a_row_that_stands_twice_is_not_multiplied(root: Path, capsys: pytest.Ca
         (root / path).write_bytes(sound)
 
 
+# A few MB of JSON, each part of which takes a hundred bytes once it is read, and a kB where it is refused.
+JSON_BOMBS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "lists": lambda sound: '{"videos": [[' + ",".join(["[]"] * 3 * 10**5) + "]]}",
+    "unknown lists": lambda sound: '{"unknown": [' + ",".join(["[]"] * 2**21) + "]}",
+    "rows": lambda sound: json.dumps({**sound, "videos": [0] * 10**6}),
+    "names": lambda sound: '{"versions": {' + ",".join(f'"{n}": 0' for n in range(2**20)) + "}}",
+    "nested": lambda sound: '{"unknown": ' + "[" * 900 + "]" * 900 + "}",
+    "nested names": lambda sound: '{"work": {"x": ' + '{"x": ' * 400 + "0" + "}" * 402,
+}
+
+
+@pytest.mark.parametrize("kind", JSON_BOMBS)
+def test_a_description_that_is_made_to_do_harm_is_a_line(root: Path, kind: str) -> None:
+    place, refused = Root(str(root)), 0
+    for path, read in (
+        (DATA.description, lambda: read_dataset_description(place, DATA)),
+        (PATHS.run_json, lambda: read_run(place, PATHS)),
+    ):
+        bomb = JSON_BOMBS[kind](json.loads((root / path).read_text()))
+        (root / path).write_text(bomb)
+        before = peak_bytes()
+        told = attempt(read, kind)
+        assert len(told) < 600 and "\n" not in told
+        refused += bool(told)
+        assert peak_bytes() - before < 5e8
+    assert refused, "what is no value of one file may be one of the other"
+
+
 # Files of the right kind that say something else.
 
 OTHERS = (None, True, -1, 1.5, "../../x\x1b[31m", [1], {"x": 1})
@@ -502,6 +566,31 @@ def test_a_receipt_of_another_form_is_damage(root: Path, stage: str) -> None:
         assert not attempt(lambda found=found: found.append(damages(place, PATHS, stage, 0)), told)
         refused += found != [{}]
     assert refused > 20
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[" * 970 + "]" * 970])
+def test_what_was_never_sealed_is_damage(root: Path, value: str) -> None:
+    """No seal can be computed of it."""
+    place = Root(str(root))
+    for path in (PATHS.receipts("score", 0), PATHS.effort("score"), PATHS.success):
+        (root / path).write_text(f'{{"seal": "0", "x": {value}}}')
+    assert damages(place, PATHS, "score", 0) == {PATHS.receipts("score", 0): "is no receipt, or was changed"}
+    assert effort_damage(place, PATHS.effort("score")) == "is not what was written"
+    assert list_runs(place)[0].note
+    assert verify_run(place, PATHS).damaged
+
+
+@pytest.mark.parametrize("content", [[], {"attributes": []}, {"attributes": None}, None])
+def test_a_group_that_describes_itself_otherwise_is_made_again(root: Path, content: object) -> None:
+    place, array = Root(str(root)), {"a": Variable(("clip",), (2,), "float32", 0.0)}
+    place.write_json(f"{PATHS.directory}/a.zarr/zarr.json", content)
+    create_group(place, f"{PATHS.directory}/a.zarr", array, {}, 2, None)
+    write_block(place, f"{PATHS.directory}/a.zarr", 0, {"a": np.ones(2, np.float32)})
+
+
+def test_a_receipt_has_one_name(root: Path) -> None:
+    shutil.copy(root / PATHS.receipts("score", 0), root / PATHS.directory / "receipts/score/0000000.json")
+    assert blocks_done(Root(str(root)), PATHS, "score") == [0]
 
 
 def test_leases_and_effort_of_another_form_are_nobodys(root: Path) -> None:

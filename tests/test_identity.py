@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -277,11 +278,14 @@ def test_only_what_may_have_changed_is_read_again(any_root: Root, tmp_path: Path
     assert known(read_ns=changed - 10**12) == found.sha256, "changed after it was read, by that clock"
 
 
-def test_what_is_known_is_no_result_and_its_damage_costs_only_time(any_root: Root, tmp_path: Path) -> None:
+def test_what_is_known_is_no_result_and_its_damage_costs_only_time(
+    any_root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "video"
     path.write_bytes(b"content")
     found = look_up(any_root, path)
-    for damage in (b"", b"PAR1 no table", b"\0" * 5000):
+    for damage in (b"", b"PAR1 no table", b"\0" * 5000, b"\0" * 9000):
+        monkeypatch.setattr("storage.tables.MAX_BYTES", 8000)
         any_root.write_bytes(any_root.fingerprints("/data"), damage)
         assert look_up(any_root, path).sha256 == found.sha256
     keep(any_root, "/data", content.Fingerprints(of={"v": found, "w": found}, fresh=True))
@@ -322,6 +326,22 @@ def test_processes_that_keep_at_once_leave_one_of_them_whole(tmp_path: Path) -> 
 def test_a_pipe_is_not_waited_for_and_is_no_content(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert content.sha256_of({"v": str(tmp_path / "pipe")}) == {"v": ""}
+
+
+@pytest.mark.parametrize("year", [1600, 2400])
+def test_a_file_of_any_year_is_known(any_root: Root, tmp_path: Path, year: int) -> None:
+    """Nanoseconds in 64 bits end in 2262."""
+    path = tmp_path / "video"
+    path.write_bytes(b"content")
+    seconds = (year - 1970) * 31_556_952
+    try:
+        subprocess.run(["touch", "-d", f"@{seconds}", path], check=True)
+    except subprocess.CalledProcessError:
+        pytest.skip("this file system knows no such year")
+    found = look_up(any_root, path)
+    keep(any_root, "/data", content.Fingerprints(of={"v": found}, fresh=True))
+    assert content._kept(any_root, "/data") == {"v": found}
+    assert look_up(any_root, path).sha256 == found.sha256
 
 
 def test_a_look_reads_no_video(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,7 +557,7 @@ def test_runs_in_blocks_of_two_sizes_have_one_results_hash_and_stand_on_their_fr
     again = place.plan(block_clips=2, batch_clips=2, methods=["grad_cam"])
     assert again.run != made[0].run and not again.finished, "no old number for another video"
     for told in (
-        f"1 of its 4 videos in {place.data} changed or went since ({SWING}). That is no damage: the run "
+        f"Changed or gone since: 1 of its 4 videos in {place.data} ({SWING}). That is no damage: the run "
         "stands on the frames that it stored. The same command now makes another run.",
         f"Its videos are not at {place.data} here, so nothing is said about them.",
     ):

@@ -20,9 +20,13 @@ from flows.scratch import scratch_directory
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
     """Python's own at first, and afterwards what it was: an obeyed Ctrl-C leaves a process deaf to more."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def never() -> None:
@@ -120,6 +124,40 @@ def test_one_after_half_a_minute_is_obeyed_again(monkeypatch: pytest.MonkeyPatch
         now = 31.0
         with pytest.raises(KeyboardInterrupt):
             press()
+
+
+def test_sigterm_is_obeyed_where_ctrl_c_is_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), one_interrupt(never):
+        press()
+        with uninterrupted(terminated(done)):
+            done.append("body")
+    assert done == ["start", "stop"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@contextmanager
+def terminated(done: list[str]) -> Iterator[None]:
+    """A context that is asked to end while it starts."""
+    signal.raise_signal(signal.SIGTERM)
+    done.append("start")
+    try:
+        yield
+    finally:
+        done.append("stop")
+
+
+def test_sigterm_within_an_import_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "terminated_module"
+    (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt), one_interrupt(never), scratch_directory("test"):
+        importlib.import_module(name)
+        while True:
+            time.sleep(0.01)
 
 
 def test_without_one_everything_is_as_before() -> None:

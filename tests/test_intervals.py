@@ -115,6 +115,14 @@ def test_shares_and_ratios_stay_in_their_range() -> None:
     assert low > 0 and low * high == pytest.approx(few.mean() ** 2)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("of", "top"), [("share", 1), ("positive", np.inf)])
+def test_a_group_that_rules_the_ratio_leaves_its_whole_range(of: Any, top: float) -> None:
+    weights = np.array([5000.0, 0.01, 0.01])
+    low, high = ratio_interval(weights * [0.001, 1, 1], weights, of=of)
+    assert (low, high) == (pytest.approx(0), top)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("of", ["share", "positive", "any"])
 def test_a_score_that_is_the_same_everywhere_has_no_spread(value: float, of: Any) -> None:
@@ -156,9 +164,10 @@ def test_fewer_than_three_groups_have_no_interval(values: list[float], groups: l
 def test_why_there_is_no_interval_is_said() -> None:
     assert no_interval(3) is None
     assert no_interval(2) == (
-        "only 2 groups of videos have a value, and how far apart groups lie shows from 3 on"
+        "only 2 groups of videos have a value, and it takes 3 to tell how far apart groups lie"
     )
     assert no_interval(1).startswith("only 1 group of videos has a value")
+    assert no_interval(0) == "no clip has a value"
 
 
 def test_the_interval_of_a_ratio_leaves_both_sums_out_together() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +23,7 @@ from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, PREFECT_HOME, get
 from flows import local_server
 from flows.local_server import temporary_server
 from flows.scratch import scratch_directory
+from flows.standalone import standalone
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
 
 
@@ -106,6 +108,22 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_a_server_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"did not start within 0.01 s"), temporary_server(timeout=0.01):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_flow_does_not_wait_for_a_server_that_is_lost_or_hangs(sent: signal.Signals) -> None:
+    @standalone(name="losing")
+    def losing() -> float:
+        (server,) = (part for part in family(os.getpid()) if local_server.__file__ in part.cmdline())
+        server.send_signal(sent)
+        return time.monotonic()
+
+    lost = losing()
+    took = time.monotonic() - lost
+    print(f"ended after {took:.1f} s")
+    # Prefect itself waits a minute for an answer.
+    assert took < 40
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from markupsafe import escape
 from flows.cli import main
 from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
+from storage.figures import OLDER
+from storage.receipts import sealed
 from storage.root import run_at
 from storage.runs import read_summary
 from storage.tables import read_table, write_table
@@ -48,8 +50,12 @@ def test_a_constant_added_to_all_logits_changes_no_flag_and_no_sentence(
         clips = read_table(place, paths.table("clips")).to_pandas()
         assert (clips.target_logit > 0).all() == (added > 0)
         assert main(["report", url]) == 0
-        page = place.read_bytes(paths.report.page).decode()
-        told.append((clips.drop(columns="target_logit").to_dict(), capsys.readouterr().out, page))
+        # The logits themselves are results.
+        own = read_summary(place, paths)["results_sha256"]
+        page, said = place.read_bytes(paths.report.page).decode(), capsys.readouterr().out
+        told.append(
+            (clips.drop(columns="target_logit").to_dict(), said.replace(own, ""), page.replace(own, ""))
+        )
         shutil.rmtree(tmp_path / "root")
     assert told[0] == told[1] == told[2]
 
@@ -85,6 +91,32 @@ def test_two_groups_give_no_interval_anywhere_and_it_is_said(
     page = (Path(url) / "report" / "index.html").read_text()
     assert f"interval</a>: {reason}." in page and f"No 95 % interval: {reason}." in page
     assert "<td>none</td>" in page
+
+
+def test_an_older_run_is_said_to_have_narrow_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a run stays as it is, and its figures are not those that the page explains."""
+    url = make_run(tmp_path / "root", n_clips=3, size=(12, 16), sigmas=(2.0,)).url
+    place, paths = run_at(url)
+    page = place.read_bytes(paths.report.page).decode()
+    assert main(["report", url]) == 0
+    assert OLDER not in page and OLDER not in " ".join(capsys.readouterr().out.split())
+    summary = read_summary(place, paths)
+    del summary["motion_share"]["no_interval"]
+    place.write_json(paths.success, sealed(summary))
+    assert main(["report", url]) == 0
+    assert OLDER in " ".join(capsys.readouterr().out.split())
+    assert OLDER in Path(report.report_elsewhere(url, str(tmp_path / "page"))).read_text()
+
+
+def test_what_looks_like_markup_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place, paths = run_at(make_run(tmp_path, n_clips=2, size=(12, 16), sigmas=(2.0,)).url)
+    summary = read_summary(place, paths)
+    share = {**summary["motion_share"], "no_interval": "[/x]"}
+    place.write_json(paths.success, sealed({**summary, "motion_share": share}))
+    assert main(["report", place.join(paths.directory)]) == 0
+    assert "There is no 95 % interval: [/x]." in capsys.readouterr().out
 
 
 def test_no_lift_where_nothing_moves_and_it_is_said(

@@ -3,6 +3,7 @@ import pytest
 from storage.root import Root
 from storage.runs import (
     FinishedRun,
+    find_run,
     is_finished,
     list_runs,
     mark_success,
@@ -95,3 +96,33 @@ def test_a_run_is_found_by_its_id_and_rather_a_finished_one(root):
     mark_success(root, root.run("b-0123"), {})
     assert name_of_run(root, "0123") == "b-0123"
     assert name_of_run(root, "123") is None
+
+
+def test_a_run_is_found_by_its_place_its_name_and_as_the_latest(root):
+    for name, finished in (("c3d-0b", "2026-11-30T10:00"), ("c3d-0a", "2026-11-30T11:00"), ("c3d-0c", None)):
+        run = root.run(name)
+        write_run(root, run, DESCRIPTION)
+        if finished:
+            mark_success(root, run, {"finished_at": finished})
+    place = root.join("runs/c3d-0c")
+    assert find_run(place, None) == place
+    assert find_run(place, "s3://elsewhere/root") == place
+    assert find_run("c3d-0c", str(root)) == place
+    # By the time it finished, not by its name; one that is not finished has none.
+    assert find_run("latest", str(root)) == root.join("runs/c3d-0a")
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "said"),
+    [
+        ("c3d-0a", False, "'c3d-0a' is a name: give --root as well, or <root>/runs/<name>"),
+        ("latest", False, "'latest' is a name: give --root as well"),
+        ("c3d-0b", True, "there is no run c3d-0b under .*; did you mean c3d-0a"),
+        ("..", True, r"there is no run \.\. under"),
+        ("latest", True, "no run under .* is finished; `selrel runs --root"),
+    ],
+)
+def test_a_run_that_can_not_be_found_by_name(root, run, given, said):
+    write_run(root, root.run("c3d-0a"), DESCRIPTION)
+    with pytest.raises(ValueError, match=said):
+        find_run(run, str(root) if given else None)

@@ -13,6 +13,7 @@ import pytest
 from selrel.motion import STILL_SHARE, farneback, grey, moved
 from selrel.profiles import View
 from storage.cubes import create_motion, read_block
+from storage.fingerprints import sha256_of
 from storage.receipts import write_receipt
 from storage.root import Root, run_at
 from storage.tables import read_table
@@ -158,7 +159,8 @@ def test_the_motion_stage_stores_how_much_moves(
     paths = root.dataset("d")
     view = View(resize=(171, 128), crop=(112, 112), clip_length=16).as_dict()
     found = read_dataset(tmp_path).videos
-    videos = [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes] for v in found]
+    content = sha256_of({v.name: v.path for v in found})
+    videos = [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, content[v.name]] for v in found]
     about = {"classes": ["Archery"], "videos": videos, "view": view, "block_clips": 64}
     root.write_json(paths.description, about)
     write_receipt(root, paths, "index", 0, count_block(root, "d", str(tmp_path), 0))

@@ -138,13 +138,15 @@ def test_a_run_that_was_stopped_before_there_was_an_index_is_sound_so_far(
 
 
 def test_a_run_half_repaired_is_not_finished(place: Root, paths: RunPaths) -> None:
-    """Repairing stops at what can't be deleted like a file: a directory in the place of one."""
+    """What can't be deleted like a file, such as a directory in the place of one, is named and stays."""
     place.write_bytes(paths.table("table1"), b"other")
     place.delete(paths.score(0))
     Path(place.join(paths.score(0))).mkdir()
-    with pytest.raises(OSError, match="Is a directory"):
-        verify_run(place, paths, repair=True)
-    assert not is_finished(place, paths)
+    found = verify_run(place, paths, repair=True)
+    assert len(found.damaged) == 2
+    (kept,) = found.kept
+    assert kept.startswith(f"{place.join(paths.score(0))} can't be dropped (Is a directory)")
+    assert not is_finished(place, paths) and not place.exists(paths.table("table1"))
 
 
 def test_nothing_is_said_of_videos_whose_content_nobody_wrote_down(place: Root) -> None:

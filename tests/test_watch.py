@@ -146,6 +146,9 @@ def test_a_file_that_is_still_written_is_left_alone(
         assert (entry.outcome, entry.size_bytes) == ("waiting", size), "one row, however long it grows"
     # A sidecar that promises more than is there yet.
     digest = hashlib.sha256(data).hexdigest()
+    Path(f"{path}.sha256").touch()
+    os.truncate(f"{path}.sha256", 10**12)
+    assert [one.promised for one in candidates(str(path.parent))] == [""], "and is not read"
     Path(f"{path}.sha256").write_text("")
     assert look_at(place, request_of) == []
     assert (

@@ -13,6 +13,7 @@ def compare(
     first: str,
     /,
     *others: str,
+    root: str | None = None,
     by_class: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -26,21 +27,26 @@ def compare(
     Parameters
     ----------
     first
-        The run that the others are compared with, as `selrel runs` lists it.
+        The run that the others are compared with, as `selrel runs` lists it; with `--root` also its name, or
+        `latest`.
     others
         One or more other runs.
+    root
+        Directory or `s3://bucket/prefix` of runs that are given by their names.
     by_class
         Print the motion share and the accuracy of every class, the largest fall first.
     json
         Print one JSON list instead, an object for each other run, with the rows of every class.
     """
     from flows.printing import print_comparison, print_json
+    from storage.runs import find_run
     from tasks.compare import compare_runs
 
     if not others:
         raise ValueError(f"only one run, {first}, is given; name another to compare it with")
     console = Console()
-    found = {other: compare_runs(first, other) for other in others}
+    first = find_run(first, root)
+    found = {other: compare_runs(first, other) for other in (find_run(run, root) for run in others)}
     if json:
         print_json(
             console,

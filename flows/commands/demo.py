@@ -76,7 +76,7 @@ def _show_truth(data: Path, checkpoint: Path, root: Path) -> None:
     from storage.runs import list_runs
     from tasks.truth import accuracies, on_the_object
 
-    console = Console(highlight=False)
+    console = Console()
     does = {change: f"{share:.0%}" for change, share in accuracies(data, checkpoint).items()}
     console.print(
         f"What the model does: it is right on {does['intact']} of the test clips as they are, on "

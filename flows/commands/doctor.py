@@ -50,6 +50,8 @@ def _private_server() -> Finding:
     try:
         with temporary_server() as url:
             return Finding("Prefect", "ok", f"a private server starts ({url})")
+    except ValueError as error:
+        return Finding("Prefect", "broken", f"no private server starts: {error}")
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
         mend = "the versions in constraints.txt are known to work: make setup"

@@ -17,6 +17,7 @@ Format = Literal["webm", "gif", "mp4", "png", "npz", "pdf", "svg"]
 def export(
     run: str,
     *,
+    root: str | None = None,
     clip: int | None = None,
     figures: str | None = None,
     format: Format | None = None,
@@ -38,7 +39,9 @@ def export(
     Parameters
     ----------
     run
-        Where the run lies, as `selrel runs` lists it.
+        Where the run lies, as `selrel runs` lists it; with `--root` also its name, or `latest`.
+    root
+        Directory or `s3://bucket/prefix` of a run that is given by its name.
     clip
         The clip's number, as the report says below its tabs and `tables/clips.parquet` lists it.
     figures
@@ -57,8 +60,11 @@ def export(
     output
         File to write, also `s3://bucket/file`; `<run>-clip-<number>.<format>` here by default.
     """
+    from storage.runs import find_run
+
     if (clip is None) == (figures is None):
         raise ValueError("give either --clip NUMBER or --figures DIRECTORY")
+    run = find_run(run, root)
     if figures is not None:
         _export_figures(run, figures, format or "pdf")
         return

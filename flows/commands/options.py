@@ -102,7 +102,7 @@ class RunOptions:
     max_drop
         The largest fall of the motion share that passes: 0.05 is five percentage points. A run that falls by
         more, with the whole 95 % interval of the paired difference below 0, is complete but ends with exit
-        code 4.
+        code 4. With fewer than three groups of videos there is no interval, and the mean alone decides.
     against
         The run to compare with; by default the last one on the same data set with the same settings.
     """

@@ -51,7 +51,8 @@ def serve(
     port
         Port on 127.0.0.1; 0 takes a free one.
     """
-    from flows.standing_server import sigterm_as_interrupt, stand, standing_server
+    from flows.interrupts import say_how_to_stop
+    from flows.standing_server import stand, standing_server
 
     if not 1 <= every <= YEAR_S:
         raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({YEAR_S})")
@@ -63,16 +64,14 @@ def serve(
         "tries": tries,
     }
     _check(**parameters)
+    say_how_to_stop()
     console = Console()
     console.print("Starting the server, its deployments and a worker: about half a minute.")
     try:
-        with (
-            sigterm_as_interrupt(),
-            standing_server(
-                state.resolve(), port=port, parameters=parameters, every=timedelta(seconds=every)
-            ) as standing,
-        ):
-            console.print(_welcome(standing, watch), highlight=False, soft_wrap=True, markup=False)
+        with standing_server(
+            state.resolve(), port=port, parameters=parameters, every=timedelta(seconds=every)
+        ) as standing:
+            console.print(_welcome(standing, watch), soft_wrap=True)
             stand(standing)
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where it stopped.")

@@ -73,14 +73,12 @@ def validate(
                 f"{len(settings.cases)} models are trained, explained and compared; results go to "
                 f"{bench.place.join(bench.paths.directory)}",
                 soft_wrap=True,
-                highlight=False,
-                markup=False,
             )
             _carry_out(bench, workers)
         console.print(Markdown(opening(bench.place, bench.paths)))
         page, directory = (bench.place.join(path) for path in (bench.paths.page, bench.paths.directory))
         places = f"\nPage      {page}\nDirectory {directory}"
-        console.print(places, soft_wrap=True, highlight=False, markup=False)
+        console.print(places, soft_wrap=True)
 
 
 def _carry_out(bench: Bench, workers: int | None) -> None:

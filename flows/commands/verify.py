@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.verify import Verification
 
 
-def verify(run: str, *, repair: bool = False) -> int:
+def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
     """Read a run and its data set again, and compare every byte with the receipts.
 
     Prints a line for everything that is missing or changed, and exits with 1, as it does for a run that is
@@ -23,18 +23,21 @@ def verify(run: str, *, repair: bool = False) -> int:
     Parameters
     ----------
     run
-        Where the run lies, as `selrel runs` lists it.
+        Where the run lies, as `selrel runs` lists it; with `--root` also its name, or `latest`.
+    root
+        Directory or `s3://bucket/prefix` of a run that is given by its name.
     repair
         Drop what is damaged and mark the run as unfinished, so that the `selrel explain` command that made it
         redoes just that, and tries again the blocks that were left out.
     """
     from storage.root import run_at
+    from storage.runs import find_run
     from storage.text import visible
     from tasks.verify import verify_run
 
-    found = verify_run(*run_at(run), repair=repair)
-    last = _last_line(len(found.damaged), repair) if found.damaged else _sound_line(found)
-    lines = [*found.damaged, last]
+    found = verify_run(*run_at(find_run(run, root)), repair=repair)
+    last = _last_line(len(found.damaged), repair and not found.kept) if found.damaged else _sound_line(found)
+    lines = [*found.damaged, *found.kept, last]
     if not found.finished:
         lines.append("The run is not finished: the same `selrel explain` command goes on where it stopped.")
     if found.left_out:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from selrel.scores.cells import AREA_PRECISIONS, KINDS, LIFTS, Cells, check_columns
 from selrel.scores.intervals import Range, count_groups, no_interval, ratio_interval
-from selrel.scores.precision import NO_LIFT, NOTHING_RELEVANT, share
+from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT, NOTHING_RELEVANT, share
 from selrel.scores.sums import Floats, GroupSums
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -298,7 +298,8 @@ def _lift(part: Part, kind: str = "") -> Row:
         "base_rate": base_rate,
         "lift": lift,
         "lift_low": found["low"],
-        "lift_high": found["high"],
+        # Of clips that have a lift, none has a larger one.
+        "lift_high": None if found["high"] is None else min(found["high"], 1 / LEAST_BASE_RATE),
         "lift_clips": int(ours.n.sum()),
         "no_lift": None if lift is not None else NOTHING_RELEVANT if base_rate is None else NO_LIFT,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selrel.scores.intervals import Ratio, difference_interval, no_interval
-from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT
+from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT, NOTHING_RELEVANT
 from selrel.scores.sums import group_sums
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -34,7 +34,8 @@ def compare(before: Columns, after: Columns, scores: Sequence[str]) -> list[Row]
     list of dict
         Over all classes (``class`` None), then class by class, a row for each ``score``: ``before``,
         ``after`` and ``difference`` (after minus before; None where there is none), its 95 % interval
-        ``low`` and ``high``, ``n_clips`` that count, and ``no_interval``: why the ends are None, if they are.
+        ``low`` and ``high``, ``n_clips`` that count; ``no_interval``, why the ends are None, if they are, and
+        ``no_lift``, why there is no lift at all to have an interval.
     """
     return [
         {"class": name, "score": score, **_difference(first, second, score)}
@@ -85,6 +86,10 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
     first, second = (_ratio(_rows(side, both), score) for side in (before, after))
     values = [_of_totals(first), _of_totals(second)]
     low, high = difference_interval(first, second) or (None, None)
+    no_lift = None
+    if score == "lift" and not len(both):
+        relevant = _has(before, "precision") & _has(after, "precision")
+        no_lift = NO_LIFT if relevant.any() else NOTHING_RELEVANT
     n_groups = int(np.count_nonzero((first[1] > 0) & (second[1] > 0)))
     return {
         "before": values[0],
@@ -93,7 +98,8 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
         "low": low,
         "high": high,
         "n_clips": len(both),
-        "no_interval": NO_LIFT if score == "lift" and not n_groups else no_interval(n_groups),
+        "no_interval": None if no_lift else no_interval(n_groups),
+        "no_lift": no_lift,
     }
 
 

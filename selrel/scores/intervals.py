@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit  # type: ignore[import-untyped]
+from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
 from selrel.scores.sums import group_sums
 
@@ -62,7 +62,8 @@ def ratio_interval(
     -------
     (low, high) or None
         None where fewer than `LEAST_GROUPS` groups have a denominator (`no_interval` says it in words). A
-        point where all groups have the same ratio, which says no more than that.
+        point where all groups have the same ratio, which says no more than that. A positive ratio that one
+        group rules may have no end above (infinity).
 
     References
     ----------
@@ -76,10 +77,11 @@ def ratio_interval(
     if of == "any" or ratio <= 0 or (of == "share" and ratio >= 1):
         return ratio - reach, ratio + reach
     if of == "positive":
-        factor = float(np.exp(reach / ratio))
+        with np.errstate(over="ignore"):
+            factor = float(np.exp(reach / ratio))
         return ratio / factor, ratio * factor
-    factor = float(np.exp(reach / (ratio * (1 - ratio))))
-    return ratio / (ratio + (1 - ratio) * factor), ratio / (ratio + (1 - ratio) / factor)
+    low, high = expit(logit(ratio) + np.array([-1, 1]) * reach / (ratio * (1 - ratio)))
+    return float(low), float(high)
 
 
 def difference_interval(before: Ratio, after: Ratio) -> Interval | None:
@@ -118,8 +120,10 @@ def no_interval(n_groups: int) -> str | None:
     """Why so many groups give no interval; None if they give one."""
     if n_groups >= LEAST_GROUPS:
         return None
+    if n_groups == 0:
+        return "no clip has a value"
     have = "1 group of videos has" if n_groups == 1 else f"{n_groups} groups of videos have"
-    return f"only {have} a value, and how far apart groups lie shows from {LEAST_GROUPS} on"
+    return f"only {have} a value, and it takes {LEAST_GROUPS} to tell how far apart groups lie"
 
 
 def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:

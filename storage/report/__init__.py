@@ -109,8 +109,8 @@ def render_report(context: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "percent": figures.percent, "signed": figures.signed, "grouped": figures.count, "data_uri": _data_uri,
-        "method_name": method_name,
+        "percent": figures.percent, "signed": figures.signed, "grouped": figures.count,
+        "counted": figures.counted, "data_uri": _data_uri, "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
     tables, paper = context["tables"], context["paper"]
@@ -120,6 +120,7 @@ def render_report(context: Mapping[str, Any]) -> str:
     return page.render(
         **{key: context[key] for key in _KEYS},
         words=WORDS,
+        older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],
         scripts=[Markup(text) for text in inlined],
         hashes=[_hash(text) for text in inlined],
