@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Test files run side by side: one a core, and one more, since many wait for servers.
 AT_ONCE ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
+SIDE_BY_SIDE = $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 # Prefect neither reports its use, nor touches the user's own Prefect settings.
 export DO_NOT_TRACK := 1
@@ -15,13 +16,14 @@ export PREFECT_HOME ?= $(CURDIR)/build/prefect
 # Tests whose results hang on the arithmetic of the processor.
 ARITHMETIC := $(addprefix tests/test_,ties.py deep_taylor.py gradient_methods.py engine.py)
 
-.PHONY: help setup demo test test-processors test-browser lint bench clean
+.PHONY: help setup demo test test-processors test-slow test-browser lint bench clean
 
 help:
 	@echo "make setup   install everything into $(VENV), at the versions in constraints.txt"
 	@echo "make demo    make a small data set, train on it, explain it, print the tables"
 	@echo "make test    every test that needs neither a GPU, nor a browser, nor minutes"
 	@echo "make test-processors   what rounding could change, as older processors compute it"
+	@echo "make test-slow   what takes minutes: servers, kills, whole runs"
 	@echo "make test-browser   the report and the exported clips in headless Chromium"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure times and sizes"
@@ -44,12 +46,16 @@ demo: setup
 
 test: setup
 	@mkdir -p "$(PREFECT_HOME)"
-	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m 'not slow and not gpu and not browser'
+	$(SIDE_BY_SIDE) -m 'not slow and not gpu and not browser'
 
 # What an older processor would run: instructions up to these, in torch and in oneDNN.
 test-processors: setup
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(ARITHMETIC) -m 'not slow'
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(ARITHMETIC)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(SIDE_BY_SIDE) $(ARITHMETIC) -m 'not slow'
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(SIDE_BY_SIDE) $(ARITHMETIC) -m 'not slow'
+
+test-slow: setup
+	@mkdir -p "$(PREFECT_HOME)"
+	$(SIDE_BY_SIDE) -m 'slow and not gpu and not browser'
 
 test-browser: setup
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \

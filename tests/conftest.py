@@ -33,9 +33,13 @@ TINY_VIDEOS = {
 TINY_ABSENT = 5
 
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Tests that run side by side share the cores; two threads each would wait for each other.
     torch.set_num_threads(1)
+    # And Prefect's database, unless each has its own.
+    if home := os.environ.get("PREFECT_HOME"):
+        os.environ["PREFECT_HOME"] = f"{home}/{worker}"
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's shell has background jobs ignore Ctrl-C; what the tests start would inherit that.
