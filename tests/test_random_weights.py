@@ -7,8 +7,8 @@ import torch
 
 from selrel import small_c3d
 from selrel.augmentation import centre
+from selrel.profiles import normalise
 from selrel.randomised import cascade
-from selrel.samples import inputs
 from storage.checkpoints import write_checkpoint
 from storage.root import Root
 from storage.synthetic import make_dataset
@@ -99,7 +99,7 @@ def made(bench):
     videos = read_dataset(bench.test_data, subset="all").videos
     samples = read_samples(read_dataset(bench.test_data, subset="all"), profile)
     numbers = sanity_clips([(video.label, video.group.rpartition("/")[2]) for video in videos], 3)
-    clips = inputs([centre(samples.read(n, 0), profile.view) for n in numbers], profile, model)
+    clips = np.stack([centre(samples.read(n, 0), profile.view) for n in numbers])
     return model.eval(), profile, clips, numbers, [videos[n].label for n in numbers]
 
 
@@ -112,11 +112,12 @@ def gradient_times_input(model, clip, target):
 
 @pytest.mark.slow
 def test_every_layer_is_compared_with_what_the_trained_model_says(made):
-    model, profile, clips, numbers, labels = made
+    model, profile, frames, numbers, labels = made
+    clips = normalise(frames, profile)
     # Labels of which some are what the model says, and some are not.
     labels = [gradient_times_input(model, clips[0], 0)[1], *labels[1:]]
     about = [{"clip": n, "label": label} for n, label in zip(numbers, labels, strict=True)]
-    rows = pd.DataFrame(_sanity_rows(model, profile, clips, about, METHODS))
+    rows = pd.DataFrame(_sanity_rows(model, profile, frames, about, METHODS))
     assert len(rows) == len(LAYERS) * 2 * 3
     assert list(dict.fromkeys(rows.layer)) == LAYERS
     rows = rows[rows.method == "gradient_x_input"].set_index(["layer", "clip"])
@@ -134,12 +135,12 @@ def test_every_layer_is_compared_with_what_the_trained_model_says(made):
 
 @pytest.mark.slow
 def test_a_case_is_explained_again_from_its_published_weights(bench, made):
-    model, profile, clips, numbers, labels = made
+    model, profile, frames, numbers, labels = made
     randomise_case(bench, 0)
     case = bench.settings.cases[0].name
     table = read_table(bench.place, bench.paths.measured("sanity", case)).to_pandas()
     about = [{"clip": n, "label": label} for n, label in zip(numbers, labels, strict=True)]
-    expected = pd.DataFrame(_sanity_rows(model, profile, clips, about, METHODS))
+    expected = pd.DataFrame(_sanity_rows(model, profile, frames, about, METHODS))
     pd.testing.assert_frame_equal(table[list(expected)], expected, check_dtype=False, rtol=1e-3, atol=1e-4)
     videos = read_dataset(bench.test_data, subset="all").videos
     for row in table.itertuples():
