@@ -291,12 +291,12 @@ def positive_part(x: Tensor, rounding: Tensor) -> Tensor:
 
 def where_positive(values: Tensor, x: Tensor, rounding: Tensor) -> Tensor:
     """The values where x is positive, 0 where it counts as 0, in place."""
-    width = rounding / 2
     # By frames, so that no further map is in memory.
-    maps = (values, x, rounding.expand_as(x), width.expand_as(x))
+    maps = (values, x, (2 / rounding).expand_as(x))
     parts = (torch.split(t, 1, dim=2) if x.dim() == 5 else (t,) for t in maps)
-    for value, entry, bar, below in zip(*parts, strict=True):
-        value.mul_(_share(entry, bar, below))
+    for value, entry, scale in zip(*parts, strict=True):
+        # `_share` of a bar that is twice its width, in fewer steps.
+        value.mul_((entry * scale).sub_(1).clamp_(0, 1))
     return values
 
 

@@ -179,7 +179,7 @@ def check(zennit: Any, model: C3D, explainer: Explainer) -> None:
     clips = normalise(frames, PROFILE)
     targets = predicted(model, clips)
     by_rule = explainer.explain(frames, METHODS, targets=targets).cubes
-    equal, ties.EQUAL = ties.EQUAL, 2.0**-22
+    equal, ties.EQUAL = ties.EQUAL, 2.0**-30
     ours = explainer.explain(frames, METHODS, targets=targets).cubes
     ties.EQUAL = equal
     for name, cube in ours.items():
