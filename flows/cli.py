@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
-from flows.interrupts import one_interrupt
-from flows.outages import outage
+from flows.serving.interrupts import one_interrupt
+from flows.serving.outages import outage
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -65,8 +65,8 @@ def application() -> App:
 def _run(arguments: list[str] | None) -> int:
     from cyclopts import CycloptsError
 
-    from flows.prefect_settings import environment_of_a_command, import_prefect
-    from flows.scratch import home_directory
+    from flows.serving.prefect_settings import environment_of_a_command, import_prefect
+    from flows.serving.scratch import home_directory
     from flows.terminal import LogFormatter
     from storage.environment import changed_environment
 

@@ -10,20 +10,20 @@ from typing import Any, Literal
 
 from prefect import get_run_logger
 
-from flows.cluster import check_cluster, cluster
-from flows.standalone import announced_end, standalone
+from flows.serving.cluster import check_cluster, cluster
+from flows.serving.standalone import announced_end, standalone
 from selrel.selective import PRESETS, SIGMAS
-from storage.leases import Lease, lease
-from storage.root import Root
-from tasks.decode import decode
-from tasks.explain import explain
+from storage.stores.leases import Lease, lease
+from storage.stores.root import Root
 from tasks.gate import check_gate
-from tasks.index import index
-from tasks.motion import motion
 from tasks.plan import Plan, plan, publish
-from tasks.report import report
 from tasks.request import PAPER_METHODS, Request
-from tasks.score import score
+from tasks.stages.decode import decode
+from tasks.stages.explain import explain
+from tasks.stages.index import index
+from tasks.stages.motion import motion
+from tasks.stages.report import report
+from tasks.stages.score import score
 
 
 @standalone(name="explain-ucf101", flow_run_name="{checkpoint}", validate_parameters=True)

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from flows.terminal import Console
 from selrel.scores.paper import PAPER
-from storage.figures import (
+from storage.layout import RunPaths
+from storage.report.figures import (
     OLDER,
     counted,
     difference_range,
@@ -26,10 +27,9 @@ from storage.figures import (
     same_row,
     without_interval,
 )
-from storage.layout import RunPaths
 from storage.results import result_rows
-from storage.root import Root
 from storage.runs import Run, finished_run, read_run, read_summary
+from storage.stores.root import Root
 from storage.text import all_visible, visible
 from tasks.command import command
 
@@ -421,7 +421,7 @@ def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
 
 
 def _map(sigma: float) -> str:
-    """A name short enough for 80 columns, as `storage.figures.map_name` is not."""
+    """A name short enough for 80 columns, as `storage.report.figures.map_name` is not."""
     return "all" if sigma == 0 else f"{sigma:g} sigma"
 
 

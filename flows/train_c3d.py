@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from flows.standalone import standalone
+from flows.serving.standalone import standalone
 from selrel.models.c3d import HIDDEN, WIDTHS
 from tasks.train import train
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flows.cluster import cluster
 from flows.explain_ucf101 import hold_run, run_stages
-from flows.standalone import standalone
-from storage.receipts import pending
-from tasks.benchmark import Bench
+from flows.serving.cluster import cluster
+from flows.serving.standalone import standalone
+from storage.stores.receipts import pending
 from tasks.plan import publish
-from tasks.validate import note_run, plan_case, randomise_cases, score_cases, train_cases
-from tasks.verdict import verdict
+from tasks.validity.benchmark import Bench
+from tasks.validity.validate import note_run, plan_case, randomise_cases, score_cases, train_cases
+from tasks.validity.verdict import verdict
 
 
 @standalone(name="validate", validate_parameters=False)

@@ -15,10 +15,10 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
 from flows.explain_ucf101 import explain_ucf101, request_from
-from flows.standalone import announced_end
-from storage.ledger import Entry, append
-from storage.root import Root
-from storage.sources import PATTERNS
+from flows.serving.standalone import announced_end
+from storage.checkpoints.ledger import Entry, append
+from storage.checkpoints.sources import PATTERNS
+from storage.stores.root import Root
 from tasks.request import Request
 from tasks.watch import look
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from selrel.engine.ties import first_highest
-from selrel.samples import Samples
+from selrel.training.samples import Samples
 
 Change = Literal["intact", "frozen", "shuffled", "reversed"]
 CHANGES: tuple[Change, ...] = get_args(Change)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from selrel.clips.profiles import Profile, bounds, normalise
 from selrel.engine import Forward, trace
 from selrel.engine.ties import first_highest
 from selrel.explain import default_settings, method
 from selrel.explain.deep_taylor import amount, conservation_error
-from selrel.profiles import Profile, bounds, normalise
 
 Result = TypeVar("Result")
 Frames = npt.NDArray[np.uint8] | Tensor

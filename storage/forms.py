@@ -62,7 +62,7 @@ class Stored(dict[str, Any]):
 
 @with_config(_STRICT)
 class View(TypedDict, total=False):
-    """What `selrel.profiles.View` is made of."""
+    """What `selrel.clips.profiles.View` is made of."""
 
     resize: Side | Pair
     crop: Pair
@@ -72,7 +72,7 @@ class View(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Profile(TypedDict, total=False):
-    """What `selrel.profiles.Profile` is made of."""
+    """What `selrel.clips.profiles.Profile` is made of."""
 
     family: str
     view: View

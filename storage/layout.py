@@ -1,6 +1,6 @@
 """Where everything lies under a root: paths and names, spelled here only. Nothing here reads or writes.
 
-`storage.root` takes these paths to a disk or to S3.
+`storage.stores.root` takes these paths to a disk or to S3.
 """
 
 from __future__ import annotations

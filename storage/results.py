@@ -7,9 +7,9 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from storage.forms import Stored, rows
 from storage.layout import RunPaths
-from storage.receipts import REPAIR
-from storage.root import Root
 from storage.runs import read_run, read_summary
+from storage.stores.receipts import REPAIR
+from storage.stores.root import Root
 from storage.tables import DamagedTable, check_kinds, read_table
 
 # More than any data set of actions has.

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from storage.forms import DATASET, RUN, SUMMARY, Stored, checked
 from storage.layout import RUNS, DatasetPaths, RunPaths
-from storage.receipts import is_sealed, sealed
-from storage.root import Root, UnreadableFile, run_at
+from storage.stores.receipts import is_sealed, sealed
+from storage.stores.root import Root, UnreadableFile, run_at
 
 # In place of a run's name.
 LATEST = "latest"

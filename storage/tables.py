@@ -12,8 +12,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from storage.receipts import REPAIR, Written, of_bytes
-from storage.root import Root, TooLarge
+from storage.stores.receipts import REPAIR, Written, of_bytes
+from storage.stores.root import Root, TooLarge
 from storage.text import first_line
 
 # As a file, and unfolded in memory: several times what the clips of the largest data set take.

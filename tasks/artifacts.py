@@ -10,10 +10,10 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from selrel.scores.paper import PAPER
-from storage.figures import counted, mean_and_interval
 from storage.report.columns import shown_table
-from storage.root import Root
+from storage.report.figures import counted, mean_and_interval
 from storage.runs import Run, list_runs, read_run
+from storage.stores.root import Root
 
 Row = Mapping[str, Any]
 

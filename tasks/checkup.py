@@ -17,8 +17,8 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from storage.root import Root
-from storage.videos import UndecodableVideo, read_frames
+from storage.stores.root import Root
+from storage.videos.reader import UndecodableVideo, read_frames
 
 # Servers of this project's world, whose ports must not be open to other machines.
 _PORTS = {4200: "a Prefect server", 8786: "a Dask scheduler", 8787: "a Dask dashboard"}

@@ -11,14 +11,14 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from selrel.profiles import View
-from storage.blocks import blocks
-from storage.fingerprints import unchanged
-from storage.receipts import REPAIR
-from storage.root import Root
+from selrel.clips.profiles import View
+from storage.arrays.blocks import blocks
+from storage.datasets.fingerprints import unchanged
+from storage.datasets.ucf101 import video_path
 from storage.runs import read_dataset_description
+from storage.stores.receipts import REPAIR
+from storage.stores.root import Root
 from storage.tables import DamagedTable, check_kinds, read_table
-from storage.ucf101 import video_path
 
 _INDEX = {
     **dict.fromkeys(("video", "class", "group", "split"), "text"),

@@ -11,13 +11,13 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
-from storage.figures import percent
 from storage.forms import Stored
 from storage.layout import RunPaths
-from storage.receipts import REPAIR
+from storage.report.figures import percent
 from storage.results import CLIPS, clip_rows
-from storage.root import Root, UnreadableFile
 from storage.runs import finished_run, list_runs, read_dataset_description, read_run, read_summary
+from storage.stores.receipts import REPAIR
+from storage.stores.root import Root, UnreadableFile
 from storage.tables import DamagedTable, read_tables
 
 Row = dict[str, Any]

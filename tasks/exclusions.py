@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from selrel.motion import STILL_SHARE
-from storage.root import Root
+from selrel.clips.flow import STILL_SHARE
 from storage.runs import read_run
+from storage.stores.root import Root
 from storage.tables import read_table
 from tasks.clips import clips_of
-from tasks.stages import Quarantined
+from tasks.running.stages import Quarantined
 
 NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 
@@ -30,7 +30,7 @@ def exclusions_of_run(
     run : str
         Its name.
     clips, left_out : DataFrame
-        As `tasks.report.explained_clips` gives them.
+        As `tasks.stages.report.explained_clips` gives them.
     quarantined : sequence of Quarantined
         What the stages had to leave out.
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selrel.films import explained, film
-from selrel.pictures import Palette, contact_sheet, png, relevance_scale
+from selrel.pictures.films import explained, film
+from selrel.pictures.images import Palette, contact_sheet, png, relevance_scale
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask
-from storage import exports, vector_figures
-from storage.cubes import open_run, read_block
+from storage.arrays.cubes import open_run, read_block
+from storage.report import exports, vector_figures
 from storage.report.columns import main_method, overall, shown_table
 from storage.results import result_rows
 from storage.runs import finished_run, read_run
@@ -217,7 +217,7 @@ def printed_table(
     *,
     columns: Sequence[str],
 ) -> dict[str, Any]:
-    """Columns of one table as text, for `storage.vector_figures.table_figure`."""
+    """Columns of one table as text, for `storage.report.vector_figures.table_figure`."""
     shown = shown_table(name, rows, paper)
     places = [shown["columns"].index(column) for column in columns]
     return {

@@ -10,9 +10,9 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from selrel.scores.compare import dropped
-from storage.figures import difference_range
-from storage.root import Root, run_at
+from storage.report.figures import difference_range
 from storage.runs import finished_run, read_run, read_summary
+from storage.stores.root import Root, run_at
 from tasks.compare import comparison, headline, previous_run, read_measure, read_side
 
 Row = dict[str, Any]

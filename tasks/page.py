@@ -13,18 +13,18 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 
 from selrel.explain import units
-from selrel.pictures import PALETTES, flow_wheel, png, relevance_scale, steps, webp
-from selrel.playback import flow_strip, frame_strip, layer
+from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_scale, steps, webp
+from selrel.pictures.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
-from storage.cubes import read_block, read_relevance
+from storage.arrays.cubes import read_block, read_relevance
 from storage.layout import ReportPaths
 from storage.report import write_clip, write_report
 from storage.report.columns import main_method
 from storage.report.media import clip_script
-from storage.root import Root
 from storage.runs import read_dataset_description, read_run
+from storage.stores.root import Root
 from storage.tables import check_kinds, read_table, read_tables
 from tasks.clips import clips_of
 from tasks.command import command

@@ -21,15 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selrel.clips.profiles import Profile
 from selrel.explainer import Explainer
 from selrel.models import Recognised, check_outputs, from_factory, recognise
-from selrel.profiles import Profile
-from storage.checkpoints import Checkpoint, read_checkpoint
-from storage.fingerprints import Fingerprints, fingerprints, keep
-from storage.layout import content_hash, run_name
-from storage.root import Root, UnusableRoot
-from storage.runs import is_finished, name_of_run, write_run
-from storage.ucf101 import (
+from storage.checkpoints.files import Checkpoint, read_checkpoint
+from storage.datasets.fingerprints import Fingerprints, fingerprints, keep
+from storage.datasets.ucf101 import (
     LISTS,
     Dataset,
     Video,
@@ -44,25 +41,28 @@ from storage.ucf101 import (
     unknown_class,
     video_path,
 )
-from storage.videos import UndecodableVideo, header_frames
+from storage.layout import content_hash, run_name
+from storage.runs import is_finished, name_of_run, write_run
+from storage.stores.root import Root, UnusableRoot
+from storage.videos.reader import UndecodableVideo, header_frames
 from tasks.compare import check_alike
-from tasks.progress import progress
 from tasks.request import Request
+from tasks.running.progress import progress
 from tasks.versions import code_version, hash_of_sources
 
 # What makes and stores the pixels and the flow: a data set is only as old as these.
 _CODE_OF_PIXELS = (
-    "selrel/camera.py",
-    "selrel/clips.py",
-    "selrel/motion.py",
-    "selrel/profiles.py",
-    "storage/blocks.py",
-    "storage/cubes.py",
-    "storage/decoder.py",
-    "storage/videos.py",
-    "tasks/decode.py",
-    "tasks/index.py",
-    "tasks/motion.py",
+    "selrel/clips/camera.py",
+    "selrel/clips/windows.py",
+    "selrel/clips/flow.py",
+    "selrel/clips/profiles.py",
+    "storage/arrays/blocks.py",
+    "storage/arrays/cubes.py",
+    "storage/videos/decoder.py",
+    "storage/videos/reader.py",
+    "tasks/stages/decode.py",
+    "tasks/stages/index.py",
+    "tasks/stages/motion.py",
 )
 _OPENCV = "opencv-contrib-python-headless"
 _COMPUTE = ("torch", "numpy", _OPENCV, "av")

@@ -9,8 +9,8 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
+from selrel.clips.flow import check_rule
 from selrel.explain import default_settings, method, methods
-from selrel.motion import check_rule
 from selrel.scores.aggregate import SIGMA as TABLE_SIGMA
 from selrel.selective import PRESETS, SIGMAS, SelectiveParameters, check_sigmas
 

@@ -16,20 +16,27 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from selrel.clips import loop_pad, windows
-from selrel.fine_tuning import fine_tuned
+from selrel.clips.profiles import Profile, View, resize_frame
+from selrel.clips.windows import loop_pad, windows
 from selrel.models import families
 from selrel.models.c3d import C3D
-from selrel.profiles import Profile, View, resize_frame
-from selrel.training import Epoch, Recipe, Samples, Trainer, initialise
-from storage.checkpoints import read_checkpoint
-from storage.fingerprints import Fingerprint, fingerprint, sha256_of, still
+from selrel.training.fine_tuning import fine_tuned
+from selrel.training.fitting import Epoch, Recipe, Samples, Trainer, initialise
+from storage.checkpoints.files import read_checkpoint
+from storage.checkpoints.trainings import (
+    DamagedState,
+    describe,
+    publish,
+    read_state,
+    write_history,
+    write_state,
+)
+from storage.datasets.fingerprints import Fingerprint, fingerprint, sha256_of, still
+from storage.datasets.ucf101 import Dataset, Video, choose_classes, hold_out, label_index, read_dataset
 from storage.layout import TrainingPaths
-from storage.root import Root, training_at
-from storage.trainings import DamagedState, describe, publish, read_state, write_history, write_state
-from storage.ucf101 import Dataset, Video, choose_classes, hold_out, label_index, read_dataset
-from storage.videos import UndecodableVideo, read_frames
-from tasks.progress import progress
+from storage.stores.root import Root, training_at
+from storage.videos.reader import UndecodableVideo, read_frames
+from tasks.running.progress import progress
 
 FAMILY = "c3d-jfzhang"
 # Resized videos are kept in memory up to this; the others are decoded again for every clip.
@@ -73,7 +80,7 @@ def train(
     widths, hidden, dropout
         As `C3D` takes them.
     recipe : mapping
-        Settings of `selrel.training.Recipe`.
+        Settings of `selrel.training.fitting.Recipe`.
     subset : "train" or "all"
         The videos to learn from: of the split's training list, or all.
     classes : sequence of str, optional
@@ -90,7 +97,7 @@ def train(
     -------
     dict
         ``checkpoint``, ``sha256``, ``classes`` (in the order of the outputs) and ``history``, one dict an
-        epoch with the fields of `selrel.training.Epoch`.
+        epoch with the fields of `selrel.training.fitting.Epoch`.
 
     Raises
     ------
@@ -249,7 +256,7 @@ class _Clips:
         return len(cut)
 
     def read(self, sample: int, shift: int) -> npt.NDArray[np.uint8]:
-        """As `selrel.training.Samples.read`."""
+        """As `selrel.training.fitting.Samples.read`."""
         path, start, n_frames = self._windows[sample]
         length = self._view.clip_length
         if shift:

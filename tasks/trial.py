@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
+from storage.datasets.ucf101 import video_path
 from storage.layout import content_hash
-from storage.receipts import pending
-from storage.root import Root
 from storage.runs import read_run
+from storage.stores.receipts import pending
+from storage.stores.root import Root
 from storage.tables import read_table, write_table
-from storage.ucf101 import video_path
-from storage.videos import UndecodableVideo, count_frames
-from tasks.decode import decode, decode_block
-from tasks.explain import explain, explain_block
-from tasks.index import count_block, index
-from tasks.motion import motion, motion_block
+from storage.videos.reader import UndecodableVideo, count_frames
 from tasks.plan import Plan, estimated_bytes, estimated_clips, publish
-from tasks.score import score, score_block
+from tasks.stages.decode import decode, decode_block
+from tasks.stages.explain import explain, explain_block
+from tasks.stages.index import count_block, index
+from tasks.stages.motion import motion, motion_block
+from tasks.stages.score import score, score_block
 
 N_CLIPS = 2
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from storage.fingerprints import sha256_of
+from storage.datasets.fingerprints import sha256_of
+from storage.datasets.ucf101 import video_path
 from storage.layout import DatasetPaths, RunPaths
-from storage.receipts import LINK, HasReceipts, blocks_done, damages, discard, is_sealed
-from storage.root import MAX_JSON_BYTES, Root, UnreadableFile
 from storage.runs import is_finished, read_run, read_summary
-from storage.ucf101 import video_path
+from storage.stores.receipts import LINK, HasReceipts, blocks_done, damages, discard, is_sealed
+from storage.stores.root import MAX_JSON_BYTES, Root, UnreadableFile
 from tasks.clips import clips_of, videos_of
-from tasks.effort import effort_damage
-from tasks.index import video_blocks
-from tasks.report import results_hash
+from tasks.running.effort import effort_damage
+from tasks.stages.index import video_blocks
+from tasks.stages.report import results_hash
 
 # Requests to S3 wait for each other less, and hashing leaves Python's lock.
 _READERS = 8

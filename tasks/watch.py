@@ -18,14 +18,14 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from selrel.models import from_factory
-from storage.fingerprints import facts, keep
+from storage.checkpoints.ledger import Entry, Outcome, read_ledger
+from storage.checkpoints.sources import Candidate, candidates
+from storage.datasets.fingerprints import facts, keep
+from storage.datasets.ucf101 import choose_classes, read_dataset
 from storage.layout import RunPaths, content_hash
-from storage.ledger import Entry, Outcome, read_ledger
-from storage.receipts import blocks_done
-from storage.root import Root, UnreadableFile, UnusableRoot, file_at
 from storage.runs import finished_run, is_finished, read_run, read_summary
-from storage.sources import Candidate, candidates
-from storage.ucf101 import choose_classes, read_dataset
+from storage.stores.receipts import blocks_done
+from storage.stores.root import Root, UnreadableFile, UnusableRoot, file_at
 from tasks.compare import NotComparable, check_alike
 from tasks.plan import machinery, plan
 from tasks.request import Request

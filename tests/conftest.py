@@ -10,8 +10,8 @@ import torch
 from hypothesis import settings
 
 from selrel.models.c3d import C3D
-from storage.checkpoints import write_checkpoint
-from storage.root import Root
+from storage.checkpoints.files import write_checkpoint
+from storage.stores.root import Root
 from tests.servers import BUCKET, S3Server, s3_client, s3_server
 
 TINY_CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from selrel.profiles import Profile, View
+from selrel.clips.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
-from storage.cubes import create_frames, create_motion, create_relevance, encode, write_block
-from storage.receipts import Written, file_hashes, write_receipt
-from storage.root import Root
+from storage.arrays.cubes import create_frames, create_motion, create_relevance, encode, write_block
 from storage.runs import read_run, write_run
+from storage.stores.receipts import Written, file_hashes, write_receipt
+from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
-from tasks.effort import record_effort
-from tasks.motion import moved_shares
-from tasks.report import report
-from tasks.score import score_block
+from tasks.running.effort import record_effort
+from tasks.stages.motion import moved_shares
+from tasks.stages.report import report
+from tasks.stages.score import score_block
 
 CLASSES = ("Archery", "Hammering", "HammerThrow")
 METHODS = ("deep_taylor", "guided_backprop")

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from flows.local_server import _create_database
+from flows.serving.local_server import _create_database
 from storage.environment import inherited
 from tests.processes import family, wait_until_gone
 from tests.servers import free_port

@@ -12,7 +12,7 @@ from selrel.scores import score_clip
 from selrel.scores.aggregate import sweep, table1, table2, table3
 from selrel.scores.cells import agreement_cells, score_cells
 from selrel.selective import SIGMAS, SelectiveParameters
-from storage.cubes import decode, encode
+from storage.arrays.cubes import decode, encode
 
 Cubes = Mapping[str, np.ndarray]
 Tables = dict[str, list[dict[str, Any]]]

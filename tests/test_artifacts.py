@@ -1,7 +1,7 @@
 from selrel.scores.intervals import no_interval
-from storage.figures import percent
-from storage.root import run_at
+from storage.report.figures import percent
 from storage.runs import read_summary
+from storage.stores.root import run_at
 from tasks.artifacts import headline, history
 from tests.made_run import make_run
 

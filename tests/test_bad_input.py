@@ -12,7 +12,7 @@ import torch
 from flows.cli import BAD_INPUT, main
 from selrel.models import families
 from selrel.models.c3d import C3D
-from storage.root import Root
+from storage.stores.root import Root
 
 
 @pytest.fixture(scope="module")

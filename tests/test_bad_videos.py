@@ -19,13 +19,13 @@ import torch
 
 from flows.cli import main
 from selrel.models.c3d import C3D
-from storage.fingerprints import sha256_of
-from storage.receipts import write_receipt
-from storage.root import Root
+from storage.datasets.fingerprints import sha256_of
+from storage.datasets.ucf101 import read_dataset
+from storage.stores.receipts import write_receipt
+from storage.stores.root import Root
 from storage.tables import read_table
-from storage.ucf101 import read_dataset
-from storage.videos import UndecodableVideo, count_frames, read_frames
-from tasks import index
+from storage.videos.reader import UndecodableVideo, count_frames, read_frames
+from tasks.stages import index
 
 Make = Callable[..., Any]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from selrel.behaviour import CHANGES, change_clip, changed, cue_conflict, freeze_effect, motion_use
-from selrel.samples import Samples
+from selrel.training.samples import Samples
 
 CLIP = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8)
 

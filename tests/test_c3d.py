@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selrel.clips import loop_pad
+from selrel.clips.profiles import crop, normalise, resize_frame
+from selrel.clips.windows import loop_pad
 from selrel.models import check_outputs, families, recognise
 from selrel.models.c3d import C3D, LAYERS
-from selrel.profiles import crop, normalise, resize_frame
-from storage.checkpoints import read_checkpoint
-from storage.ucf101 import label_index, read_dataset
-from storage.videos import read_frames
+from storage.checkpoints.files import read_checkpoint
+from storage.datasets.ucf101 import label_index, read_dataset
+from storage.videos.reader import read_frames
 
 WIDTHS = (2, 3, 4, 4, 5, 5, 6, 6)
 HIDDEN = (7, 8)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from selrel.camera import camera_flow, camera_motion, moved_origin, object_flow
-from selrel.motion import farneback, moving
+from selrel.clips.camera import camera_flow, camera_motion, moved_origin, object_flow
+from selrel.clips.flow import farneback, moving
 
 Array = npt.NDArray[Any]
 HEIGHT, WIDTH = 128, 171

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.checkpoints import UnusableCheckpoint, read_checkpoint, write_checkpoint
+from storage.checkpoints.files import UnusableCheckpoint, read_checkpoint, write_checkpoint
 
 
 @pytest.fixture

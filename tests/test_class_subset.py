@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from selrel.clips.profiles import bounds, normalise
 from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor
 from selrel.models import recognise
 from selrel.models.c3d import C3D
-from selrel.profiles import bounds, normalise
-from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.cubes import create_frames, open_run, read_block
-from storage.receipts import write_receipt
-from storage.root import Root
+from storage.arrays.cubes import create_frames, open_run, read_block
+from storage.checkpoints.files import read_checkpoint, write_checkpoint
+from storage.stores.receipts import write_receipt
+from storage.stores.root import Root
 from tasks.clips import clips_of
-from tasks.decode import decode_block
-from tasks.explain import _create, explain_block
-from tasks.index import _assemble, count_block
 from tasks.plan import Plan, plan, publish
 from tasks.request import Request
+from tasks.stages.decode import decode_block
+from tasks.stages.explain import _create, explain_block
+from tasks.stages.index import _assemble, count_block
 
 # In classInd.txt's order; sorted, as the checkpoint's family counts, HammerThrow comes before Hammering.
 CLASSES = ("Archery", "Hammering", "HammerThrow", "JumpRope", "YoYo")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selrel.clips import loop_pad, windows
+from selrel.clips.windows import loop_pad, windows
 
 
 @given(n_frames=st.integers(0, 400), length=st.integers(1, 40))

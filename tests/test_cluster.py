@@ -21,7 +21,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from flows.cluster import (
+from flows.serving.cluster import (
     THREAD_VARIABLES,
     OtherVersions,
     check_cluster,
@@ -31,8 +31,8 @@ from flows.cluster import (
     local_size,
     visible_gpus,
 )
-from flows.scratch import scratch_directory
-from tasks.fanout import run_blocks
+from flows.serving.scratch import scratch_directory
+from tasks.running.fanout import run_blocks
 from tasks.versions import differences, versions
 from tests.dask_processes import dask_processes, start_worker, tls_options, write_certificates
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
@@ -156,7 +156,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 PARENT = """
     import time
-    from flows.cluster import cluster
+    from flows.serving.cluster import cluster
 
     def spin(block):
         end = time.monotonic() + 60
@@ -296,7 +296,7 @@ def test_what_a_killed_client_left_is_removed(other_code: Path) -> None:
 OLD_CLIENT = """
     import sys, time
     sys.path.insert(0, "")
-    from flows.cluster import cluster
+    from flows.serving.cluster import cluster
 
     with cluster(scheduler=sys.argv[1]):
         print("working", flush=True)
@@ -314,7 +314,7 @@ def test_packages_that_differ_are_named() -> None:
 
 def test_a_worker_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With four GPUs, of which two may be used: two workers, one of them for each."""
-    monkeypatch.setattr("flows.cluster.torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("flows.serving.cluster.torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     assert local_size()[0] == 2
     with cluster() as client:

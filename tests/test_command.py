@@ -6,8 +6,8 @@ import pytest
 from flows import cli
 from flows.explain_ucf101 import request_from
 from selrel.models.c3d import C3D, FAMILIES
-from selrel.training import Samples, initialise
-from storage.checkpoints import write_checkpoint
+from selrel.training.fitting import Samples, initialise
+from storage.checkpoints.files import write_checkpoint
 from tasks.command import command
 from tasks.plan import plan
 

@@ -11,8 +11,8 @@ import pytest
 
 from flows.cli import application, main
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED
-from storage.root import Root
 from storage.runs import mark_success, write_run
+from storage.stores.root import Root
 from tasks.checkup import checkup
 
 

@@ -20,13 +20,13 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from flows.cli import main
 from flows.exits import BAD_INPUT
-from flows.local_server import temporary_server
+from flows.serving.local_server import temporary_server
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare, dropped
 from selrel.scores.intervals import difference_interval, no_interval
 from selrel.scores.precision import NO_LIFT, NOTHING_RELEVANT
-from storage.root import Root
 from storage.runs import mark_success, write_run
+from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run
 from tasks.gate import EVENT, MotionShareDropped, NotJudged, check_gate, with_previous

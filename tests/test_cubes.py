@@ -11,11 +11,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import blocks, cubes
-from storage.blocks import DamagedBlock, MissingBlock, TemplateMismatch, clip_hashes
-from storage.cubes import decode, encode, open_run, read_block, read_relevance, write_block
-from storage.receipts import file_hashes
-from storage.root import Root
+from storage.arrays import blocks, cubes
+from storage.arrays.blocks import DamagedBlock, MissingBlock, TemplateMismatch, clip_hashes
+from storage.arrays.cubes import decode, encode, open_run, read_block, read_relevance, write_block
+from storage.stores.receipts import file_hashes
+from storage.stores.root import Root
 
 N_CLIPS, BLOCK, LENGTH, HEIGHT, WIDTH = 10, 4, 4, 6, 8
 CUBE = (LENGTH, HEIGHT, WIDTH)

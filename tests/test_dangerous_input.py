@@ -29,13 +29,13 @@ import torch
 from numcodecs.zstd import Zstd
 
 from flows.cli import main
-from storage import videos
-from storage.checkpoints import UnusableCheckpoint, read_checkpoint
-from storage.cubes import create_frames, create_relevance, open_run, read_block, write_block
-from storage.root import Root
-from storage.ucf101 import read_dataset, video_path
-from storage.videos import UndecodableVideo, count_frames
-from storage.zarr_metadata import UnsafeGroup
+from storage.arrays.cubes import create_frames, create_relevance, open_run, read_block, write_block
+from storage.arrays.zarr_metadata import UnsafeGroup
+from storage.checkpoints.files import UnusableCheckpoint, read_checkpoint
+from storage.datasets.ucf101 import read_dataset, video_path
+from storage.stores.root import Root
+from storage.videos import reader as videos
+from storage.videos.reader import UndecodableVideo, count_frames
 
 HTML = "<img src=x onerror=alert(1)>\"'&<script>alert(2)</script>"
 

@@ -15,12 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
-from storage import decoder, videos
-from storage.fingerprints import sha256_of
-from storage.root import Root
+from storage.datasets.fingerprints import sha256_of
+from storage.stores.root import Root
 from storage.tables import read_table
-from storage.videos import UndecodableVideo, count_frames, header_frames, read_frames
-from tasks import index
+from storage.videos import decoder
+from storage.videos import reader as videos
+from storage.videos.reader import UndecodableVideo, count_frames, header_frames, read_frames
+from tasks.stages import index
 from tests.processes import wait_until_gone
 
 # What FFmpeg would do on a video that breaks it, by the name of the file. Python loads this module first, and
@@ -95,7 +96,7 @@ if any(word.endswith("decoder.py") for word in sys.orig_argv):
 
 STOPPED_AT_THE_END = """
 import os, signal, sys
-from storage import videos
+from storage.videos import reader as videos
 assert videos.count_frames(sys.argv[1]).n_frames == 5
 pid = videos._servers[0].process.pid
 os.kill(pid, signal.SIGSTOP)

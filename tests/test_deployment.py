@@ -22,11 +22,11 @@ from prefect.server.events.schemas.automations import AutomationCore, EventTrigg
 from prefect.server.events.schemas.events import ReceivedEvent
 
 from flows.cli import main
-from flows.standalone import ENDED
-from flows.standing_server import HEARTBEAT
+from flows.serving.standalone import ENDED
+from flows.serving.standing_server import HEARTBEAT
 from storage.environment import inherited
-from storage.root import run_at
 from storage.runs import read_summary
+from storage.stores.root import run_at
 from tests.prefect_server import REPOSITORY, prefect_server
 from tests.servers import free_port
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.root import Root
-from tasks.effort import arithmetic, overhead, record_effort, with_seconds
+from storage.stores.root import Root
+from tasks.running.effort import arithmetic, overhead, record_effort, with_seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by a second whenever it is read."""
-    monkeypatch.setattr("tasks.effort.time.perf_counter", itertools.count().__next__)
+    monkeypatch.setattr("tasks.running.effort.time.perf_counter", itertools.count().__next__)
 
 
 def test_only_the_time_inside_counts(clock: None) -> None:

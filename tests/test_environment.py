@@ -16,15 +16,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from prefect.settings import get_current_settings, temporary_settings
 
-from flows.prefect_settings import (
+from flows.serving.prefect_settings import (
     client_of,
     environment_of_a_command,
     environment_of_a_server,
     environment_of_a_worker,
 )
-from storage import videos
-from storage.drawing import own_style
 from storage.environment import changed_environment, inherited
+from storage.report.drawing import own_style
+from storage.videos import reader as videos
 from tests.hostile import hostile_directory, hostile_variables
 
 STRAY = ("OPENCV_", "ZARR_", "FSSPEC_", "MPLBACKEND", "TORCH_", "PYTHONWARNINGS", "WEB_CONCURRENCY")
@@ -133,7 +133,7 @@ def test_prefect_is_a_client_of_our_server_alone(hostile: Path, monkeypatch: pyt
 
 def test_a_command_imports_prefect_without_the_files_of_the_working_directory(hostile: Path) -> None:
     code = (
-        "from flows.prefect_settings import import_prefect; import_prefect();"
+        "from flows.serving.prefect_settings import import_prefect; import_prefect();"
         "from prefect.settings import get_current_settings;"
         "print(get_current_settings().api.url, get_current_settings().runner.poll_frequency)"
     )
@@ -151,7 +151,7 @@ def test_a_command_imports_prefect_without_the_files_of_the_working_directory(ho
 
 def test_a_worker_does_not_import_prefect_by_the_way() -> None:
     """First it imports what it was sent; only then `import_prefect` keeps other projects' settings out."""
-    code = "import flows.cluster, sys; print('prefect' in sys.modules)"
+    code = "import flows.serving.cluster, sys; print('prefect' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -8,8 +8,8 @@ import torch
 
 from selrel.engine.ties import first_highest
 from selrel.explainer import Explanation
-from storage.ucf101 import LABEL_ORDERS, label_index
-from tasks.explain import _arrays, in_batches
+from storage.datasets.ucf101 import LABEL_ORDERS, label_index
+from tasks.stages.explain import _arrays, in_batches
 
 
 class Device:

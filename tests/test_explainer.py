@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from selrel.clips.profiles import Profile, View, bounds, normalise
 from selrel.engine import Forward, trace
 from selrel.explain import method
 from selrel.explainer import Explainer
-from selrel.profiles import Profile, View, bounds, normalise
 
 PROFILE = Profile(
     family="tests",

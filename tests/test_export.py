@@ -9,7 +9,7 @@ from PIL import Image
 
 from flows import cli
 from selrel.selective import SelectiveParameters, selective_mask
-from storage.exports import gif, mp4, npz, webm
+from storage.report.exports import gif, mp4, npz, webm
 from tasks.export import export_clip, read_clip
 from tests.made_run import METHODS, make_run
 from tests.servers import BUCKET, s3_client, s3_server

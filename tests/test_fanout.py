@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from flows.cluster import cluster
-from tasks.fanout import run_blocks
+from flows.serving.cluster import cluster
+from tasks.running.fanout import run_blocks
 from tests.dask_processes import dask_processes
 
 

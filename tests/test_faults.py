@@ -24,9 +24,9 @@ import pandas as pd
 import pytest
 import torch
 
-from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.root import run_at
+from storage.checkpoints.files import read_checkpoint, write_checkpoint
 from storage.runs import read_summary
+from storage.stores.root import run_at
 from tasks.verify import verify_run
 from tests.faults import faulty
 from tests.prefect_server import PrefectServer, prefect_server

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from selrel.films import film
-from selrel.pictures import NEGATIVE, PALETTES, POSITIVE, flow_colours, overlay, relevance_scale
+from selrel.pictures.films import film
+from selrel.pictures.images import NEGATIVE, PALETTES, POSITIVE, flow_colours, overlay, relevance_scale
 
 RNG = np.random.default_rng(1)
 

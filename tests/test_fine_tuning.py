@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from selrel.fine_tuning import fine_tuned
 from selrel.models import recognise
 from selrel.models.c3d import C3D, CONVOLUTIONS, LAYERS
+from selrel.training.fine_tuning import fine_tuned
 
 WIDTHS, HIDDEN = (2, 3, 4, 4, 5, 5, 6, 6), (7, 8)
 SPORTS1M = [*(f"features.{i}" for i in (0, 3, 6, 8, 11, 13, 16, 18)), *(f"classifier.{i}" for i in (0, 3))]

@@ -14,7 +14,7 @@ from av.codec.context import Flags
 from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries
 
-from storage.videos import UndecodableVideo, count_frames, read_frames
+from storage.videos.reader import UndecodableVideo, count_frames, read_frames
 
 Frames = np.ndarray
 Make = Callable[..., Frames]

@@ -23,19 +23,19 @@ from flows import cli
 from flows.exits import stopped
 from flows.printing import print_result, print_runs, result_of
 from flows.terminal import Console, LogFormatter
-from selrel.training import Trainer
-from storage.blocks import Variable, create_group, write_block
-from storage.leases import read_holder
-from storage.ledger import Entry, append, read_ledger
-from storage.receipts import blocks_done, damages, sealed
+from selrel.training.fitting import Trainer
+from storage.arrays.blocks import Variable, create_group, write_block
+from storage.checkpoints.ledger import Entry, append, read_ledger
+from storage.checkpoints.trainings import DamagedState, describe, write_state
 from storage.report.columns import shown_table
 from storage.results import result_rows
-from storage.root import Root, training_at
 from storage.runs import list_runs, read_dataset_description, read_run
-from storage.trainings import DamagedState, describe, write_state
+from storage.stores.leases import read_holder
+from storage.stores.receipts import blocks_done, damages, sealed
+from storage.stores.root import Root, training_at
 from tasks.clips import clips_of, videos_of
 from tasks.compare import read_side
-from tasks.effort import effort_damage, overhead
+from tasks.running.effort import effort_damage, overhead
 from tasks.train import _resume
 from tasks.verify import verify_run
 from tests.made_run import DATASET, RUN, make_run
@@ -165,7 +165,7 @@ def test_a_receipt_has_no_say_over_files_outside_its_run(
 
 @pytest.mark.parametrize("kind", ["other run", "up", "absolute", "empty"])
 def test_the_same_on_s3(server: Any, kind: str) -> None:
-    from storage.receipts import Written, damages, discard_damaged, write_receipt
+    from storage.stores.receipts import Written, damages, discard_damaged, write_receipt
     from tests.servers import BUCKET, s3_client
 
     with s3_client(server):

@@ -28,8 +28,8 @@ ARROWS = {
 CORE_LIBRARIES = {"numpy", "scipy", "torch", "cv2"}
 # Libraries that only some rooms or files may name.
 RESERVED = {
-    "distributed": ("tasks/fanout.py", "flows/cluster.py"),
-    "dask": ("tasks/fanout.py", "flows/cluster.py"),
+    "distributed": ("tasks/running/fanout.py", "flows/serving/cluster.py"),
+    "dask": ("tasks/running/fanout.py", "flows/serving/cluster.py"),
     "prefect": ("flows/", "tasks/"),
     "fsspec": ("storage/",),
     "s3fs": ("storage/",),
@@ -128,7 +128,7 @@ def store_paths(path: str, text: str) -> list[str]:
     """Where things lie below the root is spelled in `storage.layout` alone, which reaches no file itself."""
     if path == "storage/layout.py":
         return [
-            f"{path}:{line}: imports {module}: the layout is names alone, storage/root.py reads and writes"
+            f"{path}:{line}: imports {module}: the layout is names alone, the root reads and writes"
             for line, module in imports(text)
             if module.partition(".")[0] not in sys.stdlib_module_names - OUTSIDE_WORLD - {"pathlib", "glob"}
         ]
@@ -212,35 +212,35 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "text"),
     [
-        (arrows, "selrel/clips.py", "import storage.layout"),
-        (arrows, "selrel/clips.py", "from storage import layout"),
+        (arrows, "selrel/clips/windows.py", "import storage.layout"),
+        (arrows, "selrel/clips/windows.py", "from storage import layout"),
         (arrows, "selrel/models/__main__.py", "from flows.cli import main"),
-        (arrows, "storage/tables.py", "def later():\n    from selrel.clips import windows"),
-        (arrows, "storage/tables.py", "from tasks.index import index"),
-        (arrows, "tasks/index.py", "from flows.cluster import cluster"),
+        (arrows, "storage/tables.py", "def later():\n    from selrel.clips.windows import windows"),
+        (arrows, "storage/tables.py", "from tasks.stages.index import index"),
+        (arrows, "tasks/stages/index.py", "from flows.serving.cluster import cluster"),
         (arrows, "flows/cli.py", "from tests.servers import s3_server"),
-        (arrows, "tasks/index.py", "from .plan import Plan"),
-        (arrows, "tasks/index.py", "import distributed"),
+        (arrows, "tasks/stages/index.py", "from .plan import Plan"),
+        (arrows, "tasks/stages/index.py", "import distributed"),
         (arrows, "flows/cli.py", "from dask.distributed import Client"),
         (arrows, "flows/cli.py", "import zarr"),
         (arrows, "storage/tables.py", "from prefect import task"),
-        (arrows, "tasks/index.py", "if True:\n    import s3fs"),
-        (core_is_arrays, "selrel/motion.py", "import xarray as xr"),
-        (core_is_arrays, "selrel/motion.py", "import pandas"),
-        (core_is_arrays, "selrel/motion.py", "import logging"),
-        (core_is_arrays, "selrel/motion.py", "import urllib.request"),
+        (arrows, "tasks/stages/index.py", "if True:\n    import s3fs"),
+        (core_is_arrays, "selrel/clips/flow.py", "import xarray as xr"),
+        (core_is_arrays, "selrel/clips/flow.py", "import pandas"),
+        (core_is_arrays, "selrel/clips/flow.py", "import logging"),
+        (core_is_arrays, "selrel/clips/flow.py", "import urllib.request"),
         (core_is_arrays, "selrel/models/c3d.py", "import torch\nstate = torch.load('a.pth')"),
         (core_is_arrays, "selrel/scores/precision.py", "def f(x):\n    print(x)"),
         (environment_at_import, "flows/cli.py", "import os\nhome = os.environ['HOME']"),
         (environment_at_import, "flows/cli.py", "import os\nif os.getenv('X'):\n    pass"),
         (environment_at_import, "tasks/plan.py", "class A:\n    text = open('a').read()"),
-        (store_paths, "tasks/decode.py", "store = root + '/x/' + 'frames.zarr'"),
-        (store_paths, "storage/root.py", "path = 'run.json'"),
+        (store_paths, "tasks/stages/decode.py", "store = root + '/x/' + 'frames.zarr'"),
+        (store_paths, "storage/stores/root.py", "path = 'run.json'"),
         (store_paths, "storage/layout.py", "import fsspec"),
         (store_paths, "storage/layout.py", "from pathlib import Path"),
-        (store_paths, "storage/layout.py", "from storage.root import Root"),
-        (one_way_to_s3, "storage/root.py", "import s3fs"),
-        (one_way_to_s3, "storage/sources.py", "import boto3"),
+        (store_paths, "storage/layout.py", "from storage.stores.root import Root"),
+        (one_way_to_s3, "storage/stores/root.py", "import s3fs"),
+        (one_way_to_s3, "storage/checkpoints/sources.py", "import boto3"),
         (file_names, "tasks/utils.py", ""),
         (file_names, "selrel/common/precision.py", ""),
         (machine_paths, "flows/cli.py", "data = '/home/me/UCF-101'"),
@@ -257,14 +257,14 @@ def test_a_planted_violation_is_found(rule: Rule, path: str, text: str) -> None:
             "selrel/scores/precision.py",
             "import math\nimport numpy as np\nimport torch\nfrom selrel import clips",
         ),
-        ("tasks/fanout.py", "from distributed import Client\nfrom prefect import task"),
+        ("tasks/running/fanout.py", "from distributed import Client\nfrom prefect import task"),
         ("selrel/__main__.py", "import sys\nfrom flows.cli import main"),
-        ("flows/cluster.py", "import dask\nfrom distributed import LocalCluster"),
+        ("flows/serving/cluster.py", "import dask\nfrom distributed import LocalCluster"),
         ("storage/layout.py", "import re\nname = 'frames.zarr'"),
-        ("storage/root.py", "import os\nimport fsspec\nfrom storage.layout import RUNS"),
+        ("storage/stores/root.py", "import os\nimport fsspec\nfrom storage.layout import RUNS"),
         ("flows/cli.py", "import os\ndef home():\n    return os.environ['HOME']"),
         ("flows/cli.py", "import os, sys\nif __name__ == '__main__':\n    print(os.environ)"),
-        ("tasks/decode.py", 'def decode():\n    """Write frames.zarr."""'),
+        ("tasks/stages/decode.py", 'def decode():\n    """Write frames.zarr."""'),
     ],
 )
 def test_what_is_allowed_is_not_found(path: str, text: str) -> None:

@@ -18,30 +18,30 @@ import pytest
 import torch
 
 from flows import cli
-from flows.cluster import in_process
 from flows.explain_ucf101 import explain_ucf101, request_from
+from flows.serving.cluster import in_process
 from flows.watch_checkpoints import request_for
 from selrel.models.c3d import C3D, FAMILIES
-from selrel.training import Samples, initialise
-from storage import fingerprints as content
-from storage.checkpoints import write_checkpoint
-from storage.fingerprints import ChangedVideo, Fingerprint, fingerprints, keep, unchanged
+from selrel.training.fitting import Samples, initialise
+from storage.checkpoints.files import write_checkpoint
+from storage.datasets import fingerprints as content
+from storage.datasets.fingerprints import ChangedVideo, Fingerprint, fingerprints, keep, unchanged
+from storage.datasets.ucf101 import video_path
 from storage.layout import content_hash
-from storage.receipts import write_receipt
-from storage.root import Root
 from storage.runs import read_summary
+from storage.stores.receipts import write_receipt
+from storage.stores.root import Root
 from storage.tables import read_table
-from storage.ucf101 import video_path
 from tasks.clips import clips_of
 from tasks.compare import compare_runs
-from tasks.decode import decode, decode_block
-from tasks.explain import explain
-from tasks.index import count_block, index
-from tasks.motion import motion, motion_block
 from tasks.plan import Plan, _some, named, publish
-from tasks.report import report
 from tasks.request import Request
-from tasks.score import score
+from tasks.stages.decode import decode, decode_block
+from tasks.stages.explain import explain
+from tasks.stages.index import count_block, index
+from tasks.stages.motion import motion, motion_block
+from tasks.stages.report import report
+from tasks.stages.score import score
 from tasks.watch import look
 
 Make = Callable[..., Any]

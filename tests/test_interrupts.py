@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import interrupts
-from flows.interrupts import one_interrupt, uninterrupted
-from flows.scratch import scratch_directory
+from flows.serving import interrupts
+from flows.serving.interrupts import one_interrupt, uninterrupted
+from flows.serving.scratch import scratch_directory
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tests.processes import family, wait_until_gone
 
 PARENT = """
     import os, subprocess, sys, time
-    from flows.keeper import MARK, keeper
+    from flows.serving.keeper import MARK, keeper
 
     # A child in a session of its own, whose own child ignores SIGTERM.
     CHILD = (

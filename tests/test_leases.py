@@ -11,9 +11,9 @@ import uuid
 
 import pytest
 
-from storage import leases
-from storage.leases import LostLease, lease, read_holder
-from storage.root import Root
+from storage.stores import leases
+from storage.stores.leases import LostLease, lease, read_holder
+from storage.stores.root import Root
 from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 

@@ -20,10 +20,10 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, PREFECT_HOME, get_current_settings
 
-from flows import local_server
-from flows.local_server import temporary_server
-from flows.scratch import scratch_directory
-from flows.standalone import standalone
+from flows.serving import local_server
+from flows.serving.local_server import temporary_server
+from flows.serving.scratch import scratch_directory
+from flows.serving.standalone import standalone
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
 
 
@@ -157,8 +157,8 @@ def test_it_ends_with_its_parent(received: signal.Signals, own_directories: Path
 
 PARENT = """
     import time
-    from flows.cluster import cluster
-    from flows.local_server import temporary_server
+    from flows.serving.cluster import cluster
+    from flows.serving.local_server import temporary_server
 
     if __name__ == "__main__":
         with temporary_server(), cluster(2, threads_per_worker=1):

@@ -21,18 +21,18 @@ import torch
 import xarray as xr
 
 from flows.cli import main
+from selrel.clips.profiles import View, bounds, crop, normalise, resize_frame
 from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor, grad_cam, guided_backprop
 from selrel.models import recognise
-from selrel.profiles import View, bounds, crop, normalise, resize_frame
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
-from storage.checkpoints import read_checkpoint
-from storage.cubes import open_run
-from storage.root import run_at
+from storage.arrays.cubes import open_run
+from storage.checkpoints.files import read_checkpoint
+from storage.datasets.ucf101 import label_index, read_dataset
 from storage.runs import read_summary
-from storage.ucf101 import label_index, read_dataset
-from storage.videos import read_frames
+from storage.stores.root import run_at
+from storage.videos.reader import read_frames
 from tests.processes import family, wait_until_gone
 
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")

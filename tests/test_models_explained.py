@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from selrel.clips.profiles import bounds
 from selrel.engine import Forward, trace
 from selrel.engine.operations import Layer, negative, positive, whole
 from selrel.explain import method, methods
 from selrel.explain.deep_taylor import relevance_rule
 from selrel.models import families, recognise
-from selrel.profiles import bounds
 from tests.published_models import CASES, random_clips, random_state
 
 # Each kind of layer and shortcut once; other depths and names differ in nothing the engine sees.

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from selrel.clips.profiles import Profile, View
 from selrel.models import from_factory
-from selrel.profiles import Profile, View
 
 PROFILE = Profile(
     family="mine",

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from selrel.clips.profiles import bounds
 from selrel.models import COUNTER, families, recognise
-from selrel.profiles import bounds
-from storage.checkpoints import read_checkpoint
+from storage.checkpoints.files import read_checkpoint
 from tests.published_models import (
     CASES,
     HASSONY2,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from selrel.motion import farneback, grey, known, moving
+from selrel.clips.flow import farneback, grey, known, moving
 
 Array = npt.NDArray[Any]
 

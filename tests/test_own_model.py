@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from storage.cubes import open_run
+from storage.arrays.cubes import open_run
 
 FACTORY = """
     import os
@@ -22,7 +22,7 @@ FACTORY = """
     import torch
     from torch import nn
 
-    from selrel.profiles import Profile, View
+    from selrel.clips.profiles import Profile, View
 
     class Small(nn.Module):
         def __init__(self):

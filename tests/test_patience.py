@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from storage import cubes, patience
-from storage.blocks import read_block, write_block
-from storage.root import Root, UnusableRoot
+from storage.arrays import cubes
+from storage.arrays.blocks import read_block, write_block
+from storage.stores import patience
+from storage.stores.root import Root, UnusableRoot
 from tests.servers import BUCKET, free_port, s3_client, s3_server
 
 SIZES = {"length": 2, "height": 4, "width": 4, "block_clips": 4}

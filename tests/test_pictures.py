@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from selrel.pictures import (
+from selrel.pictures.images import (
     NEGATIVE,
     PALETTES,
     POSITIVE,

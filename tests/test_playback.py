@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from selrel.playback import EDGE_LIMIT, EDGE_STEPS, STEPS, flow_strip, frame_strip, layer, thinned
+from selrel.pictures.playback import EDGE_LIMIT, EDGE_STEPS, STEPS, flow_strip, frame_strip, layer, thinned
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 
 SIGMAS = (0.5, 1.0, 2.0, 4.0)

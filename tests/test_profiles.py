@@ -6,8 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selrel.clips.profiles import (
+    Profile,
+    View,
+    bounds,
+    crop,
+    crop_window,
+    normalise,
+    resize_frame,
+    resized_size,
+)
 from selrel.models import families
-from selrel.profiles import Profile, View, bounds, crop, crop_window, normalise, resize_frame, resized_size
 
 PROFILES = [family.profile for family, _ in families().values()]
 UNIT_PROFILE = Profile(

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import httpx
 import pytest
 
-from tasks.progress import in_prefect
+from tasks.running.progress import in_prefect
 
 SEEN = ContextVar("SEEN", default="nothing")
 

@@ -5,19 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from selrel import small_c3d
-from selrel.augmentation import centre
+from selrel.clips.profiles import normalise
 from selrel.engine import ties
-from selrel.profiles import normalise
-from selrel.randomised import cascade
-from storage.checkpoints import write_checkpoint
-from storage.root import Root
-from storage.synthetic import make_dataset
+from selrel.training import small_c3d
+from selrel.training.augmentation import centre
+from selrel.training.randomised import cascade
+from storage.checkpoints.files import write_checkpoint
+from storage.datasets.ucf101 import read_dataset
+from storage.drawn.synthetic import make_dataset
+from storage.stores.root import Root
 from storage.tables import read_table
-from storage.ucf101 import read_dataset
-from tasks.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
 from tasks.train import read_samples
-from tasks.validate import _likeness, _sanity_rows, randomise_case, sanity_clips
+from tasks.validity.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
+from tasks.validity.validate import _likeness, _sanity_rows, randomise_case, sanity_clips
 from tests.slow_selective import slow_mask, voxels
 
 METHODS = ("gradient_x_input", "grad_cam")

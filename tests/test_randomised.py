@@ -1,7 +1,7 @@
 import torch
 
-from selrel import small_c3d
-from selrel.randomised import cascade
+from selrel.training import small_c3d
+from selrel.training.randomised import cascade
 
 
 def test_layers_become_random_one_after_another_from_the_output():

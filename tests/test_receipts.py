@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from storage.patience import may_pass
-from storage.receipts import (
+from storage.stores.patience import may_pass
+from storage.stores.receipts import (
     DamagedReceipt,
     Receipt,
     Written,
@@ -22,7 +22,7 @@ from storage.receipts import (
     withdraw,
     write_receipt,
 )
-from storage.root import Root
+from storage.stores.root import Root
 from tests.servers import BUCKET, s3_client, s3_server
 
 

@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from selrel.pictures import PALETTES, flow_wheel, png, relevance_legend, webp
-from selrel.playback import layer
+from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_legend, webp
+from selrel.pictures.playback import layer
 from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters
 from storage.report import render_report, write_clip, write_report
 from storage.report.columns import COLUMNS, TERMS
 from storage.report.media import clip_script
-from storage.root import Root, report_at
+from storage.stores.root import Root, report_at
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7*7 }}</table>"
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")

@@ -16,10 +16,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from selrel.pictures import overlay
+from selrel.pictures.images import overlay
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.precision import NO_LIFT
-from storage.exports import mp4, webm
+from storage.report.exports import mp4, webm
 from tasks.export import read_clip
 from tests.made_run import METHODS, Made, make_run
 

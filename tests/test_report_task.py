@@ -11,12 +11,12 @@ from markupsafe import escape
 from flows.cli import main
 from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
-from storage.figures import OLDER
-from storage.receipts import sealed
-from storage.root import run_at
+from storage.report.figures import OLDER
 from storage.runs import read_summary
+from storage.stores.receipts import sealed
+from storage.stores.root import run_at
 from storage.tables import read_table, write_table
-from tasks import report
+from tasks.stages import report
 from tests.made_run import make_run
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from storage import cubes
-from storage.cubes import encode, open_run, write_block
-from storage.root import Root
+from storage.arrays import cubes
+from storage.arrays.cubes import encode, open_run, write_block
+from storage.stores.root import Root
 from tests.counting_proxy import counting_proxy
 from tests.servers import BUCKET, s3_client
 

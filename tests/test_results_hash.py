@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.blocks import clip_hashes, read_block
+from storage.arrays.blocks import clip_hashes, read_block
 from storage.layout import RunPaths, content_hash
-from storage.receipts import Written, read_receipt, read_receipts, write_receipt
-from storage.root import Root
 from storage.runs import read_summary
+from storage.stores.receipts import Written, read_receipt, read_receipts, write_receipt
+from storage.stores.root import Root
 from storage.tables import read_table, write_table
-from tasks import report
-from tasks.report import results_hash
-from tasks.score import _clip_hashes
+from tasks.stages import report
+from tasks.stages.report import results_hash
+from tasks.stages.score import _clip_hashes
 from tests.made_run import DATASET, RUN, make_run
 
 N_CLIPS, BLOCK = 11, 4

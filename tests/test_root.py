@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from storage.root import Root, UnusableRoot, run_at
+from storage.stores.root import Root, UnusableRoot, run_at
 from tests.servers import BUCKET, s3_client
 
 
@@ -122,7 +122,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("storage.root.os.fsync", full)
+    monkeypatch.setattr("storage.stores.root.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         root.write_bytes("a", b"new")
     assert os.listdir(tmp_path) == ["a"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from selrel.models import recognise
-from storage.checkpoints import read_checkpoint
+from storage.checkpoints.files import read_checkpoint
 from tests.benchmarks.storage import explained
 from tests.rounding import changes, rounded, tables_of
 

@@ -1,6 +1,5 @@
 import pytest
 
-from storage.root import Root
 from storage.runs import (
     FinishedRun,
     find_run,
@@ -12,6 +11,7 @@ from storage.runs import (
     read_summary,
     write_run,
 )
+from storage.stores.root import Root
 
 DESCRIPTION = {"checkpoint": "c3d", "settings": {"methods": {"deep_taylor": {"alpha": 1.0}}}}
 

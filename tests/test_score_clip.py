@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from selrel.camera import camera_motion
-from selrel.motion import farneback, grey
+from selrel.clips.camera import camera_motion
+from selrel.clips.flow import farneback, grey
 from selrel.scores import score_clip
 from selrel.selective import PRESETS, SIGMAS, SelectiveParameters
 from tests.slow_selective import slow_area_precision, slow_mask

@@ -21,10 +21,10 @@ import torch
 
 from flows.cli import main
 from flows.exits import BAD_INPUT
-from storage.checkpoints import write_checkpoint
-from storage.ledger import read_ledger
-from storage.root import Root
+from storage.checkpoints.files import write_checkpoint
+from storage.checkpoints.ledger import read_ledger
 from storage.runs import list_runs
+from storage.stores.root import Root
 from tests.processes import family, is_loopback, listening_addresses, wait_until_gone
 
 CANARIES = {

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from flows.cluster import cluster
-from storage.fingerprints import ChangedVideo
+from flows.serving.cluster import cluster
+from storage.datasets.fingerprints import ChangedVideo
 from storage.layout import DatasetPaths
-from storage.receipts import Written, file_hashes, pending, write_receipt
-from storage.root import Root
-from tasks.stages import Quarantined, StageFailed, once, run_stage
+from storage.stores.receipts import Written, file_hashes, pending, write_receipt
+from storage.stores.root import Root
+from tasks.running.stages import Quarantined, StageFailed, once, run_stage
 
 RANGES = [(0, 4), (4, 8), (8, 10)]
 
@@ -77,7 +77,7 @@ def stage(
             os.kill(os.getpid(), signal.SIGKILL)
         if block == bad:
             raise ValueError("no such clip")
-        from storage.receipts import file_hashes
+        from storage.stores.receipts import file_hashes
 
         path = f"datasets/0123/content/{block}"
         root.write_bytes(path, bytes([block]))

@@ -10,21 +10,21 @@ import cv2
 import numpy as np
 import pytest
 
-from selrel.motion import STILL_SHARE, farneback, grey, moved
-from selrel.profiles import View
-from storage.cubes import create_motion, read_block
-from storage.fingerprints import sha256_of
-from storage.receipts import write_receipt
-from storage.root import Root, run_at
+from selrel.clips.flow import STILL_SHARE, farneback, grey, moved
+from selrel.clips.profiles import View
+from storage.arrays.cubes import create_motion, read_block
+from storage.datasets.fingerprints import sha256_of
+from storage.datasets.ucf101 import read_dataset
+from storage.stores.receipts import write_receipt
+from storage.stores.root import Root, run_at
 from storage.tables import read_table
-from storage.ucf101 import read_dataset
-from storage.videos import read_frames
+from storage.videos.reader import read_frames
 from tasks.clips import clips_of
-from tasks.decode import resized_frames
 from tasks.exclusions import NOTHING_MOVES
-from tasks.index import _assemble, count_block
-from tasks.motion import motion_block
-from tasks.report import report_elsewhere
+from tasks.stages.decode import resized_frames
+from tasks.stages.index import _assemble, count_block
+from tasks.stages.motion import motion_block
+from tasks.stages.report import report_elsewhere
 from tests.made_run import make_run
 
 SIZE = (320, 240)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import scratch
 from flows.cli import main
 from flows.exits import BAD_INPUT
-from flows.scratch import scratch_directory
-from storage.root import run_at
+from flows.serving import scratch
+from flows.serving.scratch import scratch_directory
 from storage.runs import read_summary
+from storage.stores.root import run_at
 from tests.hostile import hostile_directory, hostile_variables
 from tests.processes import family, wait_until_gone
 
@@ -205,7 +205,7 @@ def test_a_script_without_the_guard_is_told_so(
 
 LEFT = """
     import multiprocessing, os, sys, time
-    from flows.scratch import scratch_directory, semaphores_of
+    from flows.serving.scratch import scratch_directory, semaphores_of
 
     if __name__ == "__main__":
         with scratch_directory("test") as directory, semaphores_of(directory):

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from selrel.motion import farneback, grey
-from storage.scenes import CLASSES, Setting, draw_scene, draw_video, true_flow
-from storage.synthetic import make_dataset, read_truth
-from storage.ucf101 import read_dataset
-from storage.videos import count_frames, read_frames
+from selrel.clips.flow import farneback, grey
+from storage.datasets.ucf101 import read_dataset
+from storage.drawn.scenes import CLASSES, Setting, draw_scene, draw_video, true_flow
+from storage.drawn.synthetic import make_dataset, read_truth
+from storage.videos.reader import count_frames, read_frames
 
 SMALL = {"videos_per_class": 4, "groups": 4, "frames": (12, 20), "seed": 7}
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from storage.root import Root
+from storage.stores.root import Root
 from storage.tables import DamagedTable, check_kinds, read_table, read_tables, write_table
 
 

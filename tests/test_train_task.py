@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from flows.explain_ucf101 import request_from
+from selrel.clips.profiles import Profile
 from selrel.models import families, recognise
 from selrel.models.c3d import C3D
-from selrel.profiles import Profile
-from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.fingerprints import ChangedVideo
-from storage.root import training_at
-from storage.trainings import read_state
-from storage.ucf101 import read_dataset
+from storage.checkpoints.files import read_checkpoint, write_checkpoint
+from storage.checkpoints.trainings import read_state
+from storage.datasets.fingerprints import ChangedVideo
+from storage.datasets.ucf101 import read_dataset
+from storage.stores.root import training_at
 from tasks.plan import plan
 from tasks.train import FAMILY, divided, read_samples, recipe_of, train
 from tests.servers import BUCKET, s3_client, s3_server

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from selrel.profiles import Profile, View, crop, normalise
-from selrel.samples import epoch_order
-from selrel.training import Recipe, Samples, Trainer, augment, evaluate, fit, initialise
+from selrel.clips.profiles import Profile, View, crop, normalise
+from selrel.training.fitting import Recipe, Samples, Trainer, augment, evaluate, fit, initialise
+from selrel.training.samples import epoch_order
 
 VIEW = View(resize=(16, 14), crop=(8, 10), clip_length=4)
 PROFILE = Profile("test", VIEW, "BGR", 1.0, (90.0, 98.0, 102.0), (1.0, 1.0, 1.0), "sorted")

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from storage.checkpoints import read_checkpoint
-from storage.layout import TrainingPaths
-from storage.root import Root, training_at
-from storage.tables import read_table
-from storage.trainings import (
+from storage.checkpoints.files import read_checkpoint
+from storage.checkpoints.trainings import (
     DamagedState,
     OtherTraining,
     describe,
@@ -19,6 +16,9 @@ from storage.trainings import (
     write_history,
     write_state,
 )
+from storage.layout import TrainingPaths
+from storage.stores.root import Root, training_at
+from storage.tables import read_table
 
 WEIGHTS = {"conv1.weight": torch.arange(12.0).reshape(4, 3), "conv1.bias": torch.zeros(4)}
 PATHS = TrainingPaths("c3d.pth.tar")

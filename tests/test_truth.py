@@ -9,12 +9,12 @@ import torch
 
 from selrel.models import recognise
 from selrel.models.c3d import C3D
-from storage.checkpoints import write_checkpoint
-from storage.scenes import Setting
-from storage.synthetic import make_dataset, read_truth
-from storage.ucf101 import read_dataset
+from storage.checkpoints.files import write_checkpoint
+from storage.datasets.ucf101 import read_dataset
+from storage.drawn.scenes import Setting
+from storage.drawn.synthetic import make_dataset, read_truth
 from tasks.train import read_samples
-from tasks.truth import accuracies, on_the_object
+from tasks.validity.truth import accuracies, on_the_object
 from tests.made_run import make_run
 from tests.slow_selective import slow_mask, voxels
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage.ucf101 import (
+from storage.datasets.ucf101 import (
     SUFFIXES,
     Video,
     choose_classes,
@@ -20,7 +20,7 @@ from storage.ucf101 import (
     read_dataset,
     video_path,
 )
-from storage.videos import count_frames
+from storage.videos.reader import count_frames
 
 CLASSES = ("Archery", "Hammering", "HammerThrow", "HandstandPushups")
 
@@ -460,6 +460,6 @@ def test_a_large_data_set_is_listed_in_a_moment(tmp_path):
         return plain(form, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.ucf101.unicodedata.normalize", counted)
+        patch.setattr("storage.datasets.ucf101.unicodedata.normalize", counted)
         assert read_dataset(tmp_path).absent == len(entries) - 1
     assert comparisons < 40 * len(names) ** 2

@@ -9,19 +9,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.cluster import cluster
-from selrel import small_c3d
-from storage.cubes import read_relevance
-from storage.receipts import Written, pending
-from storage.root import Root, run_at
+from flows.serving.cluster import cluster
+from selrel.training import small_c3d
+from storage.arrays.cubes import read_relevance
+from storage.drawn.synthetic import make_dataset, read_truth
 from storage.runs import mark_success, read_run, write_run
-from storage.synthetic import make_dataset, read_truth
+from storage.stores.receipts import Written, pending
+from storage.stores.root import Root, run_at
 from storage.tables import read_table
-from tasks.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
 from tasks.plan import Plan
-from tasks.stages import StageFailed
-from tasks.truth import truths_of
-from tasks.validate import behaviour_rows, note_run, panned, run_cases, run_of, sanity_clips, scene_of
+from tasks.running.stages import StageFailed
+from tasks.validity.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
+from tasks.validity.truth import truths_of
+from tasks.validity.validate import (
+    behaviour_rows,
+    note_run,
+    panned,
+    run_cases,
+    run_of,
+    sanity_clips,
+    scene_of,
+)
 
 SMALL = ("--correlations", "0", "1", "--seeds", "1", "--videos-per-class", "8", "--test-groups", "8")
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from storage.validity_summary import summary
+from storage.report.validity.summary import summary
 
 SHARE = {"camera": "all", "measure": "motion_use", "what": "share"}
 DEFAULT = {"edge": "magnitude", "sign": "positive", "sigma": 2.0}

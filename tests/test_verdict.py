@@ -8,13 +8,13 @@ from scipy import stats  # type: ignore[import-untyped]
 from selrel.behaviour import CHANGES
 from selrel.scores.localisation import CONTROLS
 from selrel.scores.ranks import auc_interval
-from storage.root import Root
+from storage.report.validity.format import called
+from storage.report.validity.page import PLOTS, page
+from storage.stores.root import Root
 from storage.tables import read_table, write_table
-from storage.validity_format import called
-from storage.validity_page import PLOTS, page
-from tasks.benchmark import Bench, Benchmark
-from tasks.stages import StageFailed
-from tasks.verdict import tables_of, verdict
+from tasks.running.stages import StageFailed
+from tasks.validity.benchmark import Bench, Benchmark
+from tasks.validity.verdict import tables_of, verdict
 
 SETTINGS = Benchmark(
     correlations=(0.0, 0.5, 1.0), seeds=2, test_groups=8, methods=("deep_taylor",), sigmas=(1.0, 2.0)

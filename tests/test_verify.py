@@ -10,11 +10,11 @@ import pytest
 
 from flows import cli
 from storage.layout import RunPaths
-from storage.receipts import LINK, read_receipt, withdraw
-from storage.root import Root
 from storage.runs import is_finished
+from storage.stores.receipts import LINK, read_receipt, withdraw
+from storage.stores.root import Root
 from tasks.clips import videos_of
-from tasks.report import report
+from tasks.stages.report import report
 from tasks.verify import verify_run
 from tests.made_run import DATASET, RUN, make_run
 

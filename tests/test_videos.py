@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from storage import decoder
-from storage.videos import UndecodableVideo, count_frames, read_frames
+from storage.videos import decoder
+from storage.videos.reader import UndecodableVideo, count_frames, read_frames
 from tests.processes import wait_until_gone
 
 REPORT_UNGUARDED = "import sys, av; print(len(list(av.open(sys.argv[1]).decode(video=0))))"

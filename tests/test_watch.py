@@ -23,14 +23,14 @@ from flows.cli import main
 from flows.commands.arguments import settings_elsewhere, settings_of
 from flows.commands.watch import _here
 from flows.exits import BAD_INPUT, FAILED, GATE, INTERRUPTED
-from flows.local_server import temporary_server
-from flows.outages import Failed
+from flows.serving.local_server import temporary_server
+from flows.serving.outages import Failed
 from flows.watch_checkpoints import DEPLOYMENT, go_through, on_server, request_for
-from storage.checkpoints import write_checkpoint
-from storage.ledger import Entry, append, read_ledger
-from storage.root import Root
+from storage.checkpoints.files import write_checkpoint
+from storage.checkpoints.ledger import Entry, append, read_ledger
+from storage.checkpoints.sources import candidates
 from storage.runs import list_runs, mark_success, write_run
-from storage.sources import candidates
+from storage.stores.root import Root
 from tasks.gate import MotionShareDropped
 from tasks.plan import plan
 from tasks.request import Request
@@ -412,7 +412,7 @@ def test_a_store_that_goes_away_ends_no_watch(
     tiny_ucf101: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr("storage.patience.PAUSES", ())
+    monkeypatch.setattr("storage.stores.patience.PAUSES", ())
     words = ["watch", f"s3://{BUCKET}/c", "--data", str(tiny_ucf101), "--root", str(tmp_path / "root")]
     with s3_server(tmp_path / "s3") as server, s3_client(server, AWS_MAX_ATTEMPTS="1"):
         then_stop(monkeypatch, server.process.kill)
@@ -431,7 +431,7 @@ def test_a_store_that_goes_away_ends_no_watch(
 def test_a_run_whose_store_goes_away_has_failed(
     tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.patience.PAUSES", ())
+    monkeypatch.setattr("storage.stores.patience.PAUSES", ())
     request = request_for(data=str(tiny_ucf101), root=f"s3://{BUCKET}/r", settings=SETTINGS)
     with s3_server(tmp_path / "s3") as server, s3_client(server, AWS_MAX_ATTEMPTS="1"):
         # The first moment of the run itself.

@@ -45,7 +45,7 @@ def _as_json(text: str) -> Any:
 
 def place(url: str) -> str:
     """A directory made absolute, or an S3 URL as it is: a worker runs elsewhere."""
-    from storage.root import Root
+    from storage.stores.root import Root
 
     return Root(url).url
 

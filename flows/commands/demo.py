@@ -48,7 +48,7 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
     workers
         Worker processes; by default one a GPU, or one a CPU where there is none.
     """
-    from storage.synthetic import make_dataset
+    from storage.drawn.synthetic import make_dataset
 
     data, checkpoint = directory / "data", directory / "demo.pth.tar"
     print(f"1. A synthetic action set in UCF-101's layout: {data}")
@@ -71,10 +71,10 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
 
 def _show_truth(data: Path, checkpoint: Path, root: Path) -> None:
     """Print what the model does with changed clips, and how much relevance is where the class is told."""
-    from storage.checkpoints import read_checkpoint
-    from storage.root import Root
+    from storage.checkpoints.files import read_checkpoint
     from storage.runs import list_runs
-    from tasks.truth import accuracies, on_the_object
+    from storage.stores.root import Root
+    from tasks.validity.truth import accuracies, on_the_object
 
     console = Console()
     does = {change: f"{share:.0%}" for change, share in accuracies(data, checkpoint).items()}

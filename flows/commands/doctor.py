@@ -44,7 +44,7 @@ def doctor(*, root: str | None = None, json: Annotated[bool, Parameter(negative=
 
 def _private_server() -> Finding:
     """Whether the server that every command line run uses does start."""
-    from flows.local_server import temporary_server
+    from flows.serving.local_server import temporary_server
     from tasks.checkup import Finding
 
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands.options import RunOptions
 from flows.exits import EXCLUDED, GATE, stopped
-from flows.outages import work_that_goes_on
+from flows.serving.outages import work_that_goes_on
 from flows.terminal import Console
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def explain(options: RunOptions) -> int:
 
 def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     """Plan, carry the plan out on a private server, and print the result."""
-    from flows.cluster import check_cluster
     from flows.explain_ucf101 import request_from
     from flows.printing import print_result, print_start
+    from flows.serving.cluster import check_cluster
     from tasks.gate import MotionShareDropped
     from tasks.plan import plan
 
@@ -47,8 +47,8 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
 def carry_out_here(made: Plan, cluster: dict[str, Any]) -> None:
     """Run the flow of a plan on a private server; from here on, what goes wrong is no bad input."""
     from flows.explain_ucf101 import carry_out
-    from flows.local_server import temporary_server
-    from flows.standalone import standalone
+    from flows.serving.local_server import temporary_server
+    from flows.serving.standalone import standalone
     from tasks.gate import check_gate
 
     if made.finished:

@@ -9,7 +9,7 @@ from flows.commands.arguments import Several
 from flows.terminal import Console
 
 if TYPE_CHECKING:
-    from storage.root import Root
+    from storage.stores.root import Root
 
 Format = Literal["webm", "gif", "mp4", "png", "npz", "pdf", "svg"]
 
@@ -68,7 +68,7 @@ def export(
     if figures is not None:
         _export_figures(run, figures, format or "pdf")
         return
-    from storage.root import run_at
+    from storage.stores.root import run_at
     from storage.text import visible
     from tasks.export import export_clip, method_of_film, read_clip
 
@@ -85,7 +85,7 @@ def export(
 
 
 def _export_figures(run: str, directory: str, kind: Format) -> None:
-    from storage.root import Root
+    from storage.stores.root import Root
     from tasks.export import export_figures
 
     if kind != "pdf" and kind != "svg":
@@ -97,7 +97,7 @@ def _export_figures(run: str, directory: str, kind: Format) -> None:
 
 
 def _place(path: str) -> tuple[Root, str]:
-    from storage.root import Root
+    from storage.stores.root import Root
 
     directory, name = os.path.split(path)
     if not name:

@@ -166,5 +166,5 @@ class RunOptions:
         }
 
     def cluster(self) -> dict[str, Any]:
-        """The arguments of `flows.cluster.cluster`."""
+        """The arguments of `flows.serving.cluster.cluster`."""
         return {"workers": self.workers, "scheduler": self.scheduler, "insecure": self.insecure}

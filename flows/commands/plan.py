@@ -22,9 +22,9 @@ def plan(options: RunOptions, *, json: Annotated[bool, Parameter(negative="")] =
     json
         Print one JSON object instead.
     """
-    from flows.cluster import check_cluster
     from flows.explain_ucf101 import request_from
     from flows.printing import print_json, print_plan
+    from flows.serving.cluster import check_cluster
     from tasks.plan import plan as plan_of
 
     check_cluster(**options.cluster())
@@ -41,8 +41,8 @@ def _measured(made: Any, options: RunOptions) -> dict[str, Any]:
     import dataclasses
     import logging
 
-    from flows.cluster import in_process, local_size
-    from flows.scratch import scratch_directory
+    from flows.serving.cluster import in_process, local_size
+    from flows.serving.scratch import scratch_directory
     from tasks.trial import extent, measure
 
     workers, threads = local_size(options.workers)

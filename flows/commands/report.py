@@ -51,6 +51,6 @@ def report(
 
 
 def _page(run: str, directory: str) -> str:
-    from tasks.report import report_elsewhere
+    from tasks.stages.report import report_elsewhere
 
     return report_elsewhere(run, directory)

@@ -24,8 +24,8 @@ def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) ->
     import dataclasses
 
     from flows.printing import print_json, print_runs
-    from storage.root import Root
     from storage.runs import list_runs
+    from storage.stores.root import Root
 
     place = Root(root, patient=False)
     if not place.exists(""):

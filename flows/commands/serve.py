@@ -10,7 +10,7 @@ from flows.commands.arguments import YEAR_S, Several, cluster_of, place, setting
 from flows.terminal import Console
 
 if TYPE_CHECKING:
-    from flows.standing_server import Standing
+    from flows.serving.standing_server import Standing
 
 
 def serve(
@@ -51,8 +51,8 @@ def serve(
     port
         Port on 127.0.0.1; 0 takes a free one.
     """
-    from flows.interrupts import say_how_to_stop
-    from flows.standing_server import stand, standing_server
+    from flows.serving.interrupts import say_how_to_stop
+    from flows.serving.standing_server import stand, standing_server
 
     if not 1 <= every <= YEAR_S:
         raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({YEAR_S})")
@@ -80,7 +80,7 @@ def serve(
 
 def _check(*, watch: str, data: str, root: str, settings: dict[str, Any], tries: int) -> None:
     """Refuse, before anything is started, that with which every look would fail."""
-    from flows.cluster import check_cluster
+    from flows.serving.cluster import check_cluster
     from flows.watch_checkpoints import request_for
     from tasks.watch import check_place
 

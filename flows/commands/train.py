@@ -148,8 +148,8 @@ def train(
 
 def run_train(**arguments: Any) -> None:
     """Run the training flow on a private server."""
-    from flows.local_server import temporary_server
     from flows.printing import print_training
+    from flows.serving.local_server import temporary_server
 
     with temporary_server():
         from flows.train_c3d import train_c3d

@@ -10,7 +10,7 @@ from flows.commands.arguments import Several, given
 from flows.terminal import Console
 
 if TYPE_CHECKING:
-    from tasks.benchmark import Bench
+    from tasks.validity.benchmark import Bench
 
 
 def validate(
@@ -52,9 +52,9 @@ def validate(
     workers
         Worker processes; by default one a GPU, or one a CPU where there is none.
     """
-    from flows.scratch import scratch_directory
-    from storage.validity_page import opening
-    from tasks.benchmark import Benchmark, open_bench
+    from flows.serving.scratch import scratch_directory
+    from storage.report.validity.page import opening
+    from tasks.validity.benchmark import Benchmark, open_bench
 
     settings = Benchmark(
         seeds=seeds,
@@ -82,8 +82,8 @@ def validate(
 
 
 def _carry_out(bench: Bench, workers: int | None) -> None:
-    from flows.local_server import temporary_server
-    from flows.outages import work_that_goes_on
+    from flows.serving.local_server import temporary_server
+    from flows.serving.outages import work_that_goes_on
 
     with work_that_goes_on(), temporary_server():
         from flows.validate import validate_relevance

@@ -30,8 +30,8 @@ def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
         Drop what is damaged and mark the run as unfinished, so that the `selrel explain` command that made it
         redoes just that, and tries again the blocks that were left out.
     """
-    from storage.root import run_at
     from storage.runs import find_run
+    from storage.stores.root import run_at
     from storage.text import visible
     from tasks.verify import verify_run
 

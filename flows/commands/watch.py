@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
 from flows.exits import FAILED, GATE
-from flows.outages import outage
+from flows.serving.outages import outage
 
 if TYPE_CHECKING:
-    from storage.ledger import Entry
+    from storage.checkpoints.ledger import Entry
     from tasks.request import Request
 
 _log = logging.getLogger("selrel")
@@ -62,7 +62,7 @@ def watch(
         Starts in a row that finish no further block, after which a checkpoint is given up.
     """
     from flows.watch_checkpoints import request_for
-    from storage.root import UnusableRoot
+    from storage.stores.root import UnusableRoot
 
     if every is not None and not 0 < every <= YEAR_S:
         raise ValueError(f"every is {every:g}; give a number of seconds above 0, up to a year ({YEAR_S})")
@@ -86,7 +86,7 @@ def watch(
 
 def look_once(watched: str, request: Request, *, settings: dict[str, Any], at_once: int, tries: int) -> int:
     """Look, and have explained what is due: on the server that is set, or here; give the exit code."""
-    from flows.cluster import check_cluster
+    from flows.serving.cluster import check_cluster
     from flows.watch_checkpoints import go_through, on_server
 
     if os.environ.get("PREFECT_API_URL"):

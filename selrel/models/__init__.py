@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from selrel.profiles import Profile
+from selrel.clips.profiles import Profile
 
 State = Mapping[str, Tensor]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from selrel.clips.profiles import Profile, View
 from selrel.models import Family, State
-from selrel.profiles import Profile, View
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 LINEARS = ("fc6", "fc7", "fc8")

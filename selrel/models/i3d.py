@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selrel.clips.profiles import CropRounding, Profile, View
 from selrel.models import Family, State, size
-from selrel.profiles import CropRounding, Profile, View
 
 STEM = {"conv3d_1a_7x7": 64, "conv3d_2b_1x1": 64, "conv3d_2c_3x3": 192}
 # Output channels of the first branch, of both layers of the second and third, and of the fourth.

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from selrel.clips.profiles import Profile, View
 from selrel.models import Family, State, size
-from selrel.profiles import Profile, View
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = 2

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selrel.clips.profiles import Profile, View
 from selrel.models import COUNTER, Family, State, size
-from selrel.profiles import Profile, View
 
 WIDTHS = (64, 128, 256, 512)
 CLASSES = 400

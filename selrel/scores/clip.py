@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selrel.camera import Camera, object_flow
-from selrel.motion import Rule, known, moving
+from selrel.clips.camera import Camera, object_flow
+from selrel.clips.flow import Rule, known, moving
 from selrel.scores import agreement, object_motion, precision, recall, selectivity
 from selrel.scores.nested import reach
 from selrel.selective import SelectiveParameters, check_sigmas, levels
@@ -44,10 +44,10 @@ def score_clip(
     parameters : SelectiveParameters
         All other choices of the selective step.
     camera : float32 array, (time, 2, 3), optional
-        The camera's motion (`selrel.camera.camera_motion`, counted from the cube's first pixel); by default
-        it stands still, and object motion is all motion.
+        The camera's motion (`selrel.clips.camera.camera_motion`, counted from the cube's first pixel); by
+        default it stands still, and object motion is all motion.
     rule, tau
-        When a voxel moves (`selrel.motion.moving`).
+        When a voxel moves (`selrel.clips.flow.moving`).
 
     Returns
     -------

@@ -84,7 +84,7 @@ def control_orders(
     flow : float array, (time, y, x, 2)
         Estimated flow, px/frame; unknown (NaN) comes last.
     object_flow : float array, (time, y, x, 2)
-        The same without the camera's motion, from `selrel.camera.object_flow`.
+        The same without the camera's motion, from `selrel.clips.camera.object_flow`.
     luma : uint8 array, (time, y, x)
         The clip in grey.
     seed : int

@@ -12,14 +12,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from storage import figures
-from storage.figures import Row
 from storage.layout import ReportPaths
-from storage.report import charts
+from storage.report import charts, figures
 from storage.report.columns import MAIN_METHOD, class_rows, main_method, overall, shown_table
+from storage.report.figures import Row
 from storage.report.media import as_script, clip_file
 from storage.report.words import WORDS, method_name
-from storage.root import Root
+from storage.stores.root import Root
 
 # What the page shows, and the table that it is of.
 _TABLES = {

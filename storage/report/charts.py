@@ -10,9 +10,9 @@ from typing import Any
 import altair
 import vl_convert
 
-from storage.figures import Row
-from storage.panels import COLOURS, PANELS
 from storage.report.columns import overall
+from storage.report.figures import Row
+from storage.report.panels import COLOURS, PANELS
 from storage.report.words import method_name
 
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "stroke")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from storage.figures import (
+from storage.report.figures import (
     Row,
     count,
     lift,

@@ -33,7 +33,7 @@ def clip_script(
     frames, flow : bytes
         WebP, one frame beside the other.
     layers : mapping of method to mapping
-        As `selrel.playback.layer` makes them.
+        As `selrel.pictures.playback.layer` makes them.
 
     Returns
     -------

@@ -22,16 +22,16 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from selrel.camera import camera_motion, object_flow
-from selrel.motion import moving
-from selrel.profiles import View, crop_window, resized_size
+from selrel.clips.camera import camera_motion, object_flow
+from selrel.clips.flow import moving
+from selrel.clips.profiles import View, crop_window, resized_size
 from selrel.scores.intervals import ratio_interval
 from selrel.scores.sums import group_sums
 from selrel.selective import SelectiveParameters, selective_mask
-from storage.blocks import read_block
-from storage.cubes import read_relevance
-from storage.root import run_at
+from storage.arrays.blocks import read_block
+from storage.arrays.cubes import read_relevance
 from storage.runs import read_run
+from storage.stores.root import run_at
 from storage.tables import read_table
 
 ORIGINAL = (320, 240)

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from selrel.camera import camera_flow, camera_motion, object_flow
+from selrel.clips.camera import camera_flow, camera_motion, object_flow
+from selrel.clips.flow import farneback, grey, moving
+from selrel.clips.profiles import resize_frame
 from selrel.models import families
-from selrel.motion import farneback, grey, moving
-from selrel.profiles import resize_frame
-from storage.scenes import Setting
-from storage.synthetic import Truth, make_dataset, read_truth
-from storage.videos import read_frames
+from storage.drawn.scenes import Setting
+from storage.drawn.synthetic import Truth, make_dataset, read_truth
+from storage.videos.reader import read_frames
 
 VIEW = families()["c3d-jfzhang"][0].profile.view
 TAU = 0.5

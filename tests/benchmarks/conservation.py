@@ -6,10 +6,10 @@ arrives where no input contributes (0/0 is 0); the error is what is missing beyo
 
 from __future__ import annotations
 
+from selrel.clips.profiles import bounds
 from selrel.engine import Forward, trace
 from selrel.explain.deep_taylor import relevance_rule
 from selrel.models import families, recognise
-from selrel.profiles import bounds
 from tests.published_models import CASES, random_clips, random_state
 from tests.test_models_explained import orphaned
 

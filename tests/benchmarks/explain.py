@@ -24,11 +24,11 @@ import torch
 from captum.attr import GuidedBackprop, GuidedGradCam, LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 
+from selrel.clips.profiles import bounds, normalise
 from selrel.engine import Forward, ties
 from selrel.explainer import Explainer
 from selrel.models import families
 from selrel.models.c3d import C3D, INPUT
-from selrel.profiles import bounds, normalise
 
 METHODS: dict[str, dict[str, Any]] = {
     "deep_taylor": {},

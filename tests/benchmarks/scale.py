@@ -24,17 +24,17 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from flows.cluster import cluster
-from selrel.profiles import View
+from flows.serving.cluster import cluster
+from selrel.clips.profiles import View
 from selrel.scores import score_clip
 from selrel.selective import PRESETS
-from storage.receipts import Written, write_receipt
-from storage.root import Root
 from storage.runs import write_run
+from storage.stores.receipts import Written, write_receipt
+from storage.stores.root import Root
 from storage.tables import write_table, write_tables
 from tasks.clips import clips_of
-from tasks.report import reduced
-from tasks.stages import run_stage
+from tasks.running.stages import run_stage
+from tasks.stages.report import reduced
 
 CLIPS = 1_000_000
 SCORED_CLIPS = (50_000, 200_000)

@@ -23,16 +23,16 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from selrel.clips.flow import farneback, grey
+from selrel.clips.profiles import crop, resize_frame
 from selrel.explainer import Explainer
 from selrel.models import Recognised, recognise
 from selrel.models.c3d import C3D
-from selrel.motion import farneback, grey
-from selrel.profiles import crop, resize_frame
-from storage.checkpoints import read_checkpoint, write_checkpoint
-from storage.cubes import decode, encode
-from storage.synthetic import make_dataset
-from storage.ucf101 import read_dataset
-from storage.videos import read_frames
+from storage.arrays.cubes import decode, encode
+from storage.checkpoints.files import read_checkpoint, write_checkpoint
+from storage.datasets.ucf101 import read_dataset
+from storage.drawn.synthetic import make_dataset
+from storage.videos.reader import read_frames
 from tests.rounding import changes, rounded, tables_of
 
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")

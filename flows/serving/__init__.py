@@ -1,0 +1,1 @@
+"""Servers, clusters and processes that a flow needs while it runs, and how they end."""

@@ -1,0 +1,1 @@
+"""Pictures, films and playback of explanations: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Training: recipes, samples, and how a model starts and learns."""

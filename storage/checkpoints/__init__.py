@@ -1,0 +1,1 @@
+"""Checkpoints: files read and written, where they appear, and what became of them."""

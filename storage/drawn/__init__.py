@@ -1,0 +1,1 @@
+"""Drawn videos, of which the truth is known."""

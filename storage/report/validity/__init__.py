@@ -1,0 +1,1 @@
+"""The page of a validity benchmark: its words, tables and plots."""

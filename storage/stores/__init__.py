@@ -1,0 +1,1 @@
+"""Stores: bytes under a root, on a disk or on S3, with receipts and leases."""

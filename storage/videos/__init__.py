@@ -1,0 +1,1 @@
+"""Videos: decoded in processes of their own, since nobody knows what is in them."""

@@ -1,0 +1,268 @@
+"""Explain: one forward pass a batch of clips, all methods on it, their cubes into relevance.zarr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import pandas as pd
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch import Tensor
+
+from selrel.clips.profiles import Profile
+from selrel.engine.ties import first_highest
+from selrel.explain import units
+from selrel.explainer import Explainer, Explanation
+from selrel.selective import SelectiveParameters, selective_mask
+from storage.arrays.cubes import create_relevance, encode, read_block, write_block
+from storage.checkpoints.files import read_checkpoint
+from storage.datasets.ucf101 import label_index
+from storage.runs import read_run
+from storage.stores.receipts import Written
+from storage.stores.root import Root
+from storage.tables import write_tables
+from tasks.clips import Clips, clips_of
+from tasks.plan import make_model
+from tasks.running.effort import arithmetic
+from tasks.running.retries import RETRY
+from tasks.running.stages import Quarantined, done_blocks, once, run_stage
+
+Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+_log = logging.getLogger("selrel")
+
+
+@task(name="explain", cache_policy=NO_CACHE, **RETRY)
+def explain(root: str, run: str) -> list[Quarantined]:
+    """Write relevance.zarr: the cube of every clip and method."""
+    place = Root(root)
+    paths, description = place.run(run), read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    once(place, paths, "relevance", lambda: _create(place, run, description, clips))
+    work = partial(explain_block, place, run, description)
+    ready = _decoded_blocks(place, description, clips)
+    return run_stage("explain", place, paths, work, clips.ranges, blocks=ready)
+
+
+def _create(place: Root, run: str, description: dict[str, Any], clips: Clips) -> Written:
+    settings = description["settings"]
+    return create_relevance(
+        place,
+        place.run(run).relevance,
+        clips.columns(),
+        methods={
+            name: {"settings": chosen, "units": units(name, chosen)}
+            for name, chosen in settings["methods"].items()
+        },
+        outputs=clips.classes,
+        attrs={
+            "run": run,
+            "checkpoint_sha256": description["checkpoint_sha256"],
+            "profile": description["profile"],
+            "target": settings["target"],
+            "comment": "relevance in real units is <method> * <method>_scale",
+        },
+        **clips.sizes(),
+    )
+
+
+def _decoded_blocks(place: Root, description: dict[str, Any], clips: Clips) -> list[int]:
+    """The blocks whose frames are there; a target that is its video's needs all of that video's."""
+    n_blocks = len(clips.ranges)
+    decoded = done_blocks(place, place.dataset(description["dataset_id"]), "decode", n_blocks)
+    if description["settings"]["target"] != "video" or len(decoded) == n_blocks:
+        return sorted(decoded)
+    return [block for block in sorted(decoded) if clips.blocks_of_videos(block) <= decoded]
+
+
+def explain_block(place: Root, run: str, description: dict[str, Any], block: int) -> Written:
+    """Explain and write the clips of one block."""
+    paths, clips = place.run(run), clips_of(place, description["dataset_id"])
+    start, stop = clips.ranges[block]
+    model = _model(
+        description["checkpoint"],
+        description["checkpoint_sha256"],
+        json.dumps(description["profile"], sort_keys=True),
+        description["device"],
+        description["model"],
+    )
+    stopwatch = _Stopwatch(model)
+    job = _Job(place, description, clips, model, stopwatch, stop)
+    arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=job.batch_clips)))
+    times = pd.DataFrame(stopwatch.rows)
+    overhead = write_tables(place, {"overhead": (paths.overhead("explain", block), times)})
+    # Times differ from run to run: their file is vouched for, but they are no result.
+    return write_block(place, paths.relevance, start, arrays) | replace(overhead, sha256={})
+
+
+@dataclass
+class _Model:
+    """A checkpoint, ready to explain on this worker's device; warm once it has explained a batch."""
+
+    explainer: Explainer
+    warm: bool = False
+
+
+@lru_cache(maxsize=1)
+def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: str | None) -> _Model:
+    """Load and trace a checkpoint once a worker."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise ValueError(
+            f"{path} changed since the run was planned (sha256 {checkpoint.sha256[:12]}, not {sha256[:12]}); "
+            "start again: the new file makes a run of its own"
+        )
+    profile = Profile.from_dict(json.loads(profile_key))
+    family = None if factory else profile.family
+    model = make_model(checkpoint.state, family=family, factory=factory).model.to(device_name)
+    return _Model(Explainer(model, profile))
+
+
+@dataclass
+class _Stopwatch:
+    """Measures steps on the device, synchronised."""
+
+    model: _Model
+    clips: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def timed(self, step: str, function: Callable[[], Result]) -> Result:
+        """Call a function and note the seconds a clip that it took."""
+        self._wait()
+        began = time.perf_counter()
+        result = function()
+        self._wait()
+        seconds = (time.perf_counter() - began) / self.clips
+        self.rows.append({"method": step, "seconds_per_clip": seconds, "warm": self.model.warm})
+        return result
+
+    def _wait(self) -> None:
+        if self.model.explainer.device.type == "cuda":
+            torch.cuda.synchronize(self.model.explainer.device)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One block's work."""
+
+    place: Root
+    description: dict[str, Any]
+    clips: Clips
+    model: _Model
+    stopwatch: _Stopwatch
+    stop: int
+    video_targets: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> list[int]:
+        """The model's output for every label."""
+        return label_index(self.clips.classes, self.model.explainer.profile.label_order)
+
+    @property
+    def batch_clips(self) -> int:
+        """The most clips of one forward pass."""
+        return int(self.description["settings"]["batch_clips"])
+
+    def frames(self, start: int, stop: int) -> Array:
+        """The stored frames of a range of clips."""
+        path = self.place.dataset(self.description["dataset_id"]).frames
+        return read_block(self.place, path, start, stop, ["frames"])["frames"]
+
+    def explained(self, start: int, stop: int) -> Explanation:
+        """Explain one batch."""
+        watch = self.stopwatch
+        watch.clips = stop - start
+        frames, targets = self.frames(start, stop), self.targets(start, stop)
+        with arithmetic():
+            found = self.model.explainer.explain(
+                frames,
+                self.description["settings"]["methods"],
+                targets=targets,
+                timed=watch.timed,
+            )
+        # Its masks are for the clock only: once a block, on the batch that is most likely warm.
+        if stop == self.stop:
+            self.time_selective_step(found, start)
+        self.model.warm = True
+        return found
+
+    def time_selective_step(self, found: Explanation, start: int) -> None:
+        """Measure the selective step on one method's cubes, where they are."""
+        parameters = SelectiveParameters(**self.description["settings"]["selective"])
+        valid = self.clips.table.n_valid_frames.iloc[start:]
+        pairs = list(zip(next(iter(found.cubes.values())), map(int, valid), strict=False))
+        self.stopwatch.timed(
+            "selective step", lambda: [selective_mask(cube, n, parameters) for cube, n in pairs]
+        )
+
+    def targets(self, start: int, stop: int) -> Tensor | None:
+        """The outputs to explain; None for those that the model predicts clip by clip."""
+        target = self.description["settings"]["target"]
+        rows = self.clips.table.iloc[start:stop]
+        if target == "predicted":
+            return None
+        if target == "video":
+            for video in set(rows.video) - self.video_targets.keys():
+                self.video_targets[video] = self.of_video(video)
+            return torch.tensor([self.video_targets[video] for video in rows.video])
+        labels = rows.label if target == "true" else [self.clips.classes.index(target)] * len(rows)
+        return torch.tensor([self.outputs[label] for label in labels])
+
+    def of_video(self, video: str) -> int:
+        """The output with the highest mean logit over all clips of a video."""
+        clips = self.clips.table.index[self.clips.table.video == video]
+        first, last = int(clips[0]), int(clips[-1]) + 1
+        totals = list(in_batches(self.total_logits, first, last, size=self.batch_clips))
+        return int(first_highest(torch.stack(totals).sum(dim=0, keepdim=True)))
+
+    def total_logits(self, start: int, stop: int) -> Tensor:
+        """The sum of the logits over a range of clips."""
+        frames = self.frames(start, stop)
+        with arithmetic():
+            return self.model.explainer.logits(frames).sum(dim=0)
+
+
+def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, size: int) -> Iterator[Result]:
+    """Work on a range in batches; halve them from the first that does not fit into memory."""
+    while start < stop:
+        end = min(start + size, stop)
+        try:
+            result = work(start, end)
+        except torch.OutOfMemoryError:
+            if end - start == 1:
+                raise
+            size = (end - start) // 2
+            _log.warning(
+                "a batch of %d clips does not fit into the device's memory: going on with %d",
+                end - start,
+                size,
+            )
+            continue
+        yield result
+        start = end
+
+
+def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
+    """The arrays of relevance.zarr; outputs in label order, whatever the checkpoint's is."""
+    logits = torch.cat([batch.logits for batch in batches]).cpu()
+    label_of = torch.tensor(job.outputs).argsort()
+    targets = torch.cat([batch.targets for batch in batches]).cpu()
+    arrays: dict[str, Array] = {
+        "logits": logits[:, job.outputs].numpy(),
+        # By output, as the explained class is: of two that are equal, the first is another one by label.
+        "predicted": label_of[first_highest(logits)].to(torch.int32).numpy(),
+        "target": label_of[targets].to(torch.int32).numpy(),
+        "conservation_error": torch.cat([b.conservation_error for b in batches]).float().cpu().numpy(),
+    }
+    for name in batches[0].cubes:
+        cubes = torch.cat([batch.cubes[name] for batch in batches]).cpu().numpy()
+        arrays[name], arrays[f"{name}_scale"] = encode(cubes)
+    return arrays

@@ -1,0 +1,302 @@
+"""Report: the tables, the page, and the marker that the run is complete."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
+from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
+from storage.arrays.cubes import read_block
+from storage.layout import RunPaths, content_hash
+from storage.results import SHOWN_CLIPS, clip_rows, result_rows
+from storage.runs import is_finished, mark_success, read_run, read_summary
+from storage.stores.receipts import file_hashes, read_receipts, recorded_files, write_receipt
+from storage.stores.root import Root, report_at, run_at
+from storage.tables import plain_rows, read_table, read_tables, write_table
+from tasks.artifacts import show_result
+from tasks.clips import Clips, clips_of
+from tasks.exclusions import exclusions_of_run, left_out_summary
+from tasks.gate import with_previous
+from tasks.page import write_page
+from tasks.running.effort import overhead
+from tasks.running.progress import in_prefect
+from tasks.running.retries import RETRY
+from tasks.running.stages import Quarantined, StageFailed, done_blocks
+
+Row = dict[str, Any]
+Columns = dict[str, Any]
+Tables = dict[str, list[Row]]
+
+# A cube of such a clip says what speaks for something that the model does not say.
+NOT_THE_ANSWER = "the explained class is not the model's answer"
+TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
+# Those that follow from the clips alone, not from a clock or from other runs.
+_RESULTS = ("clips", "table1", "table2", "table3", "sweep", "object_motion")
+# Whose decisions are read at a time.
+_BLOCKS = 32
+# Whose rows are summed at a time.
+_CLIPS = 2048
+# A history of many runs in a bucket is long to read.
+_SECONDS_FOR_THE_RESULT = 30.0
+_STAGES_OF_RUN = ("explain", "score")
+_STAGES_OF_DATASET = ("decode", "motion")
+
+
+@task(name="report", cache_policy=NO_CACHE, **RETRY)
+def report(
+    root: str,
+    run: str,
+    quarantined: Sequence[Quarantined] = (),
+    *,
+    check: Callable[[], object] = lambda: None,
+) -> None:
+    """Reduce the scores to tables, write the report, and mark the run as complete; a complete one stays.
+
+    Parameters
+    ----------
+    root, run
+        Where, and which.
+    quarantined : sequence of Quarantined
+        What the stages before had to leave out.
+    check : callable
+        Called before the report is written and before the run is complete; raises if another process has
+        taken the run over.
+    """
+    place = Root(root)
+    paths = place.run(run)
+    check()
+    if is_finished(place, paths):
+        return
+    clips, left_out = explained_clips(place, run)
+    tables, share = reduced(place, run)
+    write_table(place, paths.table("clips"), clips)
+    compared, verdict = with_previous(place, run)
+    if compared:
+        tables["comparison"] = compared
+    for name, rows in tables.items():
+        write_table(place, paths.table(name), pd.DataFrame(rows))
+    summary = _summary(place, run, clips, share) | {"comparison": verdict}
+    summary |= left_out_summary(place, run, left_out, quarantined)
+    write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
+    write_page(place, run, clips=clips, tables=tables, summary=summary)
+    written = [*place.find(paths.tables), *place.find(paths.report.directory)]
+    written += [paths.run_json, paths.exclusions]
+    check()
+    write_receipt(place, paths, "report", 0, file_hashes(place, written))
+    mark_success(place, paths, summary)
+    if TaskRunContext.get() is not None:
+        in_prefect(
+            "result", lambda: show_result(place, run, tables, summary), patience=_SECONDS_FOR_THE_RESULT
+        )
+
+
+def report_elsewhere(run: str, directory: str) -> str:
+    """Write the page of a finished run anew, from its tables and cubes, outside of the run.
+
+    A finished run is never changed, so a page of a newer release of this program goes elsewhere.
+
+    Parameters
+    ----------
+    run : str
+        URL of the run.
+    directory : str
+        Directory or ``s3://`` URL of the page and its media.
+
+    Returns
+    -------
+    str
+        Where the page lies.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run is not finished.
+    ValueError
+        If a URL is not one, or the directory lies in the run.
+    """
+    place, paths = run_at(run)
+    at = report_at(directory)
+    if f"{at[0].join(at[1].directory)}/".startswith(f"{place.join(paths.directory)}/"):
+        raise ValueError(
+            f"{directory} lies in the run, which is finished and never changed; give another directory"
+        )
+    summary = read_summary(place, paths)
+    names = [name for name in TABLES if place.exists(paths.table(name))]
+    tables: Tables = {name: list(result_rows(place, paths, name)) for name in names}
+    clips = _flagged(clip_rows(place, paths, SHOWN_CLIPS))
+    write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
+    return at[0].join(at[1].page)
+
+
+def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The index rows of the scored clips, and those of the others.
+
+    The first with what the model said and how exactly its relevance is conserved.
+    """
+    paths, description = place.run(run), read_run(place, place.run(run))
+    clips = clips_of(place, description["dataset_id"])
+    done = done_blocks(place, paths, "score", len(clips.ranges))
+    if not done:
+        raise StageFailed("report: no block was scored, so there is nothing to report; see the lines above")
+    scored = np.isin(np.arange(len(clips.table)) // clips.block_clips, list(done))
+    table, found = clips.table[scored], _decisions(place, paths, clips, done)
+    classes = np.array(clips.classes)
+    explained = table.assign(
+        predicted=classes[found["predicted"]],
+        target=classes[found["target"]],
+        target_logit=found["target_logit"],
+        correct=found["predicted"] == table.label.to_numpy(),
+        conservation_error=found["conservation_error"],
+        moved=found["moved"],
+    )
+    return _flagged(explained), clips.table[~scored]
+
+
+def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips, and in ``flag`` why the explanation of some needs care.
+
+    That is told by classes, never by a logit's sign: a model's answers and probabilities ignore what is added
+    to all logits alike.
+    """
+    return clips.assign(flag=np.where(clips.target == clips.predicted, "", NOT_THE_ANSWER))
+
+
+def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
+    """What the model said about the clips of the scored blocks, in order, and how much of them moves.
+
+    Of the logits, the target's.
+    """
+    found, motion = [], place.dataset(read_run(place, paths)["dataset_id"]).motion
+    for start, stop in _stretches(clips, done):
+        names = ["logits", "predicted", "target", "conservation_error"]
+        part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
+        part |= read_block(place, motion, start, stop, ["moved"], axes=clips.axes)
+        logits = part.pop("logits")
+        found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _stretches(clips: Clips, done: set[int]) -> list[tuple[int, int]]:
+    """The clip ranges of consecutive blocks, some blocks at a time."""
+    ranges, stretches = clips.ranges, list[tuple[int, int]]()
+    for block in sorted(done):
+        start, stop = ranges[block]
+        if block % _BLOCKS and block - 1 in done:
+            start = stretches.pop()[0]
+        stretches.append((start, stop))
+    return stretches
+
+
+def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
+    """Reduce the scores of a run to its tables and its motion share (None without deep Taylor).
+
+    Only some thousands of clips are held at a time, however many there are.
+    """
+    paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
+    files = recorded_files(place, paths, "score")
+    scores = score_cells(_batches(place, paths.scores, files, SCORE_COLUMNS))
+    tables = {
+        "table1": table1(scores),
+        "table3": table3(scores),
+        "sweep": sweep(scores),
+        "object_motion": object_motion(scores),
+        "table4": table4(_times(place, paths)),
+    }
+    if len(methods) > 1:
+        agreements = agreement_cells(_batches(place, paths.agreements, files, AGREEMENT_COLUMNS))
+        tables["table2"] = table2(agreements)
+    return tables, motion_share(scores) if "deep_taylor" in methods else None
+
+
+def _batches(
+    place: Root, directory: str, files: Mapping[str, str], columns: Sequence[str]
+) -> Iterator[Columns]:
+    """The rows of a directory's tables, as the receipts say they are, a fixed number of clips at a time.
+
+    Not of blocks: sums are rounded, so their order must not depend on how clips were cut into blocks.
+    """
+    held, n_batch = list[pa.Table](), 0
+    for path in sorted(path for path in files if path.startswith(f"{directory}/")):
+        table = read_table(place, path, sha256=files[path], columns=["clip", *columns])
+        numbers = table["clip"].to_numpy() // _CLIPS
+        for number in np.unique(numbers):
+            if number != n_batch and held:
+                yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
+                held = []
+            held.append(table.filter(pa.array(numbers == number)))
+            n_batch = number
+    yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
+
+
+def _times(place: Root, paths: RunPaths) -> Columns:
+    """The measured times of the explanations."""
+    files = recorded_files(place, paths, "explain")
+    times = read_tables(place, paths.overheads, files=files).to_pandas()
+    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
+    return _columns(times[times.warm] if times.warm.any() else times)
+
+
+def _columns(frame: pd.DataFrame) -> Columns:
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> dict[str, Any]:
+    description = read_run(place, place.run(run))
+    exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
+    errors = clips.conservation_error.dropna()
+    return {
+        # Where run.json is damaged, what belongs to the run can still be told.
+        "dataset_id": description["dataset_id"],
+        "motion_share": share,
+        "videos": int(clips.video.nunique()),
+        "clips": len(clips),
+        "accuracy": float(clips.correct.mean()),
+        "other_target_clips": int((clips.flag != "").sum()),
+        "excluded_videos": int((exclusions.kind == "excluded").sum()),
+        "largest_conservation_error": float(errors.max()) if len(errors) else None,
+        "overhead": _overhead(place, run),
+        "results_sha256": results_hash(place, run),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _overhead(place: Root, run: str) -> dict[str, Any]:
+    """The share of the workers' time that was not arithmetic, of this run and of the data set it is on."""
+    paths = place.run(run)
+    dataset = place.dataset(read_run(place, paths)["dataset_id"])
+    stages = {stage: dataset for stage in ("index", *_STAGES_OF_DATASET)}
+    return overhead(place, {**stages, **{stage: paths for stage in _STAGES_OF_RUN}})
+
+
+def results_hash(place: Root, run: str) -> str:
+    """One hash of everything a run computed: equal for equal results, however clips were cut into blocks."""
+    paths, description = place.run(run), read_run(place, place.run(run))
+    dataset = place.dataset(description["dataset_id"])
+    of_run = [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    # Another run may since have made blocks of the data set that this one had to do without.
+    used = {r.block for r in of_run}
+    made = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
+    receipts = [r for r in made if r.block in used] + of_run
+    if not all(key.isdecimal() for r in receipts for key in r.sha256):
+        # Receipts of older versions know arrays of blocks, not clips; their runs stay verifiable.
+        return content_hash([[r.stage, r.block, r.sha256] for r in receipts])
+    digest = hashlib.sha256()
+    for receipt in receipts:
+        for clip in sorted(receipt.sha256, key=int):
+            digest.update(f"{receipt.stage} {clip} {receipt.sha256[clip]}\n".encode())
+    for name in _RESULTS:
+        if place.exists(paths.table(name)):
+            for rows in read_table(place, paths.table(name)).to_batches(max_chunksize=_CLIPS):
+                for row in plain_rows(rows.to_pylist()):
+                    digest.update(f"{name} {content_hash(row)}\n".encode())
+    return digest.hexdigest()[:16]

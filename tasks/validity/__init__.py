@@ -1,0 +1,1 @@
+"""The validity benchmark: its cases, their truth, and the verdict."""
