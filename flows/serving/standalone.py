@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import logging
@@ -156,6 +157,9 @@ def _expect_nothing_of_a_lost_server(until: ExitStack) -> None:
     until.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
     # Of the client with which Prefect tells the end.
     http = run.client._client
+    if is_used():
+        # A private server that refuses a connection won't come back; Prefect would knock for two seconds.
+        http._transport._pool._retries = 0  # type: ignore[union-attr]
     try:
         http.get("/health", timeout=_PATIENCE_S)
     except httpx.HTTPError:
@@ -164,6 +168,10 @@ def _expect_nothing_of_a_lost_server(until: ExitStack) -> None:
         until.enter_context(temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}))
         until.callback(setattr, EventsWorker, "_client_override", EventsWorker._client_override)
         EventsWorker.set_client_override(NullEventsClient)
+        # It would report each of them as failed.
+        log = logging.getLogger("prefect._internal.concurrency")
+        until.callback(setattr, log, "disabled", log.disabled)
+        log.disabled = True
         for sender in list(QueueService._instances.values()):  # type: ignore[misc]
             _stop(sender)
     else:
@@ -173,5 +181,10 @@ def _expect_nothing_of_a_lost_server(until: ExitStack) -> None:
 def _stop(sender: QueueService[Any]) -> None:
     """End one of Prefect's threads, which the interpreter would wait for, with what it has not sent."""
     task, loop = sender._task, sender._loop
+
+    async def ended(task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait([task], timeout=_LAST_TRY_S)
+
     if task is not None and loop is not None:
-        loop.call_soon_threadsafe(task.cancel)
+        asyncio.run_coroutine_threadsafe(ended(task), loop).result()
