@@ -335,7 +335,7 @@ def test_a_deleted_shard_reads_as_nan_and_does_not_fit_its_receipt(root, block):
         read_block(root, path, start, stop)
 
 
-@pytest.mark.parametrize("damage", [b"", b"damaged", bytes(2000)])
+@pytest.mark.parametrize("damage", [b"", b"damaged", bytes(2000), bytes(2**17)])
 @pytest.mark.parametrize("block", [0, 2])
 def test_a_damaged_block_is_repaired_by_writing_it_again(any_root, block, damage):
     path = create(any_root)

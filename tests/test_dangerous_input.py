@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -32,7 +33,9 @@ from flows.cli import main
 from storage.arrays.cubes import create_frames, create_relevance, open_run, read_block, write_block
 from storage.arrays.zarr_metadata import UnsafeGroup
 from storage.checkpoints.files import UnusableCheckpoint, read_checkpoint
+from storage.checkpoints.trainings import DamagedState, read_state
 from storage.datasets.ucf101 import read_dataset, video_path
+from storage.layout import TrainingPaths
 from storage.stores.root import Root
 from storage.videos import reader as videos
 from storage.videos.reader import UndecodableVideo, count_frames
@@ -213,6 +216,14 @@ UNFOLDED = {
 def test_what_unfolds_without_end_is_refused(tmp_path: Path, kind: str) -> None:
     make, words = UNFOLDED[kind]
     check_refused(tmp_path, make(), words)
+
+
+def test_the_state_of_a_training_is_checked_as_a_checkpoint_is(tmp_path: Path) -> None:
+    root, paths = Root(str(tmp_path)), TrainingPaths("trainings/a")
+    bomb = pickled(tuples_of_tuples())
+    root.write_bytes(paths.state, hashlib.sha256(bomb).digest() + bomb)
+    with pytest.raises(DamagedState, match="in all where.*the same command starts anew"):
+        read_state(root, paths)
 
 
 def tensors(header: object, data: bytes = b"") -> bytes:

@@ -1,5 +1,6 @@
 """Leases, on a directory and on a real S3 server that knows no conditional writes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -40,6 +41,36 @@ def test_a_lease_names_this_process_and_is_gone_afterwards(root):
         assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
     assert read_holder(root, "lease.json") is None
     assert not root.exists("lease.json")
+
+
+def test_a_lease_is_whole_as_soon_as_it_is_there(tmp_path, monkeypatch):
+    seen = []
+    synced = os.fsync
+
+    def watched(descriptor):
+        seen.append((tmp_path / "lease.json").exists())
+        synced(descriptor)
+
+    monkeypatch.setattr("storage.stores.disk.os.fsync", watched)
+    place = Root(str(tmp_path))
+    assert place.create_bytes("lease.json", b"{}")
+    assert not place.create_bytes("lease.json", b"[]")
+    assert seen == [False, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["lease.json"]
+    assert place.read_bytes("lease.json") == b"{}"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_links_holds_leases_too(tmp_path, monkeypatch, number):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("storage.stores.disk.os.link", refused)
+    place = Root(str(tmp_path))
+    assert place.create_bytes("lease.json", b"{}")
+    assert not place.create_bytes("lease.json", b"[]")
+    assert [path.name for path in tmp_path.iterdir()] == ["lease.json"]
+    assert place.read_bytes("lease.json") == b"{}"
 
 
 def test_a_lease_beats(root):

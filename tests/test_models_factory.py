@@ -95,7 +95,7 @@ class AllOwn(nn.Module):
 
 def compiled_in_place():
     model = Tiny()
-    model.compile()
+    model.compile(backend="eager")
     return model
 
 
@@ -105,10 +105,10 @@ MADE = {
     "nothing but names of its own": AllOwn,
     "parallel": lambda: nn.DataParallel(Tiny()),
     "parallel names of its own": lambda: nn.DataParallel(Own()),
-    "compiled": lambda: torch.compile(Tiny()),
+    "compiled": lambda: torch.compile(Tiny(), backend="eager"),
     "compiled in place": compiled_in_place,
-    "both": lambda: nn.DataParallel(torch.compile(Tiny())),
-    "a compiled part": lambda: nn.Sequential(torch.compile(Tiny())),
+    "both": lambda: nn.DataParallel(torch.compile(Tiny(), backend="eager")),
+    "a compiled part": lambda: nn.Sequential(torch.compile(Tiny(), backend="eager")),
 }
 SAVED = {"as it is": "", "parallel": "module.", "compiled": "_orig_mod.", "both": "_orig_mod.module."}
 

@@ -6,6 +6,7 @@ the store has exactly one writer. The chunk inside a shard is one clip.
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from storage.text import first_line
 Attributes = Mapping[str, Any]
 
 _WRITERS = 4
+# The longest path on Linux, in bytes.
+_LONGEST_NAME = 4096
 
 
 class TemplateMismatch(ValueError):
@@ -418,7 +421,14 @@ def _check_object(root: Root, path: str, array: zarr.Array[Any], start: int) -> 
         raise MissingBlock(f"{root.join(where)} is missing (clips from {start}): {REPAIR}")
     # zarr reads an empty shard as one that was never written, and S3 has no words for one that
     # is shorter than its index: 16 bytes a clip and a checksum.
-    if size < (16 * _clips_a_block(array) + 4 if array.shards else 1):
+    least = 16 * _clips_a_block(array) + 4 if array.shards else 1
+    # zarr would read whatever there is. What does not compress grows by the headers of its frames.
+    each = array.dtype.itemsize if array.dtype.kind in "biuf" else _LONGEST_NAME
+    most = each * math.prod(array.shards or array.chunks) * 129 // 128 + 2**16
+    if size > most:
+        reason = f"{size:,} bytes, where {most:,} are the most"
+        raise _damaged(root, path, array, start, start + _clips_a_block(array), reason)
+    if size < least:
         raise _damaged(root, path, array, start, start + _clips_a_block(array), f"only {size} bytes")
 
 

@@ -267,6 +267,20 @@ def _promise(sidecar: str) -> str | None:
         return file.read(64).lower()
 
 
+def load_checked(data: bytes, name: str) -> object:
+    """What `torch.save` wrote, checked before it is unfolded; nothing in it is ever run.
+
+    Raises
+    ------
+    UnusableCheckpoint
+        If it is damaged, holds code, or unfolds to more than it may.
+    """
+    try:
+        return _loaded(data)
+    except _Refusal as refusal:
+        raise UnusableCheckpoint(f"{name} {refusal}") from refusal.__cause__
+
+
 def _loaded(data: bytes) -> object:
     if data.startswith(b"PK\x03\x04"):
         _check_archive(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from storage.checkpoints.files import checkpoint_bytes
+from storage.checkpoints.files import UnusableCheckpoint, checkpoint_bytes, load_checked
 from storage.layout import TrainingPaths, profile_of, sidecar
 from storage.report.drawing import own_style
 from storage.stores.root import Root
 from storage.tables import write_table
-from storage.text import first_line
 
 Row = Mapping[str, Any]
 
@@ -116,12 +114,9 @@ def read_state(root: Root, paths: TrainingPaths) -> dict[str, Any] | None:
             f"{root.join(paths.state)} is damaged; remove it, and the same command starts anew"
         )
     try:
-        state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DamagedState(
-            f"{root.join(paths.state)} holds more than a state ({first_line(error)}); remove it, "
-            "and the same command starts anew"
-        ) from error
+        state = load_checked(data, root.join(paths.state))
+    except UnusableCheckpoint as error:
+        raise DamagedState(f"{error}, or remove it: the same command starts anew") from error
     if not isinstance(state, dict):
         raise DamagedState(
             f"{root.join(paths.state)} is no state; remove it, and the same command starts anew"

@@ -18,6 +18,8 @@ from io import BufferedReader
 LINK = "a link is not followed here"
 NO_FILE = "not a regular file"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# What a file system says that knows no second name of a file, as FAT.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -68,12 +70,30 @@ def replace_file(base: str, names: Sequence[str], data: bytes) -> None:
 
 
 def create_file(base: str, names: Sequence[str], data: bytes) -> bool:
-    """Write a file unless there is one; say whether it was written."""
+    """Write a file unless there is one, whole for every reader; say whether it was written."""
     with _folder(base, names[:-1], make=True) as folder:
+        unfinished = f".{names[-1]}.{uuid.uuid4().hex}.unfinished"
         try:
-            _write(names[-1], data, folder)
+            _write(unfinished, data, folder)
+            os.link(unfinished, names[-1], src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # For an instant, a reader finds it empty.
+            return _write_new(names[-1], data, folder)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(unfinished, dir_fd=folder)
+    return True
+
+
+def _write_new(name: str, data: bytes, folder: int) -> bool:
+    try:
+        _write(name, data, folder)
+    except FileExistsError:
+        return False
     return True
 
 
