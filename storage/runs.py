@@ -178,7 +178,7 @@ def find_run(run: str, root: str | None) -> str:
         raise ValueError(
             f"{run!r} is a name: give --root as well, or <root>/runs/<name>, as `selrel runs` lists the runs"
         )
-    place = Root(root, patient=False)
+    place = existing_root(root)
     known = list_runs(place)
     if run == LATEST:
         finished = [other for other in known if other.summary is not None]
@@ -188,9 +188,24 @@ def find_run(run: str, root: str | None) -> str:
     for other in known:
         if other.name == run:
             return other.url
-    near = difflib.get_close_matches(run, [other.name for other in known], n=1)
+    names = [other.name for other in known]
+    near = [name for name in names if name.startswith(run)] or difflib.get_close_matches(run, names, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"there is no run {run} under {place}; {meant}`selrel runs --root {place}` lists them")
+
+
+def existing_root(root: str) -> Root:
+    """The root at a place; a store that does not answer fails at once.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing.
+    """
+    place = Root(root, patient=False)
+    if not place.exists(""):
+        raise ValueError(f"{place} does not exist; give the --root of `selrel explain`")
+    return place
 
 
 def name_of_run(root: Root, run_id: str) -> str | None:

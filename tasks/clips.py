@@ -13,7 +13,7 @@ import pandas as pd
 
 from selrel.clips.profiles import View
 from storage.arrays.blocks import blocks
-from storage.datasets.fingerprints import unchanged
+from storage.datasets.fingerprints import ChangedVideo, forget, unchanged
 from storage.datasets.ucf101 import video_path
 from storage.runs import read_dataset_description
 from storage.stores.receipts import REPAIR
@@ -141,8 +141,13 @@ def planned_video(root: Root, dataset_id: str, data: str, name: str) -> Iterator
         If it is another one, or becomes one meanwhile.
     """
     path = video_path(data, name)
-    with unchanged(path, _sha256_of(root, dataset_id)[name]):
-        yield path
+    try:
+        with unchanged(path, _sha256_of(root, dataset_id)[name]):
+            yield path
+    except ChangedVideo:
+        # What is kept of it may be wrong, and would make the same plan again.
+        forget(root, data, name)
+        raise
 
 
 @lru_cache(maxsize=4)

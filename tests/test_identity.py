@@ -310,6 +310,27 @@ def test_what_was_kept_by_somebody_else_names_no_file_outside(place: Place) -> N
     assert not any("gone" in note or "changed" in note for note in place.plan().notes)
 
 
+def test_a_wrong_hash_that_somebody_else_kept_stops_one_start_and_not_the_next(place: Place) -> None:
+    first = place.plan()
+    root, data = Root(first.root), str(place.data)
+    publish(first, work={})
+    kept = fingerprints_of(root, data)
+    # Read so long after it was written that the hash counts as settled.
+    lie = replace(kept[FIRST], sha256="0" * 64, read_ns=kept[FIRST].read_ns + 10**10)
+    keep(root, data, content.Fingerprints(of=kept | {FIRST: lie}, fresh=True))
+    wrong = place.plan()
+    assert wrong.dataset_id != first.dataset_id
+    publish(wrong, work={})
+    with pytest.raises(ChangedVideo, match="has changed since this was planned"):
+        count_block(root, wrong.dataset_id, data, 0)
+    assert place.plan().dataset_id == first.dataset_id
+
+
+def fingerprints_of(root: Root, data: str) -> dict[str, Fingerprint]:
+    rows = read_table(root, root.fingerprints(data)).to_pylist()
+    return {row.pop("video"): Fingerprint(**row) for row in rows}
+
+
 def keep_many(url: str, number: int) -> None:
     one = Fingerprint(1, 2, 3, 4, 5, f"{number}")
     for _ in range(20):

@@ -118,6 +118,7 @@ def test_a_run_is_found_by_its_place_its_name_and_as_the_latest(root):
         ("c3d-0a", False, "'c3d-0a' is a name: give --root as well, or <root>/runs/<name>"),
         ("latest", False, "'latest' is a name: give --root as well"),
         ("c3d-0b", True, "there is no run c3d-0b under .*; did you mean c3d-0a"),
+        ("c3d", True, "there is no run c3d under .*; did you mean c3d-0a"),
         ("..", True, r"there is no run \.\. under"),
         ("latest", True, "no run under .* is finished; `selrel runs --root"),
     ],
@@ -126,3 +127,9 @@ def test_a_run_that_can_not_be_found_by_name(root, run, given, said):
     write_run(root, root.run("c3d-0a"), DESCRIPTION)
     with pytest.raises(ValueError, match=said):
         find_run(run, str(root) if given else None)
+
+
+def test_a_root_that_does_not_exist_is_named(tmp_path):
+    for run in ("latest", "c3d-0a"):
+        with pytest.raises(ValueError, match="nowhere does not exist; give the --root of `selrel explain`"):
+            find_run(run, str(tmp_path / "nowhere"))

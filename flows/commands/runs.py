@@ -24,13 +24,9 @@ def runs(*, root: str, json: Annotated[bool, Parameter(negative="")] = False) ->
     import dataclasses
 
     from flows.printing import print_json, print_runs
-    from storage.runs import list_runs
-    from storage.stores.root import Root
+    from storage.runs import existing_root, list_runs
 
-    place = Root(root, patient=False)
-    if not place.exists(""):
-        raise ValueError(f"{place} does not exist; give the --root of `selrel explain`")
-    found = list_runs(place)
+    found = list_runs(existing_root(root))
     if json:
         print_json(Console(), [dataclasses.asdict(run) | {"finished": run.finished} for run in found])
     else:

@@ -156,8 +156,19 @@ def fingerprints(
 def keep(root: Root, data: str, found: Fingerprints) -> None:
     """Keep fingerprints for the next start; of several processes that do so, the last one's stay."""
     if found.fresh:
-        rows = [{"video": name, **asdict(one)} for name, one in sorted((found.others | found.of).items())]
-        write_table(root, root.fingerprints(data), pa.Table.from_pylist(rows, schema=_SCHEMA))
+        _keep(root, data, found.others | found.of)
+
+
+def forget(root: Root, data: str, name: str) -> None:
+    """Have a file read again at the next start, whatever was kept of it."""
+    known = _kept(root, data)
+    if known.pop(name, None):
+        _keep(root, data, known)
+
+
+def _keep(root: Root, data: str, known: Mapping[str, Fingerprint]) -> None:
+    rows = [{"video": name, **asdict(one)} for name, one in sorted(known.items())]
+    write_table(root, root.fingerprints(data), pa.Table.from_pylist(rows, schema=_SCHEMA))
 
 
 def sha256_of(paths: Mapping[str, str]) -> dict[str, str]:
