@@ -413,7 +413,7 @@ def test_an_interrupt_is_obeyed_also_without_the_prefect_server(
         took = time.monotonic() - sent_at
     print(f"obeyed after {took:.1f} s")
     assert process.returncode not in (0, None), said
-    assert took < 45
+    assert took < 20
     assert wait_until_gone(began, timeout=30) == []
 
 
@@ -470,8 +470,8 @@ def test_an_interrupt_is_obeyed_also_without_the_private_server(job: Job, sent: 
     print(f"obeyed after {took:.1f} s")
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "selrel: interrupted; the same command goes on where it stopped"
-    # A few seconds; on a busy machine a lost server must not add its minute.
-    assert took < 45
+    # A few seconds; on a busy machine, a few more.
+    assert took < 20
     assert wait_until_gone(started, timeout=30) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -47,6 +48,7 @@ _GUARD = (
 _LOOKS = {"__name__", "current_process", "parent_process"}
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LOOK_S = 5.0
+_GRACE_S = 0.5
 _CERTIFICATES = ("distributed.comm.tls.ca-file", "distributed.comm.tls.client.cert")
 # What is only for a dashboard, and goes on without one; the profiler slows a worker down by up to a tenth.
 _UNWATCHED: dict[str, object] = {
@@ -340,8 +342,18 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
     with _empty_cluster() as local:
         _keep_interrupts_from_workers(local)
         local.scale(workers)
-        with _replacing(local, workers):
-            yield local
+        try:
+            with _replacing(local, workers):
+                yield local
+        except BaseException:
+            # Dask would wait four seconds for blocks that are done again anyway.
+            local.sync(_end_workers, local)
+            raise
+
+
+async def _end_workers(local: LocalCluster) -> None:
+    nannies = local.workers.values()
+    await asyncio.gather(*(nanny.close(timeout=_GRACE_S) for nanny in nannies), return_exceptions=True)
 
 
 def _keep_interrupts_from_workers(local: LocalCluster) -> None:
