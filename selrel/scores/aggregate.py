@@ -203,8 +203,8 @@ def table4(columns: Columns) -> list[Row]:
     Returns
     -------
     list of dict
-        ``method``; ``median``, ``low``, ``high`` (the quartiles) and ``least`` in seconds; ``n``
-        measurements.
+        In the order of the first measurements: ``method``; ``median``, ``low``, ``high`` (the quartiles; None
+        of a single measurement) and ``least`` in seconds; ``n`` measurements.
 
     Raises
     ------
@@ -216,9 +216,12 @@ def table4(columns: Columns) -> list[Row]:
     for (method,), part in _partition(columns, ("method",)):
         seconds = part["seconds_per_clip"].astype(np.float64)
         least, low, median, high = np.quantile(seconds, [0, 0.25, 0.5, 0.75]).tolist()
-        times = {"median": median, "low": low, "high": high, "least": least, "n": len(seconds)}
-        rows.append({"method": method, **times})
-    return rows
+        quartiles = (low, high) if len(seconds) > 1 else (None, None)
+        times = dict(zip(("low", "high"), quartiles, strict=True)) | {"least": least, "n": len(seconds)}
+        rows.append({"method": method, "median": median, **times})
+    # A step's time is on top of those before it.
+    order = list(dict.fromkeys(columns["method"].tolist()))
+    return sorted(rows, key=lambda row: order.index(row["method"]))
 
 
 def _precision_row(part: Part) -> Row:
