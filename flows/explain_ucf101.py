@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-from prefect import get_run_logger
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from flows.serving.cluster import check_cluster, cluster
 from flows.serving.standalone import announced_end, standalone
@@ -18,12 +19,11 @@ from storage.stores.root import Root
 from tasks.gate import check_gate
 from tasks.plan import Plan, plan, publish
 from tasks.request import PAPER_METHODS, Request
-from tasks.stages.decode import decode
-from tasks.stages.explain import explain
-from tasks.stages.index import index
-from tasks.stages.motion import motion
+from tasks.running.blocks import Quarantined
+from tasks.running.retries import RETRY
+from tasks.running.stage import do
+from tasks.stages import STAGES
 from tasks.stages.report import report
-from tasks.stages.score import score
 
 
 @standalone(name="explain-ucf101", flow_run_name="{checkpoint}", validate_parameters=True)
@@ -170,17 +170,25 @@ def run_stages(made: Plan, held: Lease) -> None:
     """
     root = Root(made.root)
     with _alone(root, root.dataset(made.dataset_id).lease, f"data set {made.dataset_id}") as shared:
-        _check(held, shared)
-        index(made.root, made.dataset_id, made.data)
-        _check(held, shared)
-        left_out = decode(made.root, made.dataset_id, made.data)
-        _check(held, shared)
-        left_out += motion(made.root, made.dataset_id, made.data)
+        left_out = _do(made, "dataset", held, shared)
+    left_out += _do(made, "run", held)
     held.check()
-    left_out += explain(made.root, made.run)
-    held.check()
-    left_out += score(made.root, made.run)
     report(made.root, made.run, left_out, check=held.check)
+
+
+def _do(made: Plan, of: str, *leases: Lease) -> list[Quarantined]:
+    left_out = []
+    for stage in STAGES:
+        if stage.of == of and stage.asked(made.description["settings"]):
+            _check(*leases)
+            left_out += _stage.with_options(name=stage.name)(stage.name, made.root, made.run, made.data)
+    return left_out
+
+
+@task(cache_policy=NO_CACHE, **RETRY)
+def _stage(name: str, root: str, run: str, data: str) -> list[Quarantined]:
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    return do(stage, root, run, data)
 
 
 def _check(*leases: Lease) -> None:

@@ -143,6 +143,8 @@ class RunForm(TypedDict, total=False):
     model: str | None
     profile: Profile
     settings: Settings
+    code: str
+    # Of runs of older versions.
     code_version: str
     versions: dict[str, str]
     device: str

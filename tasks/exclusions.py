@@ -13,7 +13,7 @@ from storage.runs import read_run
 from storage.stores.root import Root
 from storage.tables import read_table
 from tasks.clips import clips_of
-from tasks.running.stages import Quarantined
+from tasks.running.blocks import Quarantined
 
 NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from selrel.clips.profiles import Profile
 from selrel.explainer import Explainer
-from selrel.models import Recognised, check_outputs, from_factory, recognise
+from selrel.models import Recognised, check_outputs, make_model
 from storage.checkpoints.files import Checkpoint, read_checkpoint
 from storage.datasets.fingerprints import Fingerprints, fingerprints, keep
 from storage.datasets.ucf101 import (
@@ -46,24 +45,11 @@ from storage.runs import is_finished, name_of_run, write_run
 from storage.stores.root import Root, UnusableRoot
 from storage.videos.reader import UndecodableVideo, header_frames
 from tasks.compare import check_alike
+from tasks.identity import code_of_data_sets, code_of_runs
 from tasks.request import Request
 from tasks.running.progress import progress
-from tasks.versions import code_version, hash_of_sources
+from tasks.versions import code_version
 
-# What makes and stores the pixels and the flow: a data set is only as old as these.
-_CODE_OF_PIXELS = (
-    "selrel/clips/camera.py",
-    "selrel/clips/windows.py",
-    "selrel/clips/flow.py",
-    "selrel/clips/profiles.py",
-    "storage/arrays/blocks.py",
-    "storage/arrays/cubes.py",
-    "storage/videos/decoder.py",
-    "storage/videos/reader.py",
-    "tasks/stages/decode.py",
-    "tasks/stages/index.py",
-    "tasks/stages/motion.py",
-)
 _OPENCV = "opencv-contrib-python-headless"
 _COMPUTE = ("torch", "numpy", _OPENCV, "av")
 _OTHERS = ("scipy", "zarr", "pyarrow", "prefect", "distributed")
@@ -205,11 +191,6 @@ def _holds(root: Root, path: str, value: object) -> bool:
         return False
 
 
-def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str | None) -> Recognised:
-    """Make a checkpoint's model: of a known family, or by a factory of the user's own."""
-    return recognise(state, family=family) if factory is None else from_factory(factory, state=state)
-
-
 def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its description without where things lay and what only carried them."""
     passing = ("data", "checkpoint", "drawn", "others", "gate")
@@ -251,7 +232,7 @@ def _dataset(
         "subset": request.subset,
         "view": profile.view.as_dict(),
         "block_clips": request.block_clips,
-        "code": hash_of_sources(_CODE_OF_PIXELS),
+        "code": code_of_data_sets(),
         "opencv": metadata.version(_OPENCV),
         "pyav": metadata.version("av"),
     }
@@ -270,7 +251,11 @@ def _description(
         "profile": profile.as_dict(),
         "settings": request.settings(),
         **machinery(),
-        "others": {"python": platform.python_version(), **{n: metadata.version(n) for n in _OTHERS}},
+        "others": {
+            "selrel": code_version(),
+            "python": platform.python_version(),
+            **{n: metadata.version(n) for n in _OTHERS},
+        },
         "drawn": {
             "seed": request.seed,
             "videos": request.videos,
@@ -284,7 +269,7 @@ def _description(
 def machinery() -> dict[str, Any]:
     """What computes results here, and is part of a run's identity: code, libraries, kind of device."""
     return {
-        "code_version": code_version(),
+        "code": code_of_runs(),
         "versions": {name: metadata.version(name) for name in _COMPUTE},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -13,17 +14,14 @@ import torch
 
 from storage.datasets.ucf101 import video_path
 from storage.layout import content_hash
-from storage.runs import read_run
 from storage.stores.receipts import pending
 from storage.stores.root import Root
 from storage.tables import read_table, write_table
 from storage.videos.reader import UndecodableVideo, count_frames
 from tasks.plan import Plan, estimated_bytes, estimated_clips, publish
-from tasks.stages.decode import decode, decode_block
-from tasks.stages.explain import explain, explain_block
-from tasks.stages.index import count_block, index
-from tasks.stages.motion import motion, motion_block
-from tasks.stages.score import score, score_block
+from tasks.running.stage import Work, do
+from tasks.stages import STAGES
+from tasks.stages.index import STAGE as INDEX
 
 N_CLIPS = 2
 
@@ -61,11 +59,14 @@ def extent(made: Plan) -> Extent:
     exact = place.exists(dataset.index)
     clips = read_table(place, dataset.index).num_rows if exact else estimated_clips(made)
     blocks = ceil(clips / block_clips)
-    left = {"index": 0 if exact else clips}
-    for stage in ("decode", "motion", "explain", "score"):
-        paths = dataset if stage in ("decode", "motion") else place.run(made.run)
-        waiting = [] if made.finished else pending(place, paths, stage, range(blocks))
-        left[stage] = sum(min(block_clips, clips - block * block_clips) for block in waiting)
+    left = {}
+    for stage in STAGES:
+        if stage is INDEX:
+            left[stage.name] = 0 if exact else clips
+        elif stage.asked(made.description["settings"]):
+            where = stage.where(place.run(made.run), dataset)
+            waiting = [] if made.finished else pending(place, where, stage.name, range(blocks))
+            left[stage.name] = sum(min(block_clips, clips - block * block_clips) for block in waiting)
     return Extent(
         videos=len(made.dataset["videos"]),
         clips=clips,
@@ -98,28 +99,22 @@ def measure(made: Plan, directory: str, *, threads: int) -> dict[str, float]:
         Seconds that one worker takes for a clip, by stage.
     """
     trial = _shortened(made, directory)
-    place, data = Root(trial.root), trial.data
     _limit_threads(threads)
     publish(trial, work={})
-    index.fn(trial.root, trial.dataset_id, data)
-    counted = _timed(lambda: count_block(place, trial.dataset_id, data, 0))
-    paths = place.dataset(trial.dataset_id)
-    clips = read_table(place, paths.index)
-    write_table(place, paths.index, clips.slice(0, N_CLIPS))
-    done = min(N_CLIPS, clips.num_rows)
-    decode.fn(trial.root, trial.dataset_id, data)
-    motion.fn(trial.root, trial.dataset_id, data)
-    explain.fn(trial.root, trial.run)
-    score.fn(trial.root, trial.run)
-    description = read_run(place, place.run(trial.run))
-    blocks: dict[str, Callable[[], object]] = {
-        "decode": lambda: decode_block(place, trial.dataset_id, data, 0),
-        "motion": lambda: motion_block(place, trial.dataset_id, data, 0),
-        "explain": lambda: explain_block(place, trial.run, description, 0),
-        "score": lambda: score_block(place, trial.run, description, 0),
-    }
-    seconds = {stage: _timed(block) / done for stage, block in blocks.items()}
-    return {"index": counted / clips.num_rows, **seconds}
+    work = Work.read(Root(trial.root), trial.run, trial.data)
+    seconds: dict[str, float] = {}
+    for stage in STAGES:
+        if stage.asked(work.settings):
+            do(stage, trial.root, trial.run, trial.data)
+            took = _timed(partial(stage.block, work, 0))
+            if stage is INDEX:
+                # Of the one video, some clips are enough for the other stages.
+                clips = read_table(work.place, work.dataset.index)
+                seconds[stage.name] = took / clips.num_rows
+                write_table(work.place, work.dataset.index, clips.slice(0, N_CLIPS))
+            else:
+                seconds[stage.name] = took / min(N_CLIPS, clips.num_rows)
+    return seconds
 
 
 def _shortened(made: Plan, directory: str) -> Plan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +17,10 @@ from storage.stores.receipts import LINK, HasReceipts, blocks_done, damages, dis
 from storage.stores.root import MAX_JSON_BYTES, Root, UnreadableFile
 from tasks.clips import clips_of, videos_of
 from tasks.running.effort import effort_damage
+from tasks.stages import STAGES
+from tasks.stages.index import STAGE as INDEX
 from tasks.stages.index import video_blocks
-from tasks.stages.report import results_hash
+from tasks.stages.report import RECEIPT, results_hash
 
 # Requests to S3 wait for each other less, and hashing leaves Python's lock.
 _READERS = 8
@@ -27,11 +28,6 @@ _READERS = 8
 _NAMED = 5
 
 _Piece = tuple[HasReceipts, str, int]
-
-_OF_RUN = ("relevance", "report", "explain", "score")
-_OF_DATASET = ("dataset", "frames", "flow", "index", "decode", "motion")
-# Not in blocks.
-_ONCE = ("relevance", "report", "dataset", "frames", "flow")
 
 
 @dataclass
@@ -204,19 +200,16 @@ def _pieces(
     found: Verification,
 ) -> list[_Piece]:
     """Everything that must have a receipt, or has one, in the run and in its data set."""
-    places: list[tuple[HasReceipts, Sequence[str]]] = [(paths, _OF_RUN)]
-    if dataset is not None:
-        places.append((dataset, _OF_DATASET))
+    whole: list[tuple[HasReceipts, str]] = [(paths, RECEIPT)]
+    in_blocks: list[tuple[HasReceipts, str]] = []
+    for stage in STAGES:
+        if stage.of == "run" or dataset is not None:
+            where = paths if stage.of == "run" or dataset is None else dataset
+            whole += [(where, name) for name in stage.made_once]
+            in_blocks.append((where, stage.name))
     # A run that left blocks out, or is not finished, lacks some; those that are there must be sound.
-    there = [
-        (where, stage, n)
-        for where, stages in places
-        for stage in stages
-        for n in blocks_done(root, where, stage)
-    ]
-    needed: list[_Piece] = []
-    if summary:
-        needed = [(where, stage, 0) for where, stages in places for stage in stages if stage in _ONCE]
+    there = [(where, name, n) for where, name in (*whole, *in_blocks) for n in blocks_done(root, where, name)]
+    needed: list[_Piece] = [(where, name, 0) for where, name in whole] if summary else []
     if dataset is not None:
         needed += _blocks(root, paths, dataset, summary, found)
     return list(dict.fromkeys([*needed, *there]))
@@ -228,11 +221,12 @@ def _blocks(
     """The blocks that a finished run is made of."""
     dataset_id = dataset.directory.rpartition("/")[2]
     try:
-        counted = range(len(video_blocks(videos_of(root, dataset_id))))
+        n_counted = len(video_blocks(videos_of(root, dataset_id)))
         clips = clips_of(root, dataset_id)
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
         # A start that ended early left no index; the next one writes it.
-        begun = found.finished or blocks_done(root, paths, "explain")
+        of_run = [stage for stage in STAGES if stage.of == "run"]
+        begun = found.finished or any(blocks_done(root, paths, stage.name) for stage in of_run)
         if begun or not isinstance(error, FileNotFoundError):
             found.damaged.append(f"{root.join(paths.directory)}: its blocks can't be listed: {error}")
         return []
@@ -241,9 +235,22 @@ def _blocks(
         return []
     left_out = set(summary.get("left_out_blocks", []))
     blocks = [block for block in range(len(clips.ranges)) if block not in left_out]
-    stages = ((dataset, "decode"), (dataset, "motion"), (paths, "explain"), (paths, "score"))
-    of_clips: list[_Piece] = [(where, stage, block) for where, stage in stages for block in blocks]
-    return [*((dataset, "index", block) for block in counted), *of_clips]
+    settings = _settings(root, paths)
+    return [
+        (stage.where(paths, dataset), stage.name, block)
+        for stage in STAGES
+        if settings is None or stage.asked(settings)
+        for block in (range(n_counted) if stage is INDEX else blocks)
+    ]
+
+
+def _settings(root: Root, paths: RunPaths) -> dict[str, Any] | None:
+    """What the run was asked for; None where nothing says it."""
+    try:
+        settings: dict[str, Any] = read_run(root, paths)["settings"]
+        return settings
+    except (FileNotFoundError, UnreadableFile, ValueError):
+        return None
 
 
 def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:

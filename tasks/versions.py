@@ -18,21 +18,22 @@ _PACKAGES = (
     "torch", "numpy", "opencv-contrib-python-headless", "av", "zarr", "pyarrow", "distributed", "cloudpickle",
 )  # fmt: skip
 _ROOMS = ("selrel", "storage", "tasks")
-_HERE = Path(__file__).resolve().parent.parent
+# Where the rooms lie.
+HERE = Path(__file__).resolve().parent.parent
 
 
 @cache
 def code_version() -> str:
     """The version of the code that computes results: the release and a hash of the sources themselves."""
-    files = (file for room in _ROOMS for file in sorted((_HERE / room).rglob("*.py")))
-    return f"{metadata.version('selrel')}+{hash_of_sources(f.relative_to(_HERE).as_posix() for f in files)}"
+    files = (file for room in _ROOMS for file in sorted((HERE / room).rglob("*.py")))
+    return f"{metadata.version('selrel')}+{hash_of_sources(f.relative_to(HERE).as_posix() for f in files)}"
 
 
 def hash_of_sources(names: Iterable[str]) -> str:
-    """A hash of files of this project, by their names in it."""
+    """A hash of files of this project, by their names in it, in whatever order."""
     digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\0".encode() + (_HERE / name).read_bytes())
+    for name in sorted(names):
+        digest.update(f"{name}\0".encode() + (HERE / name).read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -29,12 +29,11 @@ from storage.stores.root import Root, UnreadableFile, UnusableRoot, file_at
 from tasks.compare import NotComparable, check_alike
 from tasks.plan import machinery, plan
 from tasks.request import Request
+from tasks.stages import STAGES
 
 STOPPED = "selrel serve was stopped during this run."
 _NO_SLOT = "Deployment concurrency limit reached"
-_STAGES_OF_DATASET = ("index", "decode", "motion")
 _BY_HAND = "(somebody cancelled it; to have it explained, start the deployment by hand)"
-_STAGES_OF_RUN = ("explain", "score")
 _CHUNK_BYTES = 1 << 24
 
 
@@ -312,9 +311,7 @@ def _blocks_done(root: Root, run: RunPaths) -> int:
     except (FileNotFoundError, ValueError, KeyError):
         # Absent or damaged: a start writes it anew.
         return 0
-    return sum(len(blocks_done(root, dataset, stage)) for stage in _STAGES_OF_DATASET) + sum(
-        len(blocks_done(root, run, stage)) for stage in _STAGES_OF_RUN
-    )
+    return sum(len(blocks_done(root, stage.where(run, dataset), stage.name)) for stage in STAGES)
 
 
 def _state(flow_run: str) -> State | None:

@@ -28,7 +28,7 @@ def faulty(**faults: Any) -> dict[str, str]:
 
 
 def put_in_place(stages: Any) -> None:
-    """Make the module `tasks.running.stages` of this process a faulty one."""
+    """Make the module `tasks.running.blocks` of this process a faulty one."""
     faults = json.loads(os.environ[VARIABLE])
     if "file_size" in faults:
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults["file_size"], resource.RLIM_INFINITY))

@@ -12,12 +12,13 @@ import pandas as pd
 from selrel.clips.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
 from storage.arrays.cubes import create_frames, create_motion, create_relevance, encode, write_block
-from storage.runs import read_run, write_run
+from storage.runs import write_run
 from storage.stores.receipts import Written, file_hashes, write_receipt
 from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.clips import Clips, clips_of
 from tasks.running.effort import record_effort
+from tasks.running.stage import Work
 from tasks.stages.motion import moved_shares
 from tasks.stages.report import report
 from tasks.stages.score import score_block
@@ -80,7 +81,7 @@ def make_run(
         write_table(place, paths.overhead("explain", block), pd.DataFrame(seconds))
         written = explained[block] | file_hashes(place, [paths.overhead("explain", block)])
         write_receipt(place, paths, "explain", block, written, start=start, stop=stop)
-        scores = score_block(place, RUN, read_run(place, paths), block)
+        scores = score_block(Work.read(place, RUN, ""), block)
         write_receipt(place, paths, "score", block, scores, start=start, stop=stop)
         record_effort(place, paths, "score", blocks=1, worker_seconds=2.0, arithmetic=1.0)
     report.fn(place.url, RUN)

@@ -25,6 +25,7 @@ from storage.stores.receipts import write_receipt
 from storage.stores.root import Root
 from storage.tables import read_table
 from storage.videos.reader import UndecodableVideo, count_frames, read_frames
+from tasks.running.stage import Work
 from tasks.stages import index
 
 Make = Callable[..., Any]
@@ -192,9 +193,10 @@ def counted(root: Root, data: Path, clip_length: int) -> pd.DataFrame:
     paths = root.dataset("d")
     about = {"videos": videos, "classes": ["Archery"], "view": {"clip_length": clip_length}}
     root.write_json(paths.description, about)
+    work = Work(root, "", str(data), {"dataset_id": "d"})
     for block in range(-(-len(videos) // index._VIDEOS_A_BLOCK)):
-        write_receipt(root, paths, "index", block, index.count_block(root, "d", str(data), block))
-    index._assemble(root, "d", str(data))
+        write_receipt(root, paths, "index", block, index.count_block(work, block))
+    index.list_clips(work)
     table: pd.DataFrame = read_table(root, paths.exclusions).to_pandas()
     return table
 

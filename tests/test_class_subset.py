@@ -20,9 +20,10 @@ from storage.stores.root import Root
 from tasks.clips import clips_of
 from tasks.plan import Plan, plan, publish
 from tasks.request import Request
+from tasks.running.stage import Work
 from tasks.stages.decode import decode_block
 from tasks.stages.explain import _create, explain_block
-from tasks.stages.index import _assemble, count_block
+from tasks.stages.index import count_block, list_clips
 
 # In classInd.txt's order; sorted, as the checkpoint's family counts, HammerThrow comes before Hammering.
 CLASSES = ("Archery", "Hammering", "HammerThrow", "JumpRope", "YoYo")
@@ -71,13 +72,14 @@ def explained(made: Plan) -> None:
     place = Root(made.root)
     paths = place.dataset(made.dataset_id)
     publish(made, work={})
-    write_receipt(place, paths, "index", 0, count_block(place, made.dataset_id, made.data, 0))
-    _assemble(place, made.dataset_id, made.data)
+    work = Work(place, made.run, made.data, made.description)
+    write_receipt(place, paths, "index", 0, count_block(work, 0))
+    list_clips(work)
     clips = clips_of(place, made.dataset_id)
     create_frames(place, paths.frames, clips.columns(), **clips.sizes())
-    decode_block(place, made.dataset_id, made.data, 0)
-    _create(place, made.run, made.description, clips)
-    explain_block(place, made.run, made.description, 0)
+    decode_block(work, 0)
+    _create(work)
+    explain_block(work, 0)
 
 
 def test_videos_of_two_classes_keep_the_models_five_outputs(data, make_model, tmp_path) -> None:

@@ -21,6 +21,7 @@ from storage.tables import read_table
 from storage.videos import decoder
 from storage.videos import reader as videos
 from storage.videos.reader import UndecodableVideo, count_frames, header_frames, read_frames
+from tasks.running.stage import Work
 from tasks.stages import index
 from tests.processes import wait_until_gone
 
@@ -215,8 +216,8 @@ def test_a_block_of_the_index_waits_for_the_machine(tmp_path, make_avi, make_fra
     root.write_json(root.dataset("d").description, about)
     for _, kind, _ in MACHINE.values():
         with pytest.raises(kind):
-            index.count_block(root, "d", str(data), 0)
-    index.count_block(root, "d", str(data), 0)
+            index.count_block(Work(root, "", str(data), {"dataset_id": "d"}), 0)
+    index.count_block(Work(root, "", str(data), {"dataset_id": "d"}), 0)
     counts = read_table(root, root.dataset("d").counts(0)).to_pandas()
     assert list(counts.n_frames) == [20, 20] and list(counts.note) == ["", ""]
 

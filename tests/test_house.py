@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tasks.stages import STAGES
+
 REPOSITORY = Path(__file__).parent.parent
 ROOMS = ("flows", "tasks", "selrel", "storage")
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc"}
@@ -189,8 +191,34 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def stage_names(path: str, text: str) -> list[str]:
+    """A stage is spelled in its own file; everybody else goes through the table."""
+    if path.startswith("tasks/stages/"):
+        return []
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Compare):
+            found += [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in RECEIPT_CALLS:
+            found += node.args
+        elif isinstance(node, ast.Tuple | ast.List):
+            # A single one may be the command of that name.
+            names = [e for e in node.elts if isinstance(e, ast.Constant) and e.value in STAGE_NAMES]
+            found += names if len(names) > 1 else []
+    return [
+        f"{path}:{value.lineno}: spells the stage {value.value!r}; tasks.stages.STAGES lists them"
+        for value in found
+        if isinstance(value, ast.Constant) and value.value in STAGE_NAMES
+    ]
+
+
+# "motion" is what much else is called, too.
+STAGE_NAMES = {stage.name for stage in STAGES} - {"motion"}
+RECEIPT_CALLS = {"blocks_done", "done_blocks", "pending", "read_receipts", "recorded_files", "run_stage"}
+
 RULES: tuple[Rule, ...] = (
     arrows, core_is_arrays, environment_at_import, store_paths, one_way_to_s3, file_names, machine_paths,
+    stage_names,
 )  # fmt: skip
 
 
@@ -243,6 +271,9 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
         (one_way_to_s3, "storage/checkpoints/sources.py", "import boto3"),
         (file_names, "tasks/utils.py", ""),
         (file_names, "selrel/common/precision.py", ""),
+        (stage_names, "tasks/watch.py", "for stage in ('decode', 'explain'):\n    pass"),
+        (stage_names, "tasks/plan.py", "blocks_done(root, paths, 'score')"),
+        (stage_names, "tasks/plan.py", "if stage == 'decode':\n    pass"),
         (machine_paths, "flows/cli.py", "data = '/home/me/UCF-101'"),
     ],
 )

@@ -36,12 +36,11 @@ from tasks.clips import clips_of
 from tasks.compare import compare_runs
 from tasks.plan import Plan, _some, named, publish
 from tasks.request import Request
-from tasks.stages.decode import decode, decode_block
-from tasks.stages.explain import explain
-from tasks.stages.index import count_block, index
-from tasks.stages.motion import motion, motion_block
+from tasks.running.stage import Stage, Work, do
+from tasks.stages import STAGES
+from tasks.stages.index import STAGE as INDEX
+from tasks.stages.index import count_block
 from tasks.stages.report import report
-from tasks.stages.score import score
 from tasks.watch import look
 
 Make = Callable[..., Any]
@@ -209,29 +208,26 @@ def test_what_the_lists_say_of_videos_is_identity_and_nothing_else_of_them(place
     assert place.plan().dataset_id != first.dataset_id, "a video changed sides"
 
 
-def planned(place: Place) -> tuple[Root, str]:
-    """A data set that is published and counted, and its id."""
+def planned(place: Place) -> Work:
+    """A data set that is published and counted."""
     made = place.plan()
     publish(made, work={})
     root = Root(made.root)
-    for block in range(1):
-        counts = count_block(root, made.dataset_id, made.data, block)
-        write_receipt(root, root.dataset(made.dataset_id), "index", block, counts)
-    return root, made.dataset_id
+    work = Work(root, made.run, made.data, made.description)
+    write_receipt(root, work.dataset, "index", 0, count_block(work, 0))
+    return work
 
 
-@pytest.mark.parametrize("stage", ["index", "decode", "motion"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage.of == "dataset"], ids=lambda s: s.name)
 @pytest.mark.parametrize("change", ["replaced", "gone"])
-def test_a_video_that_changes_during_a_run_stops_it(place: Place, stage: str, change: str) -> None:
-    root, dataset_id = planned(place)
-    data, video = str(place.data), place.video(FIRST)
+def test_a_video_that_changes_during_a_run_stops_it(place: Place, stage: Stage, change: str) -> None:
+    work, video = planned(place), place.video(FIRST)
     with in_process():
-        index.fn(root.url, dataset_id, data)
+        do(INDEX, work.place.url, work.run, work.data)
     replace_bytes(video) if change == "replaced" else video.unlink()
-    block = {"index": count_block, "decode": decode_block, "motion": motion_block}[stage]
     what = "has changed" if change == "replaced" else "is gone"
     with pytest.raises(ChangedVideo) as error:
-        block(root, dataset_id, data, 0)
+        stage.block(work, 0)
     assert str(error.value).startswith(f"{video} {what} since this was planned; start the same command again")
     assert "\n" not in str(error.value)
 
@@ -322,7 +318,7 @@ def test_a_wrong_hash_that_somebody_else_kept_stops_one_start_and_not_the_next(p
     assert wrong.dataset_id != first.dataset_id
     publish(wrong, work={})
     with pytest.raises(ChangedVideo, match="has changed since this was planned"):
-        count_block(root, wrong.dataset_id, data, 0)
+        count_block(Work(root, wrong.run, data, wrong.description), 0)
     assert place.plan().dataset_id == first.dataset_id
 
 
@@ -544,10 +540,9 @@ def carry_out(made: Plan) -> dict[str, Any]:
     root = Root(made.root)
     torch.set_num_threads(1)
     with in_process():
-        for stage in (index, decode, motion):
-            stage.fn(made.root, made.dataset_id, made.data)
-        for stage in (explain, score, report):
-            stage.fn(made.root, made.run)
+        for stage in STAGES:
+            do(stage, made.root, made.run, made.data)
+        report.fn(made.root, made.run)
     return read_summary(root, root.run(made.run))
 
 

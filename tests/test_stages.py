@@ -19,7 +19,7 @@ from storage.datasets.fingerprints import ChangedVideo
 from storage.layout import DatasetPaths
 from storage.stores.receipts import Written, file_hashes, pending, write_receipt
 from storage.stores.root import Root
-from tasks.running.stages import Quarantined, StageFailed, once, run_stage
+from tasks.running.blocks import Quarantined, StageFailed, once, run_stage
 
 RANGES = [(0, 4), (4, 8), (8, 10)]
 

@@ -21,8 +21,9 @@ from storage.tables import read_table
 from storage.videos.reader import read_frames
 from tasks.clips import clips_of
 from tasks.exclusions import NOTHING_MOVES
+from tasks.running.stage import Work
 from tasks.stages.decode import resized_frames
-from tasks.stages.index import _assemble, count_block
+from tasks.stages.index import count_block, list_clips
 from tasks.stages.motion import motion_block
 from tasks.stages.report import report_elsewhere
 from tests.made_run import make_run
@@ -163,13 +164,14 @@ def test_the_motion_stage_stores_how_much_moves(
     videos = [[v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, content[v.name]] for v in found]
     about = {"classes": ["Archery"], "videos": videos, "view": view, "block_clips": 64}
     root.write_json(paths.description, about)
-    write_receipt(root, paths, "index", 0, count_block(root, "d", str(tmp_path), 0))
-    _assemble(root, "d", str(tmp_path))
+    work = Work(root, "", str(tmp_path), {"dataset_id": "d"})
+    write_receipt(root, paths, "index", 0, count_block(work, 0))
+    list_clips(work)
     # The index knows no flow: it says nothing of what moves.
     assert read_table(root, paths.exclusions).num_rows == 0
     clips = clips_of(root, "d")
     create_motion(root, paths.motion, clips.columns(), **clips.sizes())
-    motion_block(root, "d", str(tmp_path), 0)
+    motion_block(work, 0)
     shares = read_block(root, paths.motion, 0, 6, ["moved"])["moved"]
     assert (shares[:2] < STILL_SHARE).all() and np.isnan(shares[2]), "the last clip is one frame"
     assert (shares[3:5] > STILL_SHARE).all()

@@ -18,7 +18,7 @@ from storage.stores.receipts import Written, pending
 from storage.stores.root import Root, run_at
 from storage.tables import read_table
 from tasks.plan import Plan
-from tasks.running.stages import StageFailed
+from tasks.running.blocks import StageFailed
 from tasks.validity.benchmark import CLASSES, FRAMES, Bench, Benchmark, drawing
 from tasks.validity.truth import truths_of
 from tasks.validity.validate import (

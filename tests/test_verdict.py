@@ -12,7 +12,7 @@ from storage.report.validity.format import called
 from storage.report.validity.page import PLOTS, page
 from storage.stores.root import Root
 from storage.tables import read_table, write_table
-from tasks.running.stages import StageFailed
+from tasks.running.blocks import StageFailed
 from tasks.validity.benchmark import Bench, Benchmark
 from tasks.validity.verdict import tables_of, verdict
 

@@ -133,6 +133,7 @@ def test_a_run_that_was_stopped_before_there_was_an_index_is_sound_so_far(
     assert any("its blocks can't be listed" in line for line in lines), "some were explained"
     for block in range(2):
         withdraw(place, paths, "explain", block)
+        withdraw(place, paths, "score", block)
     code, lines = verify(place, capsys)
     assert code == 1 and lines[0].startswith("Sound so far: "), lines
 

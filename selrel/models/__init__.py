@@ -178,6 +178,11 @@ def check_outputs(n_outputs: int, n_classes: int) -> None:
         )
 
 
+def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str | None) -> Recognised:
+    """Make a checkpoint's model: of a known family, or by a factory of the user's own."""
+    return recognise(state, family=family) if factory is None else from_factory(factory, state=state)
+
+
 def _architectures() -> Iterator[Architecture]:
     for found in pkgutil.iter_modules(__path__):
         yield importlib.import_module(f"{__name__}.{found.name}")

@@ -7,113 +7,79 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 import pandas as pd
 import torch
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
 from selrel.clips.profiles import Profile
 from selrel.engine.ties import first_highest
 from selrel.explain import units
 from selrel.explainer import Explainer, Explanation
+from selrel.models import make_model
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.arrays.cubes import create_relevance, encode, read_block, write_block
 from storage.checkpoints.files import read_checkpoint
 from storage.datasets.ucf101 import label_index
-from storage.runs import read_run
 from storage.stores.receipts import Written
-from storage.stores.root import Root
 from storage.tables import write_tables
-from tasks.clips import Clips, clips_of
-from tasks.plan import make_model
 from tasks.running.effort import arithmetic
-from tasks.running.retries import RETRY
-from tasks.running.stages import Quarantined, done_blocks, once, run_stage
+from tasks.running.stage import Once, Stage, Work
+from tasks.stages.decode import STAGE as DECODE
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
 _log = logging.getLogger("selrel")
 
 
-@task(name="explain", cache_policy=NO_CACHE, **RETRY)
-def explain(root: str, run: str) -> list[Quarantined]:
-    """Write relevance.zarr: the cube of every clip and method."""
-    place = Root(root)
-    paths, description = place.run(run), read_run(place, place.run(run))
-    clips = clips_of(place, description["dataset_id"])
-    once(place, paths, "relevance", lambda: _create(place, run, description, clips))
-    work = partial(explain_block, place, run, description)
-    ready = _decoded_blocks(place, description, clips)
-    return run_stage("explain", place, paths, work, clips.ranges, blocks=ready)
-
-
-def _create(place: Root, run: str, description: dict[str, Any], clips: Clips) -> Written:
-    settings = description["settings"]
-    return create_relevance(
-        place,
-        place.run(run).relevance,
-        clips.columns(),
-        methods={
-            name: {"settings": chosen, "units": units(name, chosen)}
-            for name, chosen in settings["methods"].items()
-        },
-        outputs=clips.classes,
-        attrs={
-            "run": run,
-            "checkpoint_sha256": description["checkpoint_sha256"],
-            "profile": description["profile"],
-            "target": settings["target"],
-            "comment": "relevance in real units is <method> * <method>_scale",
-        },
-        **clips.sizes(),
-    )
-
-
-def _decoded_blocks(place: Root, description: dict[str, Any], clips: Clips) -> list[int]:
-    """The blocks whose frames are there; a target that is its video's needs all of that video's."""
-    n_blocks = len(clips.ranges)
-    decoded = done_blocks(place, place.dataset(description["dataset_id"]), "decode", n_blocks)
-    if description["settings"]["target"] != "video" or len(decoded) == n_blocks:
-        return sorted(decoded)
-    return [block for block in sorted(decoded) if clips.blocks_of_videos(block) <= decoded]
-
-
-def explain_block(place: Root, run: str, description: dict[str, Any], block: int) -> Written:
+def explain_block(work: Work, block: int) -> Written:
     """Explain and write the clips of one block."""
-    paths, clips = place.run(run), clips_of(place, description["dataset_id"])
-    start, stop = clips.ranges[block]
-    model = _model(
-        description["checkpoint"],
-        description["checkpoint_sha256"],
-        json.dumps(description["profile"], sort_keys=True),
-        description["device"],
-        description["model"],
-    )
+    start, stop = work.clips.ranges[block]
+    model = model_of(work)
     stopwatch = _Stopwatch(model)
-    job = _Job(place, description, clips, model, stopwatch, stop)
-    arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=job.batch_clips)))
+    job = _Job(work, model, stopwatch, stop)
+    arrays = _arrays(job, list(in_batches(job.explained, start, stop, size=batch_clips(work))))
     times = pd.DataFrame(stopwatch.rows)
-    overhead = write_tables(place, {"overhead": (paths.overhead("explain", block), times)})
+    overhead = write_tables(work.place, {"overhead": (work.paths.overhead("explain", block), times)})
     # Times differ from run to run: their file is vouched for, but they are no result.
-    return write_block(place, paths.relevance, start, arrays) | replace(overhead, sha256={})
+    return write_block(work.place, work.paths.relevance, start, arrays) | replace(overhead, sha256={})
 
 
 @dataclass
-class _Model:
+class Model:
     """A checkpoint, ready to explain on this worker's device; warm once it has explained a batch."""
 
     explainer: Explainer
     warm: bool = False
 
 
+def model_of(work: Work) -> Model:
+    """The run's model, loaded and traced once a worker."""
+    about = work.description
+    profile = json.dumps(about["profile"], sort_keys=True)
+    return _model(about["checkpoint"], about["checkpoint_sha256"], profile, about["device"], about["model"])
+
+
+def batch_clips(work: Work) -> int:
+    """The most clips of one forward pass."""
+    return int(work.settings["batch_clips"])
+
+
+def stored_frames(work: Work, start: int, stop: int) -> Array:
+    """The frames of a range of clips, uint8 (clip, time, y, x, channel)."""
+    return read_block(work.place, work.dataset.frames, start, stop, ["frames"])["frames"]
+
+
+def outputs(work: Work, model: Model) -> list[int]:
+    """The model's output for every label."""
+    return label_index(work.clips.classes, model.explainer.profile.label_order)
+
+
 @lru_cache(maxsize=1)
-def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: str | None) -> _Model:
-    """Load and trace a checkpoint once a worker."""
+def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: str | None) -> Model:
     checkpoint = read_checkpoint(path)
     if checkpoint.sha256 != sha256:
         raise ValueError(
@@ -123,14 +89,14 @@ def _model(path: str, sha256: str, profile_key: str, device_name: str, factory: 
     profile = Profile.from_dict(json.loads(profile_key))
     family = None if factory else profile.family
     model = make_model(checkpoint.state, family=family, factory=factory).model.to(device_name)
-    return _Model(Explainer(model, profile))
+    return Model(Explainer(model, profile))
 
 
 @dataclass
 class _Stopwatch:
     """Measures steps on the device, synchronised."""
 
-    model: _Model
+    model: Model
     clips: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -153,38 +119,21 @@ class _Stopwatch:
 class _Job:
     """One block's work."""
 
-    place: Root
-    description: dict[str, Any]
-    clips: Clips
-    model: _Model
+    work: Work
+    model: Model
     stopwatch: _Stopwatch
     stop: int
     video_targets: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def outputs(self) -> list[int]:
-        """The model's output for every label."""
-        return label_index(self.clips.classes, self.model.explainer.profile.label_order)
-
-    @property
-    def batch_clips(self) -> int:
-        """The most clips of one forward pass."""
-        return int(self.description["settings"]["batch_clips"])
-
-    def frames(self, start: int, stop: int) -> Array:
-        """The stored frames of a range of clips."""
-        path = self.place.dataset(self.description["dataset_id"]).frames
-        return read_block(self.place, path, start, stop, ["frames"])["frames"]
 
     def explained(self, start: int, stop: int) -> Explanation:
         """Explain one batch."""
         watch = self.stopwatch
         watch.clips = stop - start
-        frames, targets = self.frames(start, stop), self.targets(start, stop)
+        frames, targets = stored_frames(self.work, start, stop), self.targets(start, stop)
         with arithmetic():
             found = self.model.explainer.explain(
                 frames,
-                self.description["settings"]["methods"],
+                self.work.settings["methods"],
                 targets=targets,
                 timed=watch.timed,
             )
@@ -196,8 +145,8 @@ class _Job:
 
     def time_selective_step(self, found: Explanation, start: int) -> None:
         """Measure the selective step on one method's cubes, where they are."""
-        parameters = SelectiveParameters(**self.description["settings"]["selective"])
-        valid = self.clips.table.n_valid_frames.iloc[start:]
+        parameters = SelectiveParameters(**self.work.settings["selective"])
+        valid = self.work.clips.table.n_valid_frames.iloc[start:]
         pairs = list(zip(next(iter(found.cubes.values())), map(int, valid), strict=False))
         self.stopwatch.timed(
             "selective step", lambda: [selective_mask(cube, n, parameters) for cube, n in pairs]
@@ -205,27 +154,28 @@ class _Job:
 
     def targets(self, start: int, stop: int) -> Tensor | None:
         """The outputs to explain; None for those that the model predicts clip by clip."""
-        target = self.description["settings"]["target"]
-        rows = self.clips.table.iloc[start:stop]
+        target = self.work.settings["target"]
+        rows = self.work.clips.table.iloc[start:stop]
         if target == "predicted":
             return None
         if target == "video":
             for video in set(rows.video) - self.video_targets.keys():
                 self.video_targets[video] = self.of_video(video)
             return torch.tensor([self.video_targets[video] for video in rows.video])
-        labels = rows.label if target == "true" else [self.clips.classes.index(target)] * len(rows)
-        return torch.tensor([self.outputs[label] for label in labels])
+        labels = rows.label if target == "true" else [self.work.clips.classes.index(target)] * len(rows)
+        of_label = outputs(self.work, self.model)
+        return torch.tensor([of_label[label] for label in labels])
 
     def of_video(self, video: str) -> int:
         """The output with the highest mean logit over all clips of a video."""
-        clips = self.clips.table.index[self.clips.table.video == video]
+        clips = self.work.clips.table.index[self.work.clips.table.video == video]
         first, last = int(clips[0]), int(clips[-1]) + 1
-        totals = list(in_batches(self.total_logits, first, last, size=self.batch_clips))
+        totals = list(in_batches(self.total_logits, first, last, size=batch_clips(self.work)))
         return int(first_highest(torch.stack(totals).sum(dim=0, keepdim=True)))
 
     def total_logits(self, start: int, stop: int) -> Tensor:
         """The sum of the logits over a range of clips."""
-        frames = self.frames(start, stop)
+        frames = stored_frames(self.work, start, stop)
         with arithmetic():
             return self.model.explainer.logits(frames).sum(dim=0)
 
@@ -253,10 +203,11 @@ def in_batches(work: Callable[[int, int], Result], start: int, stop: int, *, siz
 def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
     """The arrays of relevance.zarr; outputs in label order, whatever the checkpoint's is."""
     logits = torch.cat([batch.logits for batch in batches]).cpu()
-    label_of = torch.tensor(job.outputs).argsort()
+    of_label = outputs(job.work, job.model)
+    label_of = torch.tensor(of_label).argsort()
     targets = torch.cat([batch.targets for batch in batches]).cpu()
     arrays: dict[str, Array] = {
-        "logits": logits[:, job.outputs].numpy(),
+        "logits": logits[:, of_label].numpy(),
         # By output, as the explained class is: of two that are equal, the first is another one by label.
         "predicted": label_of[first_highest(logits)].to(torch.int32).numpy(),
         "target": label_of[targets].to(torch.int32).numpy(),
@@ -266,3 +217,41 @@ def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
         cubes = torch.cat([batch.cubes[name] for batch in batches]).cpu().numpy()
         arrays[name], arrays[f"{name}_scale"] = encode(cubes)
     return arrays
+
+
+def _create(work: Work) -> Written:
+    return create_relevance(
+        work.place,
+        work.paths.relevance,
+        work.clips.columns(),
+        methods={
+            name: {"settings": chosen, "units": units(name, chosen)}
+            for name, chosen in work.settings["methods"].items()
+        },
+        outputs=work.clips.classes,
+        attrs={
+            "run": work.run,
+            "checkpoint_sha256": work.description["checkpoint_sha256"],
+            "profile": work.description["profile"],
+            "target": work.settings["target"],
+            "comment": "relevance in real units is <method> * <method>_scale",
+        },
+        **work.clips.sizes(),
+    )
+
+
+def _ready(work: Work, decoded: set[int]) -> set[int]:
+    """A target that is its video's needs all of that video's frames."""
+    if work.settings["target"] != "video" or len(decoded) == len(work.clips.ranges):
+        return decoded
+    return {block for block in decoded if work.clips.blocks_of_videos(block) <= decoded}
+
+
+STAGE: Stage = Stage(
+    name="explain",
+    of="run",
+    block=explain_block,
+    needs=(DECODE,),
+    before=Once("relevance", _create),
+    ready=_ready,
+)

@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from selrel.clips.windows import windows
 from storage.arrays.blocks import blocks
 from storage.runs import read_dataset_description
 from storage.stores.receipts import Written, file_hashes, recorded_files
-from storage.stores.root import Root
-from storage.tables import read_table, read_tables, write_tables
+from storage.tables import read_tables, write_tables
 from storage.videos.reader import UndecodableVideo, count_frames
 from tasks.clips import planned_video, videos_of
 from tasks.running.effort import arithmetic
-from tasks.running.retries import RETRY
-from tasks.running.stages import StageFailed, once, run_stage
+from tasks.running.stage import Once, Stage, Work
 
 _VIDEOS_A_BLOCK = 16
-
-
-@task(name="index", cache_policy=NO_CACHE, **RETRY)
-def index(root: str, dataset_id: str, data: str) -> int:
-    """List the clips of a data set in index.parquet, and what is left out in exclusions.parquet.
-
-    Returns
-    -------
-    int
-        The number of clips.
-    """
-    place = Root(root)
-    paths = place.dataset(dataset_id)
-    # Also where the index is there: a count that was lost since is made again.
-    _count(place, dataset_id, data)
-    once(place, paths, "dataset", lambda: _assemble(place, dataset_id, data))
-    return int(read_table(place, paths.index).num_rows)
-
-
-def _count(place: Root, dataset_id: str, data: str) -> None:
-    ranges = video_blocks(videos_of(place, dataset_id))
-    count = partial(count_block, place, dataset_id, data)
-    for lost in run_stage("index", place, place.dataset(dataset_id), count, ranges, unit="videos"):
-        raise StageFailed(f"videos {lost['start']} to {lost['stop'] - 1}: {lost['reason']}")
 
 
 def video_blocks(videos: Sequence[object]) -> list[tuple[int, int]]:
@@ -54,19 +25,19 @@ def video_blocks(videos: Sequence[object]) -> list[tuple[int, int]]:
     return blocks(len(videos), _VIDEOS_A_BLOCK)
 
 
-def count_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
+def count_block(work: Work, block: int) -> Written:
     """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
-    videos = videos_of(place, dataset_id)
+    videos = videos_of(work.place, work.dataset_id)
     start, stop = video_blocks(videos)[block]
     with arithmetic():
-        rows = pd.DataFrame([_counted(place, dataset_id, data, video) for video in videos[start:stop]])
-    return write_tables(place, {"counts": (place.dataset(dataset_id).counts(block), rows)})
+        rows = pd.DataFrame([_counted(work, video) for video in videos[start:stop]])
+    return write_tables(work.place, {"counts": (work.dataset.counts(block), rows)})
 
 
-def _counted(place: Root, dataset_id: str, data: str, video: list[Any]) -> dict[str, Any]:
+def _counted(work: Work, video: list[Any]) -> dict[str, Any]:
     name, class_name, label, group, split, *_ = video
     row = {"video": name, "class": class_name, "label": label, "group": group, "split": split}
-    with planned_video(place, dataset_id, data, name) as path:
+    with planned_video(work.place, work.dataset_id, work.data, name) as path:
         try:
             facts = count_frames(path)
         except UndecodableVideo as error:
@@ -75,14 +46,15 @@ def _counted(place: Root, dataset_id: str, data: str, video: list[Any]) -> dict[
     return {**row, **counts, "note": facts.note}
 
 
-def _assemble(place: Root, dataset_id: str, data: str) -> Written:
-    paths = place.dataset(dataset_id)
+def list_clips(work: Work) -> Written:
+    """List the clips in index.parquet, and what is left out in exclusions.parquet."""
+    place, paths = work.place, work.dataset
     description = read_dataset_description(place, paths)
     counted = read_tables(place, paths.all_counts, files=recorded_files(place, paths, "index")).to_pandas()
     usable = counted[counted.n_frames > 0]
     if usable.empty:
         raise ValueError(
-            f"none of the {len(counted)} videos in {data} can be decoded, the first: "
+            f"none of the {len(counted)} videos in {work.data} can be decoded, the first: "
             f"{counted.note.iloc[0]}; check the files"
         )
     length = description["view"]["clip_length"]
@@ -120,3 +92,15 @@ def _clips(videos: pd.DataFrame, length: int) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+STAGE: Stage = Stage(
+    name="index",
+    of="dataset",
+    block=count_block,
+    ranges=lambda work: video_blocks(videos_of(work.place, work.dataset_id)),
+    after=Once("dataset", list_clips),
+    unit="videos",
+    is_result=False,
+    whole=True,
+)

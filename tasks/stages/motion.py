@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from selrel.clips.camera import camera_motion, moved_origin
 from selrel.clips.flow import farneback, grey, moved
 from selrel.clips.profiles import crop, crop_window
 from storage.arrays.cubes import create_motion, write_block
 from storage.stores.receipts import Written
-from storage.stores.root import Root
-from tasks.clips import Clips, clips_of, planned_video
+from tasks.clips import Clips, planned_video
 from tasks.running.effort import arithmetic
-from tasks.running.retries import RETRY
-from tasks.running.stages import Quarantined, once, run_stage
+from tasks.running.stage import Once, Stage, Work
 from tasks.stages.decode import resized_frames
 
 
-@task(name="motion", cache_policy=NO_CACHE, **RETRY)
-def motion(root: str, dataset_id: str, data: str) -> list[Quarantined]:
-    """Write motion.zarr: the flow of every clip of the data set, once for all runs that share its view."""
-    place = Root(root)
-    paths = place.dataset(dataset_id)
-    clips = clips_of(place, dataset_id)
-    once(place, paths, "flow", lambda: create_motion(place, paths.motion, clips.columns(), **clips.sizes()))
-    return run_stage("motion", place, paths, partial(motion_block, place, dataset_id, data), clips.ranges)
-
-
-def motion_block(place: Root, dataset_id: str, data: str, block: int) -> Written:
+def motion_block(work: Work, block: int) -> Written:
     """Compute and write the motion of one block."""
-    clips = clips_of(place, dataset_id)
+    clips = work.clips
     with arithmetic():
         found = []
         for rows in clips.by_video(block):
-            with planned_video(place, dataset_id, data, rows.video.iloc[0]) as path:
+            with planned_video(work.place, work.dataset_id, work.data, rows.video.iloc[0]) as path:
                 found.append(_clip_motion(path, clips, rows))
     flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
     start = clips.ranges[block][0]
     arrays = {"flow": flow, "camera": camera, "moved": moved_shares(flow)}
-    return write_block(place, place.dataset(dataset_id).motion, start, arrays)
+    return write_block(work.place, work.dataset.motion, start, arrays)
 
 
 def moved_shares(flow: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
@@ -73,3 +57,10 @@ def _clip_motion(
             flow[clip, time] = pair
             camera[clip, time] = cameras[start + time]
     return flow, camera
+
+
+def _create(work: Work) -> Written:
+    return create_motion(work.place, work.dataset.motion, work.clips.columns(), **work.clips.sizes())
+
+
+STAGE: Stage = Stage(name="motion", of="dataset", block=motion_block, before=Once("flow", _create))

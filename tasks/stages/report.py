@@ -28,10 +28,13 @@ from tasks.clips import Clips, clips_of
 from tasks.exclusions import exclusions_of_run, left_out_summary
 from tasks.gate import with_previous
 from tasks.page import write_page
+from tasks.running.blocks import Quarantined, StageFailed, done_blocks
 from tasks.running.effort import overhead
 from tasks.running.progress import in_prefect
 from tasks.running.retries import RETRY
-from tasks.running.stages import Quarantined, StageFailed, done_blocks
+from tasks.stages import STAGES
+from tasks.stages.explain import STAGE as EXPLAIN
+from tasks.stages.score import STAGE as SCORE
 
 Row = dict[str, Any]
 Columns = dict[str, Any]
@@ -48,8 +51,8 @@ _BLOCKS = 32
 _CLIPS = 2048
 # A history of many runs in a bucket is long to read.
 _SECONDS_FOR_THE_RESULT = 30.0
-_STAGES_OF_RUN = ("explain", "score")
-_STAGES_OF_DATASET = ("decode", "motion")
+# Of the table, the page and all that this file writes.
+RECEIPT = "report"
 
 
 @task(name="report", cache_policy=NO_CACHE, **RETRY)
@@ -92,7 +95,7 @@ def report(
     written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
     check()
-    write_receipt(place, paths, "report", 0, file_hashes(place, written))
+    write_receipt(place, paths, RECEIPT, 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
         in_prefect(
@@ -145,7 +148,7 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     paths, description = place.run(run), read_run(place, place.run(run))
     clips = clips_of(place, description["dataset_id"])
-    done = done_blocks(place, paths, "score", len(clips.ranges))
+    done = done_blocks(place, paths, SCORE.name, len(clips.ranges))
     if not done:
         raise StageFailed("report: no block was scored, so there is nothing to report; see the lines above")
     scored = np.isin(np.arange(len(clips.table)) // clips.block_clips, list(done))
@@ -203,7 +206,7 @@ def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
     Only some thousands of clips are held at a time, however many there are.
     """
     paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
-    files = recorded_files(place, paths, "score")
+    files = recorded_files(place, paths, SCORE.name)
     scores = score_cells(_batches(place, paths.scores, files, SCORE_COLUMNS))
     tables = {
         "table1": table1(scores),
@@ -240,7 +243,7 @@ def _batches(
 
 def _times(place: Root, paths: RunPaths) -> Columns:
     """The measured times of the explanations."""
-    files = recorded_files(place, paths, "explain")
+    files = recorded_files(place, paths, EXPLAIN.name)
     times = read_tables(place, paths.overheads, files=files).to_pandas()
     # The first batch of a worker pays for caches and memory; it counts only where there is no other.
     return _columns(times[times.warm] if times.warm.any() else times)
@@ -274,19 +277,25 @@ def _overhead(place: Root, run: str) -> dict[str, Any]:
     """The share of the workers' time that was not arithmetic, of this run and of the data set it is on."""
     paths = place.run(run)
     dataset = place.dataset(read_run(place, paths)["dataset_id"])
-    stages = {stage: dataset for stage in ("index", *_STAGES_OF_DATASET)}
-    return overhead(place, {**stages, **{stage: paths for stage in _STAGES_OF_RUN}})
+    return overhead(place, {stage.name: stage.where(paths, dataset) for stage in STAGES})
 
 
 def results_hash(place: Root, run: str) -> str:
     """One hash of everything a run computed: equal for equal results, however clips were cut into blocks."""
     paths, description = place.run(run), read_run(place, place.run(run))
     dataset = place.dataset(description["dataset_id"])
-    of_run = [r for stage in _STAGES_OF_RUN for r in read_receipts(place, paths, stage)]
+    of_dataset, of_run = (
+        [
+            receipt
+            for stage in STAGES
+            if stage.of == of and stage.is_result
+            for receipt in read_receipts(place, where, stage.name)
+        ]
+        for of, where in (("dataset", dataset), ("run", paths))
+    )
     # Another run may since have made blocks of the data set that this one had to do without.
     used = {r.block for r in of_run}
-    made = [r for stage in _STAGES_OF_DATASET for r in read_receipts(place, dataset, stage)]
-    receipts = [r for r in made if r.block in used] + of_run
+    receipts = [r for r in of_dataset if r.block in used] + of_run
     if not all(key.isdecimal() for r in receipts for key in r.sha256):
         # Receipts of older versions know arrays of blocks, not clips; their runs stay verifiable.
         return content_hash([[r.stage, r.block, r.sha256] for r in receipts])

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from selrel.scores import score_clip
 from selrel.selective import SelectiveParameters
 from storage.arrays.cubes import read_block, read_relevances
 from storage.layout import content_hash
-from storage.runs import read_run
 from storage.stores.receipts import Written
-from storage.stores.root import Root
 from storage.tables import plain_rows, write_tables
-from tasks.clips import clips_of
 from tasks.running.effort import arithmetic
-from tasks.running.retries import RETRY
-from tasks.running.stages import Quarantined, done_blocks, run_stage
+from tasks.running.stage import Stage, Work
+from tasks.stages.explain import STAGE as EXPLAIN
+from tasks.stages.motion import STAGE as MOTION
 
 Cubes = npt.NDArray[np.floating[Any]]
 Row = dict[str, Any]
@@ -32,29 +27,15 @@ Row = dict[str, Any]
 _LABELS = ("clip", "video", "class", "group")
 
 
-@task(name="score", cache_policy=NO_CACHE, **RETRY)
-def score(root: str, run: str) -> list[Quarantined]:
-    """Write the score rows of every clip, method and sigma, and the agreement of each two methods."""
-    place = Root(root)
-    paths, description = place.run(run), read_run(place, place.run(run))
-    dataset = place.dataset(description["dataset_id"])
-    ranges = clips_of(place, description["dataset_id"]).ranges
-    explained = done_blocks(place, paths, "explain", len(ranges))
-    ready = sorted(explained & done_blocks(place, dataset, "motion", len(ranges)))
-    work = partial(score_block, place, run, description)
-    return run_stage("score", place, paths, work, ranges, blocks=ready)
-
-
-def score_block(place: Root, run: str, description: Mapping[str, Any], block: int) -> Written:
+def score_block(work: Work, block: int) -> Written:
     """Score and write the clips of one block."""
-    paths, dataset = place.run(run), place.dataset(description["dataset_id"])
-    clips = clips_of(place, description["dataset_id"])
+    place, paths, dataset, clips = work.place, work.paths, work.dataset, work.clips
     start, stop = clips.ranges[block]
     motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"], axes=clips.axes)
-    methods = description["settings"]["methods"]
+    methods = work.settings["methods"]
     cubes = read_relevances(place, paths.relevance, list(methods), start, stop, axes=clips.axes)
     with arithmetic():
-        scores, agreements = _rows(clips.of_block(block), cubes, motion, description["settings"])
+        scores, agreements = _rows(clips.of_block(block), cubes, motion, work.settings)
     tables = {
         "scores": (paths.score(block), pd.DataFrame(scores)),
         "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
@@ -93,3 +74,6 @@ def _rows(
         for rows, new in zip((scores, agreements), found, strict=True):
             rows.extend({**labels, **row} for row in new)
     return scores, agreements
+
+
+STAGE: Stage = Stage(name="score", of="run", block=score_block, needs=(EXPLAIN, MOTION))

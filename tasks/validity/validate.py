@@ -49,7 +49,7 @@ from storage.tables import write_tables
 from tasks.clips import clips_of
 from tasks.plan import Plan, plan
 from tasks.request import Request
-from tasks.running.stages import StageFailed, run_stage
+from tasks.running.blocks import StageFailed, run_stage
 from tasks.train import read_samples
 from tasks.validity.benchmark import CLASSES, FRAMES, TEST_SEED, Bench, Case
 from tasks.validity.truth import truths_of

@@ -27,7 +27,7 @@ from selrel.scores.ranks import (
 from storage.report.validity.page import write_page
 from storage.report.validity.plots import write_plots
 from storage.tables import read_tables, write_table
-from tasks.running.stages import StageFailed
+from tasks.running.blocks import StageFailed
 from tasks.validity.benchmark import LEAST_MODELS, Bench
 
 Row = dict[str, Any]

@@ -33,7 +33,7 @@ from storage.stores.receipts import Written, write_receipt
 from storage.stores.root import Root
 from storage.tables import write_table, write_tables
 from tasks.clips import clips_of
-from tasks.running.stages import run_stage
+from tasks.running.blocks import run_stage
 from tasks.stages.report import reduced
 
 CLIPS = 1_000_000

@@ -11,10 +11,10 @@ from types import ModuleType
 
 
 class _Faults:
-    """Finds `tasks.running.stages` as it is found without, and has it changed once it is loaded."""
+    """Finds `tasks.running.blocks` as it is found without, and has it changed once it is loaded."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != "tasks.running.stages":
+        if name != "tasks.running.blocks":
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)  # type: ignore[arg-type]
