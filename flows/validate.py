@@ -8,7 +8,7 @@ from flows.serving.standalone import standalone
 from storage.stores.receipts import pending
 from tasks.plan import publish
 from tasks.validity.benchmark import Bench
-from tasks.validity.validate import note_run, plan_case, randomise_cases, score_cases, train_cases
+from tasks.validity.validate import RUNS, note_run, plan_case, randomise_cases, score_cases, train_cases
 from tasks.validity.verdict import verdict
 
 
@@ -30,7 +30,7 @@ def validate_relevance(bench: Bench, workers: int | None = None) -> None:
 
 def explain_cases(bench: Bench, workers: int | None) -> None:
     """Run the main job, on the cluster that is open, for every case that has no receipt."""
-    for number in pending(bench.place, bench.paths, "explain", range(len(bench.settings.cases))):
+    for number in pending(bench.place, bench.paths, RUNS, range(len(bench.settings.cases))):
         made = plan_case(bench, number)
         with hold_run(made) as held:
             if not made.finished:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -581,3 +583,46 @@ def test_runs_in_blocks_of_two_sizes_have_one_results_hash_and_stand_on_their_fr
         sound, line = capsys.readouterr().out.splitlines()
         assert sound.startswith("Sound: ") and line == told
         shutil.rmtree(place.data, ignore_errors=True)
+
+
+CHANGED = {
+    # What changes another data set, and another run.
+    "selrel/clips/flow.py": (True, True),
+    "storage/videos/decoder.py": (True, True),
+    "tasks/stages/motion.py": (True, True),
+    "selrel/explain/grad_cam.py": (False, True),
+    "selrel/models/c3d.py": (False, True),
+    "selrel/scores/precision.py": (False, True),
+    "tasks/stages/score.py": (False, True),
+    # None of these computes a result.
+    "tasks/checkup.py": (False, False),
+    "tasks/page.py": (False, False),
+    "storage/report/words.py": (False, False),
+    "flows/printing.py": (False, False),
+    "selrel/training/recipe.py": (False, False),
+}
+
+
+def test_only_code_that_computes_a_result_is_identity(tmp_path: Path) -> None:
+    here = Path(__file__).parent.parent
+    for room in ("flows", "selrel", "storage", "tasks"):
+        shutil.copytree(here / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""
+import json
+from pathlib import Path
+from tasks import identity
+found = {{}}
+both = (identity.code_of_data_sets, identity.code_of_runs)
+before = [hashed() for hashed in both]
+for name in {list(CHANGED)}:
+    text = Path(name).read_text()
+    Path(name).write_text(text + "# another word")
+    [hashed.cache_clear() for hashed in both]
+    found[name] = [hashed() != was for hashed, was in zip(both, before)]
+    Path(name).write_text(text)
+print(json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert {name: tuple(changed) for name, changed in json.loads(done.stdout).items()} == CHANGED

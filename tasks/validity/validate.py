@@ -55,6 +55,8 @@ from tasks.validity.benchmark import CLASSES, FRAMES, TEST_SEED, Bench, Case
 from tasks.validity.truth import truths_of
 
 FACTORY = "selrel.training.small_c3d:make"
+# The receipts that name the run of each case.
+RUNS = "explain"
 BLOCK_CLIPS = 16
 PARAMETERS = PRESETS["default"]
 
@@ -213,15 +215,15 @@ def note_run(bench: Bench, number: int, made: Plan) -> None:
             f"run {made.run} explains {bench.settings.cases[number].name} without {left_out} clips, and the "
             f"comparison needs all: `selrel verify {made.url} --repair`, then start the same command again"
         )
-    write_receipt(bench.place, bench.paths, "explain", number, Written({"run": made.run}))
+    write_receipt(bench.place, bench.paths, RUNS, number, Written({"run": made.run}))
 
 
 def run_of(bench: Bench, number: int) -> str:
     """Give the name of the run that explains a case."""
-    receipt = read_receipt(bench.place, bench.paths.receipts("explain", number))
+    receipt = read_receipt(bench.place, bench.paths.receipts(RUNS, number))
     assert receipt is not None, "the main job comes first"
     if "run" not in receipt.sha256:
-        raise DamagedReceipt(bench.place.join(bench.paths.receipts("explain", number)), "names no run")
+        raise DamagedReceipt(bench.place.join(bench.paths.receipts(RUNS, number)), "names no run")
     return receipt.sha256["run"]
 
 
