@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.serving.cluster import check_cluster, cluster
 from flows.serving.standalone import announced_end, standalone
+from selrel.clips.changes import CHANGES
 from selrel.selective import PRESETS, SIGMAS
 from storage.stores.leases import Lease, lease
 from storage.stores.root import Root
@@ -44,6 +45,7 @@ def explain_ucf101(
     motion_rule: Literal["tau", "frame_std"] = "tau",
     tau: float = 0.5,
     target: str = "predicted",
+    changes: Sequence[str] = tuple(CHANGES),
     family: str | None = None,
     model: str | None = None,
     profile: dict[str, Any] | None = None,
@@ -77,6 +79,8 @@ def explain_ucf101(
         motion_rule: When a voxel moves: tau (|flow| > tau) or frame_std (the authors' code).
         tau: Pixels per frame.
         target: The class to explain: predicted, video, true, or a class name.
+        changes: Also ask the model about clips that are frozen, shuffled or reversed, for one forward pass
+            each; none by itself leaves it out.
         family: The checkpoint's family, if its keys don't tell.
         model: package.module:factory of a model of your own, instead of a family.
         profile: Changes to the family's profile, such as {"mean": [90, 98, 102]}.
@@ -114,6 +118,7 @@ def explain_ucf101(
             motion_rule=motion_rule,
             tau=tau,
             target=target,
+            changes=changes,
             family=family,
             model=model,
             profile=profile,

@@ -27,6 +27,7 @@ from storage.report.figures import (
     same_row,
     without_interval,
 )
+from storage.report.reliance import CHANGES, MEANING, answer, right, told, value
 from storage.results import result_rows
 from storage.runs import Run, finished_run, read_run, read_summary
 from storage.stores.root import Root
@@ -45,20 +46,19 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
     if not runs:
         console.print("No runs here yet; `selrel explain --help` shows how to make one.")
         return
-    console.print(f"{'motion share':24} {'accuracy':>8} {'clips':>7}  run")
+    console.print(f"{'motion reliance':24} {'accuracy':>8} {'clips':>7}  run")
     for run in runs:
         summary = run.summary or {}
-        share = (
-            mean_and_interval(summary.get("motion_share") or {}) if run.finished else run.note or "unfinished"
-        )
+        found = summary.get("motion_reliance")
+        share = (value(found) if found else "-") if run.finished else run.note or "unfinished"
         clips = f"{summary['clips']:,}" if "clips" in summary else "-"
         line = visible(f"{share:24} {percent(summary.get('accuracy')):>8} {clips:>7}  {run.url}")
         # Never cut or wrapped: people copy the run from here.
         console.print(line, soft_wrap=True)
 
 
-def print_result(console: Console, url: str) -> dict[str, Any]:
-    """Print the headline and the tables of a finished run, and where everything lies.
+def print_result(console: Console, url: str, *, tables: bool = True) -> dict[str, Any]:
+    """Print the headline of a finished run, its tables if asked for, and where everything lies.
 
     Returns
     -------
@@ -72,7 +72,8 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
     """
     root, paths = finished_run(url)
     summary: dict[str, Any] = all_visible(read_summary(root, paths))
-    console.print(*_headline(summary), sep="\n")
+    reliances = result_rows(root, paths, "reliance") if root.exists(paths.table("reliance")) else []
+    console.print(*_headline(summary, reliances), sep="\n", soft_wrap=True)
     if summary.get("comparison"):
         console.print(_since(summary["comparison"]), soft_wrap=True)
     for name, table in (
@@ -83,7 +84,7 @@ def print_result(console: Console, url: str) -> dict[str, Any]:
         ("table4", _overhead),
     ):
         # A single method agrees with none.
-        if root.exists(paths.table(name)):
+        if tables and root.exists(paths.table(name)):
             rows = _overall(root, paths, name)
             console.print(table(rows), *reasons(rows), "", sep="\n")
     console.print(_places(root, paths, summary), soft_wrap=True)
@@ -262,25 +263,33 @@ def print_training(console: Console, made: Mapping[str, Any]) -> None:
     )
 
 
-def _headline(summary: Mapping[str, Any]) -> tuple[str | Text, ...]:
-    clips = (
-        f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
-        f"{percent(summary['accuracy'])} of the clips."
-    )
+def _headline(summary: Row, rows: Sequence[Row]) -> list[str | Text]:
+    """Whether the model uses motion, how much, and what it is right on."""
+    found = summary.get("motion_reliance")
+    lines: list[str | Text] = [Text(f"\nDoes this model use motion? {answer(found)}", style="bold")]
+    changed = told(rows)
+    if found and found["reliance"] is not None:
+        lines.append(f"Motion reliance {value(found)}: {MEANING}.")
+        others = [f"{CHANGES[row['change']]} {value(row)}" for row in changed[1:]]
+        if others:
+            lines.append(f"{', '.join(others)}.".capitalize())
+    if changed:
+        lines.append(f"{right(changed)} {percent(changed[0]['kept'])} of its answers stay when frozen.")
+    clips = f"{summary['clips']:,} clips of {summary['videos']:,} videos"
     share = summary["motion_share"]
+    if not changed:
+        clips += f"; the model is right on {percent(summary['accuracy'])} of the clips"
     if share is None:
-        return "\nDeep Taylor was not asked for, so there is no motion share.", f"{clips}\n"
-    older = () if "no_interval" in share else (OLDER,)
-    if share.get("no_interval"):
-        interval = f"). There is no 95 % interval: {share['no_interval']}."
-    else:
-        interval = "; in\nbrackets the 95 % interval over groups of videos)."
-    return (
-        Text(f"\nMotion share {mean_and_interval(share)}", style="bold"),
-        f"This part of the positive relevance changes over time (deep Taylor, 2 sigma{interval}",
-        *older,
-        f"{clips}\n",
+        return [*lines, f"{clips}. Deep Taylor was not asked for, so there is no motion share.\n"]
+    lines.append(
+        f"{clips}. Motion share {mean_and_interval(share)}: this part of the positive relevance changes over "
+        "time (deep Taylor, 2 sigma). It says where, and has no zero."
     )
+    if share.get("no_interval"):
+        lines.append(f"There is no 95 % interval: {share['no_interval']}.")
+    if "no_interval" not in share:
+        lines.append(OLDER)
+    return [*lines, ""]
 
 
 def _since(found: Row) -> str:
@@ -408,7 +417,7 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             *_overhead_lines(summary),
             "",
             f"Report   {root.join(paths.report.page)}",
-            f"Tables   {root.join(paths.tables)}",
+            f"Tables   {root.join(paths.tables)} (`selrel report RUN` prints them)",
             f"Cubes    {root.join(paths.relevance)}",
             f"Results  sha256 {summary['results_sha256']}..",
         ]

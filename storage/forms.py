@@ -111,6 +111,7 @@ class Settings(TypedDict, total=False):
     motion: Motion
     target: str
     batch_clips: Side
+    changes: list[Literal["frozen", "shuffled", "reversed"]]
 
 
 @with_config(_STRICT)
@@ -171,6 +172,30 @@ class Share(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class Reliance(TypedDict, total=False):
+    """A reliance with its interval, and what the model answers."""
+
+    reliance: float | None
+    low: float | None
+    high: float | None
+    mean_score: float | None
+    n_clips: Count
+    n_groups: Count
+    no_interval: str | None
+    no_decision: str | None
+    reads: str | None
+    kept: float | None
+    kept_low: float | None
+    kept_high: float | None
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    intact_accuracy: float | None
+    intact_accuracy_low: float | None
+    intact_accuracy_high: float | None
+
+
+@with_config(_STRICT)
 class Verdict(TypedDict, total=False):
     """The comparison with the run before."""
 
@@ -210,6 +235,7 @@ class SummaryForm(TypedDict, total=False):
 
     dataset_id: Name
     motion_share: Share | None
+    motion_reliance: Reliance | None
     videos: Count
     clips: Count
     accuracy: Annotated[float, Field(ge=0, le=1)]

@@ -81,9 +81,9 @@ def _kind(table: str, column: str) -> str:
         return "number or none" if column == "sigma" else "text or none"
     if column == "class":
         return "text or none"
-    if column.endswith(("no_interval", "no_lift")):
+    if column.endswith(("no_interval", "no_lift", "no_decision", "reads")):
         return "text or none"
-    if column in _NAMES:
+    if column in _NAMES or (table == "reliance" and column in ("change", "target")):
         return "text"
     if column == "sigma":
         return "number"

@@ -42,6 +42,8 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
         "resize": resize if isinstance(resize := profile["view"]["resize"], list | tuple) else None,
         "block-clips": dataset["block_clips"],
         "batch-clips": settings["batch_clips"],
+        # The first version asked about no changed clips.
+        "changes": settings.get("changes") or ["none"],
         # The first version had no gate.
         **description.get("gate", {}),
         **(work or {}),

@@ -9,6 +9,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
+from selrel.clips.changes import CHANGES
 from selrel.clips.flow import check_rule
 from selrel.explain import default_settings, method, methods
 from selrel.scores.aggregate import SIGMA as TABLE_SIGMA
@@ -53,6 +54,9 @@ class Request:
         model of the user's own and its profile; and changes to that profile.
     block_clips, batch_clips
         Clips of a block, the unit of all work and storage; clips of one forward pass.
+    changes
+        How clips are changed to see what is left of the model's decision: any of "frozen", "shuffled" and
+        "reversed"; "none" alone, or nothing, leaves it out.
     max_drop, against
         The largest fall of the motion share that passes, as a share (None: any), and the run to compare
         with (None: the one before). They change no result.
@@ -83,6 +87,7 @@ class Request:
     profile: Mapping[str, Any] = field(default_factory=dict)
     block_clips: int = 64
     batch_clips: int = 8
+    changes: Sequence[str] = tuple(CHANGES)
     max_drop: float | None = None
     against: str | None = None
 
@@ -128,6 +133,7 @@ class Request:
             "sigmas": tuple(sorted(set(sigmas))),
             "selective": SelectiveParameters(**selective),
             "classes": tuple(_plain("class", name, "text") for name in self.classes or ()) or None,
+            "changes": _known_changes(self.changes),
             # The other rule reads no tau, so none makes another run.
             "tau": self.tau if self.motion_rule == "tau" else Request.tau,
         }
@@ -147,7 +153,20 @@ class Request:
             "motion": {"rule": self.motion_rule, "tau": self.tau},
             "target": self.target,
             "batch_clips": self.batch_clips,
+            "changes": list(self.changes),
         }
+
+
+def _known_changes(given: Sequence[str]) -> tuple[str, ...]:
+    """Changes of clips in one order, each once."""
+    if isinstance(given, str):
+        raise ValueError(f"changes is {given!r}; give a list of names, also of a single one")
+    names = () if list(given) == ["none"] else given
+    if unknown := [name for name in names if name not in CHANGES]:
+        raise ValueError(
+            f"change {unknown[0]!r} is unknown; use any of {', '.join(CHANGES)}, or none by itself"
+        )
+    return tuple(name for name in CHANGES if name in names)
 
 
 def _check_gate(max_drop: float | None, against: str | None, methods: Mapping[str, Any]) -> None:

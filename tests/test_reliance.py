@@ -10,9 +10,25 @@ from torch import nn
 from selrel.clips.changes import CHANGES, change_clip
 from selrel.clips.profiles import Profile, View
 from selrel.explainer import Explainer
-from selrel.scores.reliance import LEAST_SCORE, centred, clip_reliance, in_words, reliance, reliance_rows
+from selrel.scores.reliance import (
+    LEAST_SCORE,
+    centred,
+    clip_decisions,
+    clip_reliance,
+    in_words,
+    reliance,
+    reliance_rows,
+)
 
 N, T, SIZE, CLASSES = 12, 8, 16, 3
+
+
+def rows_of(logits, changed, *, labels, groups, classes):
+    """The table, from logits."""
+    answer = logits.argmax(axis=1)
+    clips = clip_decisions(logits, changed, answer=answer, labels=labels)
+    about = {"groups": groups, "classes": classes, "n_answers": logits.shape[1]}
+    return reliance_rows(clips, list(changed), answer=answer, labels=labels, **about)
 
 
 def slow_centred(logits, chosen):
@@ -33,8 +49,8 @@ def test_a_number_added_to_all_logits_changes_nothing():
     logits, frozen = rng.normal(size=(2, 20, 5)) * 4
     about = {"labels": logits.argmax(1), "groups": np.arange(20) // 4, "classes": np.array(["a", "b"] * 10)}
     shift = rng.normal(size=(20, 1)) * 100
-    first = reliance_rows(logits, {"frozen": frozen}, **about)
-    second = reliance_rows(logits + shift, {"frozen": frozen - shift}, **about)
+    first = rows_of(logits, {"frozen": frozen}, **about)
+    second = rows_of(logits + shift, {"frozen": frozen - shift}, **about)
     for one, other in zip(first, second, strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
@@ -77,10 +93,10 @@ def test_guesses_are_no_decision_however_sure_they_are():
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(60, 4)) * 10
     about = {"groups": np.arange(60) // 6, "classes": np.array(["a"] * 30 + ["b"] * 30)}
-    guesses = reliance_rows(logits, {"frozen": logits}, labels=rng.integers(0, 4, 60), **about)
+    guesses = rows_of(logits, {"frozen": logits}, labels=rng.integers(0, 4, 60), **about)
     assert {row["reliance"] for row in guesses} == {None}
     assert "guesses among 4 classes are right on 25.0 %" in guesses[0]["no_decision"]
-    unknown = reliance_rows(logits, {"frozen": logits}, labels=np.full(60, -1), **about)
+    unknown = rows_of(logits, {"frozen": logits}, labels=np.full(60, -1), **about)
     assert {row["reliance"] for row in unknown if row["target"] == "predicted"} == {0.0}
     assert {row["reliance"] for row in unknown if row["target"] == "true"} == {None}
     assert {row["accuracy"] for row in unknown} == {None}
@@ -89,7 +105,7 @@ def test_guesses_are_no_decision_however_sure_they_are():
 def test_a_class_of_one_group_has_a_number_and_no_interval():
     logits = np.tile([5.0, 0.0], (8, 1))
     about = {"labels": np.zeros(8, int), "groups": np.array([0] * 2 + [1, 2, 3, 4, 5, 6])}
-    rows = reliance_rows(logits, {"frozen": logits / 2}, classes=np.array(["a"] * 2 + ["b"] * 6), **about)
+    rows = rows_of(logits, {"frozen": logits / 2}, classes=np.array(["a"] * 2 + ["b"] * 6), **about)
     (one,) = (row for row in rows if (row["class"], row["target"]) == ("a", "true"))
     assert one["reliance"] == 0.5 and one["low"] is None
     assert one["no_interval"].startswith("only 1 group of videos has")
@@ -146,9 +162,7 @@ def measured(weights):
     for change in CHANGES:
         frames = np.stack([change_clip(clip, change, str(i)) for i, clip in enumerate(clips)])
         changed[change] = explainer.logits(frames).numpy()
-    rows = reliance_rows(
-        intact, changed, labels=np.full(N, -1), groups=np.arange(N), classes=np.array(["a"] * N)
-    )
+    rows = rows_of(intact, changed, labels=np.full(N, -1), groups=np.arange(N), classes=np.array(["a"] * N))
     return {
         row["change"]: row["reliance"] for row in rows if (row["class"], row["target"]) == (None, "predicted")
     }

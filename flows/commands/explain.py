@@ -39,9 +39,9 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     try:
         carry_out_here(made, cluster)
     except MotionShareDropped as error:
-        print_result(console, made.url)
+        print_result(console, made.url, tables=False)
         return stopped(str(error), GATE)
-    return EXCLUDED if print_result(console, made.url)["left_out_clips"] else 0
+    return EXCLUDED if print_result(console, made.url, tables=False)["left_out_clips"] else 0
 
 
 def carry_out_here(made: Plan, cluster: dict[str, Any]) -> None:

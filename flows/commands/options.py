@@ -66,6 +66,9 @@ class RunOptions:
         When a voxel moves: flow longer than tau, or the rule of the authors' code.
     tau
         Pixels per frame.
+    changes
+        Also ask the model about each clip frozen, shuffled and reversed, for one forward pass each: how much
+        of its decision rests on motion, on the order of frames, on the direction of time. `none`: don't.
     alpha
         Deep Taylor's weight of positive contributions, 1 by default; negative ones weigh alpha - 1.
     start
@@ -126,6 +129,7 @@ class RunOptions:
     scaling: Annotated[Literal["none", "max"] | None, Parameter(group=_EXPLANATION)] = None
     motion_rule: Annotated[Literal["tau", "frame_std"], Parameter(group=_EXPLANATION)] = "tau"
     tau: Annotated[float, Parameter(group=_EXPLANATION)] = 0.5
+    changes: Annotated[list[str] | None, Several, Parameter(group=_EXPLANATION)] = None
     alpha: Annotated[float | None, Parameter(group=_EXPLANATION)] = None
     start: Annotated[Literal["one", "logit"] | None, Parameter(group=_EXPLANATION)] = None
     family: Annotated[str | None, Parameter(group=_PROFILE)] = None
@@ -162,7 +166,7 @@ class RunOptions:
             "selective": given({name: getattr(self, name) for name in selective}),
             "method_settings": {"deep_taylor": deep_taylor} if deep_taylor else {},
             "profile": given({name: getattr(self, name) for name in profile}),
-            **given({"methods": names, "sigmas": self.sigmas}),
+            **given({"methods": names, "sigmas": self.sigmas, "changes": self.changes}),
         }
 
     def cluster(self) -> dict[str, Any]:

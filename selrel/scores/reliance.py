@@ -12,8 +12,8 @@ of time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from selrel.scores.sums import group_sums
 
 Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
-Target = Literal["predicted", "true"]
+_DECISIONS = {"predicted": "decision", "true": "decision_true"}
 
 RELIANCE_OF = {"frozen": "motion reliance", "shuffled": "order reliance", "reversed": "direction reliance"}
 # Below it, the class is less than twice as likely as the others are in the (geometric) mean.
@@ -79,15 +79,16 @@ def reliance(intact: Floats, changed: Floats, groups: npt.NDArray[Any]) -> Row:
     -------
     dict
         ``reliance``, None where there is no decision to speak of; ``low``, ``high`` and ``no_interval``, the
-        reason where there is none; ``no_decision``, the reason; ``score``, the mean centred logit of the
+        reason where there is none; ``no_decision``, the reason; ``reads``, the number in words (`in_words`);
+        ``mean_score``, the mean centred logit of the
         intact clips (nat); ``n_clips`` and ``n_groups``.
     """
     has = ~np.isnan(intact)
     intact, changed, groups = intact[has], changed[has], groups[has]
     before, after = group_sums(intact, groups), group_sums(changed, groups)
     score, n_groups = before.mean, len(before.groups)
-    row: Row = {"reliance": None, "low": None, "high": None, "score": score, "n_clips": len(intact)}
-    row |= {"n_groups": n_groups, "no_interval": no_interval(n_groups), "no_decision": None}
+    row: Row = {"reliance": None, "low": None, "high": None, "mean_score": score, "n_clips": len(intact)}
+    row |= {"n_groups": n_groups, "no_interval": no_interval(n_groups), "no_decision": None, "reads": None}
     if score is None:
         return row | {"no_decision": f"{NO_DECISION}: no clip has a label that the model knows"}
     if score < LEAST_SCORE:
@@ -99,7 +100,7 @@ def reliance(intact: Floats, changed: Floats, groups: npt.NDArray[Any]) -> Row:
     row["reliance"] = 1 - float(after.total.sum() / before.total.sum())
     if row["no_interval"] is None:
         row["low"], row["high"] = _interval(before.total, after.total, before.n, row["reliance"])
-    return row
+    return row | {"reads": in_words(row)}
 
 
 def _interval(
@@ -114,21 +115,14 @@ def _interval(
     return value - reach, value + reach
 
 
-def clip_reliance(intact: Floats, changed: Floats) -> Floats:
-    """The reliance of each clip by itself, float64 (clip,); NaN where there is no decision to speak of."""
-    decided = intact >= LEAST_SCORE
-    return np.where(decided, 1 - changed / np.where(decided, intact, 1), np.nan)
-
-
-def reliance_rows(
+def clip_decisions(
     logits: npt.NDArray[Any],
     changed: Mapping[str, npt.NDArray[Any]],
     *,
+    answer: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[Any],
-    classes: npt.NDArray[Any],
-) -> list[Row]:
-    """The table of reliances: a row for every change, for the predicted class and for the true one.
+) -> dict[str, npt.NDArray[Any]]:
+    """What the table of reliances needs of each clip.
 
     Parameters
     ----------
@@ -136,12 +130,57 @@ def reliance_rows(
         Of the clips as they are, of two classes or more.
     changed : mapping of str to float array (clip, class)
         Of the same clips, by the change.
-    labels : int64 (clip,)
-        The true class; -1 where the model has none for it.
+    answer, labels : int64 (clip,)
+        The class that the model says of the clips as they are, and the true one; -1 where the model has none
+        for it.
+
+    Returns
+    -------
+    dict of str to array (clip,)
+        Centred logits, float64 in nat: ``decision`` of the answer and ``decision_true`` of the true class
+        (NaN where there is none), and the same ``_<change>``; int64: ``answer_<change>``.
+    """
+    found: dict[str, npt.NDArray[Any]] = {}
+    for end, values in {"": logits, **{f"_{change}": values for change, values in changed.items()}}.items():
+        found[f"decision{end}"] = centred(values, answer)
+        found[f"decision_true{end}"] = centred(values, labels)
+        if end:
+            found[f"answer{end}"] = _answers(values)
+    return found
+
+
+def clip_reliance(decision: Floats, changed: Floats) -> Floats:
+    """The reliance of each clip by itself, float64 (clip,); NaN where there is no decision to speak of."""
+    decided = decision >= LEAST_SCORE
+    return np.where(decided, 1 - changed / np.where(decided, decision, 1), np.nan)
+
+
+def reliance_rows(
+    clips: Mapping[str, npt.NDArray[Any]],
+    changes: Sequence[str],
+    *,
+    answer: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[Any],
+    classes: npt.NDArray[Any],
+    n_answers: int,
+) -> list[Row]:
+    """The table of reliances: a row for every change, for the predicted class and for the true one.
+
+    Parameters
+    ----------
+    clips
+        As `clip_decisions` gives it.
+    changes
+        Which.
+    answer, labels : int64 (clip,)
+        As for `clip_decisions`.
     groups : array (clip,)
         Label of the group that each clip is from.
     classes : array of str (clip,)
         What the rows by class are by.
+    n_answers : int
+        How many classes the model tells apart.
 
     Returns
     -------
@@ -150,27 +189,25 @@ def reliance_rows(
         answers that the change keeps; ``accuracy`` of the changed and ``intact_accuracy`` of the intact
         clips, each with ``_low`` and ``_high``.
     """
-    answer = _answers(logits)
-    targets: dict[Target, npt.NDArray[np.int64]] = {"predicted": answer, "true": labels}
-    scores = {target: centred(logits, chosen) for target, chosen in targets.items()}
-    rows = []
+    rows: list[Row] = []
     guessing: str | None = None
     for name in (None, *np.unique(classes).tolist()):
         of = np.ones(len(classes), bool) if name is None else classes == name
         right = _accuracy("intact_accuracy", answer[of], labels[of], groups[of])
         if name is None:
-            guessing = at_chance(right, logits.shape[1])
-        for change, values in changed.items():
-            said = _answers(values[of])
+            guessing = at_chance(right, n_answers)
+        for change in changes:
+            said = clips[f"answer_{change}"][of]
             common = {
                 **_share("kept", (said == answer[of]).astype(np.float64), groups[of]),
                 **_accuracy("accuracy", said, labels[of], groups[of]),
                 **right,
             }
-            for target, chosen in targets.items():
-                row = reliance(scores[target][of], centred(values[of], chosen[of]), groups[of])
+            for target, decision in _DECISIONS.items():
+                row = reliance(clips[decision][of], clips[f"{decision}_{change}"][of], groups[of])
                 if guessing:
-                    row |= {"reliance": None, "low": None, "high": None, "no_decision": guessing}
+                    row |= dict.fromkeys(("reliance", "low", "high", "no_interval", "reads"))
+                    row["no_decision"] = guessing
                 rows.append({"class": name, "change": change, "target": target, **row, **common})
     return rows
 

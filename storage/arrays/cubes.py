@@ -133,13 +133,15 @@ def create_relevance(
     height: int,
     width: int,
     block_clips: int = 64,
+    changes: Sequence[str] = (),
     attrs: Attributes | None = None,
 ) -> Written:
     """Create the group of a run's explanations.
 
     Holds for every method ``<method>`` (clip, time, y, x) float16 in [-1, 1] and
     ``<method>_scale`` (clip) float32, see `encode`; ``logits`` (clip, output) float32,
-    ``target`` and ``predicted`` (clip) int32, -1 where unknown, ``conservation_error`` (clip) float32.
+    ``target`` and ``predicted`` (clip) int32, -1 where unknown, ``conservation_error`` (clip) float32; and
+    for every change of the clips ``logits_<change>`` (clip, output) float32.
 
     Parameters
     ----------
@@ -149,6 +151,8 @@ def create_relevance(
         Attributes of each method's array, by the method's name.
     outputs : sequence of str
         Names of the outputs, in the order in which their logits will be written.
+    changes : sequence of str
+        The changes of the clips about which the model is asked, too.
 
     Raises
     ------
@@ -161,12 +165,13 @@ def create_relevance(
     variables: dict[str, Variable] = {}
     for method, about in methods.items():
         variables |= _method_variables(method, about, (n_clips, length, height, width))
-    variables |= _model_variables(n_clips, len(outputs))
+    of_model = _model_variables(n_clips, len(outputs), changes)
+    variables |= of_model
     coordinates = _axes(columns, length, height, width)
     coordinates["output"] = Coordinate(
         ("output",), np.array(list(outputs)), {"long_name": "class of the output"}
     )
-    _check_names(variables, coordinates, methods)
+    _check_names(variables, coordinates, methods, of_model)
     return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
@@ -318,14 +323,27 @@ def _method_variables(method: str, about: Attributes, shape: tuple[int, ...]) ->
     }
 
 
-def _model_variables(n_clips: int, n_outputs: int) -> dict[str, Variable]:
+def logits_of(change: str) -> str:
+    """The array of the logits of changed clips."""
+    return f"logits_{change}"
+
+
+def _model_variables(n_clips: int, n_outputs: int, changes: Sequence[str]) -> dict[str, Variable]:
     logits = {"long_name": "the model's outputs before softmax", "units": "1"}
+    of_changed = {
+        logits_of(change): Variable(
+            ("clip", "output"), (n_clips, n_outputs), "float32", np.nan,
+            {**logits, "long_name": f"the model's outputs before softmax for the {change} clip"}, False,
+        )
+        for change in changes
+    }  # fmt: skip
     error = {"long_name": "relative difference of the deep Taylor cube's sum from its start", "units": "1"}
     return {
         "logits": Variable(("clip", "output"), (n_clips, n_outputs), "float32", np.nan, logits, False),
         "target": _per_clip(n_clips, "int32", -1, {"long_name": "output that is explained"}),
         "predicted": _per_clip(n_clips, "int32", -1, {"long_name": "output with the highest logit"}),
         "conservation_error": _per_clip(n_clips, "float32", np.nan, error),
+        **of_changed,
     }
 
 
@@ -374,10 +392,13 @@ def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_names(
-    variables: Mapping[str, Any], coordinates: Mapping[str, Any], methods: Mapping[str, Any]
+    variables: Mapping[str, Any],
+    coordinates: Mapping[str, Any],
+    methods: Mapping[str, Any],
+    of_model: Mapping[str, Any],
 ) -> None:
-    expected = 2 * len(methods) + len(PER_CLIP)
-    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(PER_CLIP)))
+    expected = 2 * len(methods) + len(of_model)
+    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
     if taken or len(variables) != expected:
         raise ValueError(
             f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from storage.layout import ReportPaths
-from storage.report import charts, figures
+from storage.report import charts, figures, reliance
 from storage.report.columns import MAIN_METHOD, class_rows, main_method, overall, shown_table
 from storage.report.figures import Row
 from storage.report.media import as_script, clip_file
@@ -22,7 +22,8 @@ from storage.stores.root import Root
 
 # What the page shows, and the table that it is of.
 _TABLES = {
-    "comparison": "comparison", "table1": "table1", "areas": "table1", "object_motion": "object_motion",
+    "reliance": "reliance", "comparison": "comparison", "table1": "table1", "areas": "table1",
+    "object_motion": "object_motion",
     "table2": "table2", "table3": "table3", "table4": "table4",
 }  # fmt: skip
 _STYLES = ("page.css", "player.css")
@@ -109,7 +110,8 @@ def render_report(context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "percent": figures.percent, "signed": figures.signed, "grouped": figures.count,
-        "counted": figures.counted, "data_uri": _data_uri, "method_name": method_name,
+        "counted": figures.counted, "reliance_value": reliance.value, "data_uri": _data_uri,
+        "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
     tables, paper = context["tables"], context["paper"]
@@ -118,6 +120,8 @@ def render_report(context: Mapping[str, Any]) -> str:
     method = shared["mainMethod"]
     return page.render(
         **{key: context[key] for key in _KEYS},
+        answer=reliance.answer(context["summary"].get("motion_reliance")),
+        changed=reliance.told(tables.get("reliance", ())),
         words=WORDS,
         older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],

@@ -48,6 +48,16 @@ def _compared(row: Row, name: str) -> str:
 
 # Column heading to what stands in it, given our row and the paper's row (empty where it has none).
 COLUMNS: dict[str, dict[str, Cell]] = {
+    "reliance": {
+        "Change": lambda row, paper: row["change"],
+        "Asked about": lambda row, paper: f"the {row['target']} class",
+        "Reliance, %": lambda row, paper: "none" if row["reliance"] is None else percent(row["reliance"], ""),
+        "95 % interval": lambda row, paper: percent_range(row),
+        "Answers kept, %": lambda row, paper: percent(row["kept"], ""),
+        "Right as it is, %": lambda row, paper: percent(row["intact_accuracy"], ""),
+        "Right when changed, %": lambda row, paper: percent(row["accuracy"], ""),
+        "Clips": lambda row, paper: count(row["n_clips"]),
+    },
     "table1": {
         "Method": lambda row, paper: row["method"],
         "Map": lambda row, paper: map_name(row["sigma"]),
@@ -139,6 +149,7 @@ COLUMNS: dict[str, dict[str, Cell]] = {
 }
 # Column heading to the word of `storage.report.words` that it is; what says itself has none.
 TERMS = {
+    "Reliance, %": "reliance",
     "Method": "method", "Methods": "method", "Map": "map", "Sigma": "sigma", "Clips": "clip",
     "Precision, % (sd)": "precision", "Precision, %": "precision", "Weighted, %": "weighted",
     "Base rate, %": "base_rate", "Lift": "lift",
@@ -158,6 +169,7 @@ TERMS = {
     ),
 }  # fmt: skip
 TITLES = {
+    "reliance": "Reliance: what is left of the decision when the clips are changed",
     "table1": "Table 1. Precision: how much of what a map marks does move",
     "areas": "Table 1, at equal areas: the precision of only the most relevant voxels",
     "object_motion": "Object motion: the same with the camera's motion taken off",
@@ -168,6 +180,11 @@ TITLES = {
     "sweep": "The sweep over the threshold",
 }
 NOTES = {
+    "reliance": "The part of a class's score (its logit less the mean of the others') that goes when a clip "
+    "is frozen at its middle frame, its frames are shuffled, or time runs backwards: 0 if nothing is lost, "
+    "100 if all is, more if the changed clips speak against the class, less than 0 if they speak for it even "
+    "more. No model was trained on such clips. For the predicted class chance is on the side of the intact "
+    "clips; for the true one it isn't.",
     "table1": "The share of marked voxels (relevance above 0) that move. The base rate is the share of all "
     "voxels that move, which is what a map that points anywhere at random scores; lift is precision over "
     "base rate, so 1 is chance, of the clips in which at least 1 % of the voxels move. Weighted: the "

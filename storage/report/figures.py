@@ -51,7 +51,12 @@ def lift(row: Row, kind: str = "") -> str:
 
 def reasons(rows: Iterable[Row]) -> list[str]:
     """Why some of the rows have no interval or no lift: a sentence a reason, each once."""
-    whys = {"no_interval": "No 95 % interval", "no_lift": "No lift", "object_no_lift": "No object lift"}
+    whys = {
+        "no_decision": "No reliance",
+        "no_interval": "No 95 % interval",
+        "no_lift": "No lift",
+        "object_no_lift": "No object lift",
+    }
     said = (f"{what}: {row[name]}." for row in rows for name, what in whys.items() if row.get(name))
     return list(dict.fromkeys(said))
 

@@ -46,6 +46,13 @@ WORDS = {
         "deviations) by deep Taylor, averaged over clips: "
         "how much of the evidence changes over time.",
     ),
+    "reliance": (
+        "Motion reliance",
+        "The part of the score of the model's answers that is lost when every clip is frozen at its middle "
+        "frame: 0 % if the still picture says as much, 100 % if it says nothing, more if it speaks against "
+        "the answer. With the frames shuffled it is the reliance on their order, and with time reversed that "
+        "on its direction.",
+    ),
     "interval": (
         "95 % interval",
         "The range of values that fit these videos; it knows nothing of other trainings of the model. "

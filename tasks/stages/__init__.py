@@ -4,6 +4,8 @@ A stage is added by its file and a line here.
 """
 
 from tasks.running.stage import Stage
-from tasks.stages import decode, explain, index, motion, score
+from tasks.stages import changes, decode, explain, index, motion, score
 
-STAGES: tuple[Stage, ...] = (index.STAGE, decode.STAGE, motion.STAGE, explain.STAGE, score.STAGE)
+STAGES: tuple[Stage, ...] = (
+    index.STAGE, decode.STAGE, motion.STAGE, explain.STAGE, changes.STAGE, score.STAGE,
+)  # fmt: skip

@@ -229,6 +229,7 @@ def _create(work: Work) -> Written:
             for name, chosen in work.settings["methods"].items()
         },
         outputs=work.clips.classes,
+        changes=work.settings.get("changes", ()),
         attrs={
             "run": work.run,
             "checkpoint_sha256": work.description["checkpoint_sha256"],

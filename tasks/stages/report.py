@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 from prefect import task
@@ -16,7 +17,8 @@ from prefect.context import TaskRunContext
 
 from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
 from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
-from storage.arrays.cubes import read_block
+from selrel.scores.reliance import RELIANCE_OF, clip_decisions, clip_reliance, reliance_rows
+from storage.arrays.cubes import logits_of, read_block
 from storage.layout import RunPaths, content_hash
 from storage.results import SHOWN_CLIPS, clip_rows, result_rows
 from storage.runs import is_finished, mark_success, read_run, read_summary
@@ -42,9 +44,15 @@ Tables = dict[str, list[Row]]
 
 # A cube of such a clip says what speaks for something that the model does not say.
 NOT_THE_ANSWER = "the explained class is not the model's answer"
-TABLES = ("table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
+# Of a row of the table of reliances.
+_HEADLINE = (
+    "reliance", "low", "high", "mean_score", "n_clips", "n_groups", "no_interval", "no_decision", "reads",
+    "kept", "kept_low", "kept_high", "accuracy", "accuracy_low", "accuracy_high", "intact_accuracy",
+    "intact_accuracy_low", "intact_accuracy_high",
+)  # fmt: skip
+TABLES = ("reliance", "table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
 # Those that follow from the clips alone, not from a clock or from other runs.
-_RESULTS = ("clips", "table1", "table2", "table3", "sweep", "object_motion")
+_RESULTS = ("clips", "reliance", "table1", "table2", "table3", "sweep", "object_motion")
 # Whose decisions are read at a time.
 _BLOCKS = 32
 # Whose rows are summed at a time.
@@ -82,13 +90,16 @@ def report(
         return
     clips, left_out = explained_clips(place, run)
     tables, share = reduced(place, run)
+    tables["reliance"] = _reliance(place, run, clips)
     write_table(place, paths.table("clips"), clips)
     compared, verdict = with_previous(place, run)
     if compared:
         tables["comparison"] = compared
     for name, rows in tables.items():
-        write_table(place, paths.table(name), pd.DataFrame(rows))
+        if rows or name != "reliance":
+            write_table(place, paths.table(name), pd.DataFrame(rows))
     summary = _summary(place, run, clips, share) | {"comparison": verdict}
+    summary["motion_reliance"] = motion_reliance(tables["reliance"])
     summary |= left_out_summary(place, run, left_out, quarantined)
     write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
     write_page(place, run, clips=clips, tables=tables, summary=summary)
@@ -161,6 +172,11 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         correct=found["predicted"] == table.label.to_numpy(),
         conservation_error=found["conservation_error"],
         moved=found["moved"],
+        **{
+            name: classes[values] if name.startswith("answer") else values
+            for name, values in found.items()
+            if name.startswith(("answer", "decision")) or name.endswith("_reliance")
+        },
     )
     return _flagged(explained), clips.table[~scored]
 
@@ -177,14 +193,24 @@ def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
 def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
     """What the model said about the clips of the scored blocks, in order, and how much of them moves.
 
-    Of the logits, the target's.
+    Of the logits, the target's, and what is left of the decision when the clips are changed.
     """
-    found, motion = [], place.dataset(read_run(place, paths)["dataset_id"]).motion
+    description = read_run(place, paths)
+    found, motion = [], place.dataset(description["dataset_id"]).motion
+    changes = description["settings"].get("changes", ())
     for start, stop in _stretches(clips, done):
-        names = ["logits", "predicted", "target", "conservation_error"]
+        names = ["logits", "predicted", "target", "conservation_error", *map(logits_of, changes)]
         part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
         part |= read_block(place, motion, start, stop, ["moved"], axes=clips.axes)
         logits = part.pop("logits")
+        changed = {change: part.pop(logits_of(change)) for change in changes}
+        # A model of one class decides nothing.
+        if changed and logits.shape[1] > 1:
+            labels = clips.table.label.to_numpy()[start:stop]
+            part |= clip_decisions(logits, changed, answer=part["predicted"], labels=labels)
+            for change in changes:
+                lost = clip_reliance(part["decision"], part[f"decision_{change}"])
+                part[RELIANCE_OF[change].replace(" ", "_")] = lost
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
@@ -219,6 +245,36 @@ def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
         agreements = agreement_cells(_batches(place, paths.agreements, files, AGREEMENT_COLUMNS))
         tables["table2"] = table2(agreements)
     return tables, motion_share(scores) if "deep_taylor" in methods else None
+
+
+def _reliance(place: Root, run: str, clips: pd.DataFrame) -> list[Row]:
+    """The table of reliances; empty where the model was not asked about changed clips, or has one class."""
+    description = read_run(place, place.run(run))
+    classes = clips_of(place, description["dataset_id"]).classes
+    if "decision" not in clips:
+        return []
+    number = {name: at for at, name in enumerate(classes)}
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: clips[name].map(number).to_numpy() if name.startswith("answer") else clips[name].to_numpy()
+        for name in map(str, clips)
+        if name.startswith(("answer", "decision"))
+    }
+    return reliance_rows(
+        columns,
+        description["settings"]["changes"],
+        answer=np.asarray(clips.predicted.map(number), np.int64),
+        labels=np.asarray(clips.label, np.int64),
+        groups=clips.group.to_numpy(),
+        classes=clips["class"].to_numpy(),
+        n_answers=len(classes),
+    )
+
+
+def motion_reliance(rows: Sequence[Row]) -> Row | None:
+    """The headline: how much of its answers' scores goes when the motion stops; None if nobody asked."""
+    wanted = {"class": None, "change": "frozen", "target": "predicted"}
+    found = (row for row in rows if wanted.items() <= row.items())
+    return next(({name: row[name] for name in _HEADLINE} for row in found), None)
 
 
 def _batches(

@@ -18,6 +18,7 @@ from storage.stores.receipts import Written
 from storage.tables import plain_rows, write_tables
 from tasks.running.effort import arithmetic
 from tasks.running.stage import Stage, Work
+from tasks.stages.changes import STAGE as CHANGES
 from tasks.stages.explain import STAGE as EXPLAIN
 from tasks.stages.motion import STAGE as MOTION
 
@@ -76,4 +77,4 @@ def _rows(
     return scores, agreements
 
 
-STAGE: Stage = Stage(name="score", of="run", block=score_block, needs=(EXPLAIN, MOTION))
+STAGE: Stage = Stage(name="score", of="run", block=score_block, needs=(EXPLAIN, CHANGES, MOTION))

@@ -1,0 +1,48 @@
+"""Motion reliance in sentences, for a page, a console and Prefect alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.report.figures import Row, percent, percent_range
+
+# What each change shows, in the order in which they are told.
+CHANGES = {"frozen": "motion reliance", "shuffled": "order reliance", "reversed": "direction reliance"}
+MEANING = (
+    "the part of the score of the model's answers that is lost when the motion stops (0 %: none of it, "
+    "100 %: all)"
+)
+_ANSWERS = {"hardly": "Hardly", "partly": "In part", "mostly": "Mostly"}
+NOT_ASKED = (
+    "Nobody asked: this run left out the changed clips (`--changes none`), or its model has one class."
+)
+
+
+def answer(row: Row | None) -> str:
+    """Answer whether the model uses motion, in a word or a sentence; `row` is a run's ``motion_reliance``."""
+    if row is None:
+        return NOT_ASKED
+    if row["reliance"] is None:
+        return f"Nobody can say: {row['no_decision']}."
+    first, _, last = row["reads"].partition(" to ")
+    return _ANSWERS[first] + (f", or {_ANSWERS[last].lower()}: the interval spans both." if last else ".")
+
+
+def value(row: Row) -> str:
+    """A reliance with its interval, or that there is none."""
+    if row["reliance"] is None:
+        return "none"
+    between = "no interval" if row["low"] is None else percent_range(row)
+    return f"{percent(row['reliance'])} ({between})"
+
+
+def told(rows: Sequence[Row]) -> list[Row]:
+    """The rows over all classes for the predicted class, in the order in which they are told."""
+    found = {row["change"]: row for row in rows if row["class"] is None and row["target"] == "predicted"}
+    return [found[change] for change in CHANGES if change in found]
+
+
+def right(rows: Sequence[Row]) -> str:
+    """How often the model is right on the clips as they are, and on each kind of changed ones."""
+    shares = ", ".join(f"{percent(row['accuracy'])} {row['change']}" for row in rows)
+    return f"It is right on {percent(rows[0]['intact_accuracy'])} of the clips as they are: {shares}."
