@@ -57,6 +57,7 @@ def explain_ucf101(
     seed: int = 0,
     max_drop: float | None = None,
     against: str | None = None,
+    gate: Literal["motion_reliance", "motion_share"] = "motion_reliance",
 ) -> str:
     """Explain a checkpoint on UCF-101 and measure how much of its relevance follows motion.
 
@@ -90,10 +91,11 @@ def explain_ucf101(
         block_clips: Clips of a block, the unit of work, storage and resuming.
         batch_clips: Clips of one forward pass.
         seed: Seed of the draw of videos, and of the held-out groups.
-        max_drop: The largest fall of the motion share that passes, such as 0.05 for five percentage points;
-            a run that falls by more, and by more than chance where three groups of videos or more can tell,
-            is complete, but its flow run fails and emits the event selrel.motion-share.dropped.
+        max_drop: The largest fall of the motion reliance that passes, such as 0.05 for five percentage
+            points; a run that falls by more, and by more than chance where three groups of videos or more can tell,
+            is complete, but its flow run fails and emits the event selrel.motion-reliance.dropped.
         against: The run to compare with, instead of the last one on the same data set and settings.
+        gate: What must not fall, motion_reliance or motion_share.
 
     Returns
     -------
@@ -126,6 +128,7 @@ def explain_ucf101(
             batch_clips=batch_clips,
             max_drop=max_drop,
             against=against,
+            gate=gate,
         )
     )
     carry_out(made, workers=workers, scheduler=scheduler, insecure=insecure)

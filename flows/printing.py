@@ -136,7 +136,7 @@ def print_comparison(
     of_all.sort(key=_is_detail)
     _print_differences(console, of_all, "score (%)", _score_name)
     if by_class:
-        for name in ("motion share", "accuracy"):
+        for name in ("motion reliance", "motion share", "accuracy"):
             of_score = [row for row in rows if row["class"] is not None and _score_name(row) == name]
             of_score.sort(key=lambda row: row["difference"] if row["difference"] is not None else 0.0)
             if of_score:
@@ -174,12 +174,12 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
 
 def _is_detail(row: Row) -> bool:
     """Whether a score stands below the motion share and the accuracy."""
-    return _score_name(row) not in ("motion share", "accuracy")
+    return _score_name(row) not in ("motion reliance", "motion share", "accuracy")
 
 
 def _score_name(row: Row) -> str:
-    if row["score"] == "accuracy":
-        return "accuracy"
+    if row["method"] is None:
+        return str(row["score"]).replace("_", " ")
     if row["score"] == "kept_relevance":
         return "motion share" if row["method"] == "deep_taylor" else f"kept relevance, {row['method']}"
     return f"{row['score']}, {row['method']}, {map_name(row['sigma'])}"

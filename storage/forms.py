@@ -126,10 +126,11 @@ class Drawn(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Gate(TypedDict, total=False):
-    """Which fall of the motion share passes."""
+    """Which fall of which measure passes."""
 
     max_drop: float | None
     against: str | None
+    measure: Literal["motion_reliance", "motion_share"]
 
 
 @with_config(_STRICT)
@@ -208,6 +209,7 @@ class Verdict(TypedDict, total=False):
     n_clips: Count | None
     no_interval: str | None
     max_drop: float | None
+    measure: Literal["motion_reliance", "motion_share"]
     passed: bool
     error: str
 

@@ -61,7 +61,8 @@ def clip_rows(root: Root, paths: RunPaths, kinds: dict[str, str]) -> pd.DataFram
     """
     path = paths.table("clips")
     table = read_table(root, path)
-    check_kinds(table, kinds, root.join(path))
+    decisions = [name for name in table.column_names if name.startswith("decision")]
+    check_kinds(table, kinds | dict.fromkeys(decisions, "number or none"), root.join(path))
     clips: pd.DataFrame = table.to_pandas()
     if clips.duplicated(["clip"]).any() or clips.duplicated(["video", "start_frame"]).any():
         raise DamagedTable(f"{root.join(path)} holds a clip twice: {REPAIR}")

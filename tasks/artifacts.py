@@ -1,4 +1,4 @@
-"""Artifacts: a finished run in Prefect, as a headline, its tables, and the history of the motion share."""
+"""Artifacts: a finished run in Prefect, as a headline, its tables, and the history of the motion reliance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from selrel.scores.paper import PAPER
 from storage.report.columns import shown_table
 from storage.report.figures import counted, mean_and_interval
+from storage.report.reliance import MEANING, answer, value
 from storage.runs import Run, list_runs, read_run
 from storage.stores.root import Root
 
@@ -19,7 +20,7 @@ Row = Mapping[str, Any]
 
 # Keys stay the same from run to run: an artifact's page in Prefect then shows them all.
 HEADLINE, REPORT, HISTORY = "selrel-headline", "selrel-report", "selrel-history"
-_TABLES = ("table1", "table2", "table3", "table4")
+_TABLES = ("reliance", "table1", "table2", "table3", "table4")
 _LONGEST_HISTORY = 50
 
 
@@ -47,18 +48,18 @@ def show_result(place: Root, run: str, tables: Mapping[str, Sequence[Row]], summ
             told = " ".join([f"{shown['title']} ({run}).", *shown["reasons"]])
             create_table_artifact(rows, key=f"selrel-{name}", description=told)
     create_table_artifact(
-        history(place, run), key=HISTORY, description="Motion share by checkpoint, the latest first"
+        history(place, run), key=HISTORY, description="Motion reliance by checkpoint, the latest first"
     )
 
 
 def headline(run: str, summary: Row, link: str) -> str:
     """What a run found, as Markdown."""
     share, verdict = summary["motion_share"], summary.get("comparison")
+    reliance = summary.get("motion_reliance")
     lines = [
         f"# {run}",
-        f"**Motion share {_interval(share)}**"
-        if share
-        else "Deep Taylor was not asked for: no motion share.",
+        f"Does this model use motion? **{answer(reliance)}**",
+        f"Motion share {_interval(share)}." if share else "Deep Taylor was not asked for: no motion share.",
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
         f"{summary['accuracy']:.1%} of the clips. Left out: {counted(summary['excluded_videos'], 'video')}. "
         f"Explained for a class that is not the model's answer: "
@@ -68,13 +69,15 @@ def headline(run: str, summary: Row, link: str) -> str:
     if verdict and verdict["difference"] is not None:
         word = "passed" if verdict["passed"] else "FAILED"
         lines.insert(2, f"{word}: {100 * verdict['difference']:+.1f} points against `{verdict['previous']}`.")
+    if reliance and reliance["reliance"] is not None:
+        lines.insert(2, f"Motion reliance {value(reliance)}: {MEANING}.")
     if share and share.get("no_interval"):
         lines.insert(2, f"There is no 95 % interval: {share['no_interval']}.")
     return "\n\n".join(lines)
 
 
 def history(place: Root, run: str) -> list[dict[str, str]]:
-    """A row for every finished run on the same clips, the latest first: its checkpoint and motion share."""
+    """A row for every finished run on the same clips, the latest first: its checkpoint and what it relies on."""
     dataset = read_run(place, place.run(run))["dataset_id"]
     alike = [
         found
@@ -91,6 +94,7 @@ def _told(run: Run) -> dict[str, str]:
         "finished": _text(summary.get("finished_at", "-")),
         "checkpoint": _text(Path(run.description.get("checkpoint", "-")).name),
         "sha256": _text(run.description.get("checkpoint_sha256", "-")[:12]),
+        "motion reliance": value(reliance) if (reliance := summary.get("motion_reliance")) else "-",
         "motion share": _interval(summary.get("motion_share")),
         "accuracy": f"{summary['accuracy']:.1%}" if "accuracy" in summary else "-",
         "run": run.name,

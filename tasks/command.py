@@ -8,6 +8,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+_GATE = {"measure": "gate"}
+
 
 def command(root: str, description: Row, dataset: Row, *, work: Row | None = None) -> str:
     """Write the command line that repeats a run, from its run.json and its data set's description.
@@ -45,7 +47,7 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
         # The first version asked about no changed clips.
         "changes": settings.get("changes") or ["none"],
         # The first version had no gate.
-        **description.get("gate", {}),
+        **{_GATE.get(name, name): value for name, value in description.get("gate", {}).items()},
         **(work or {}),
     }
     words = ["selrel", "explain"]

@@ -11,6 +11,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare
+from selrel.scores.reliance import RELIANCE_OF
 from storage.forms import Stored
 from storage.layout import RunPaths
 from storage.report.figures import percent
@@ -67,6 +68,10 @@ class Side:
     scores: pd.DataFrame
     dataset: dict[str, Any]
 
+    def knows(self, change: str) -> bool:
+        """Whether its model was asked about clips changed in this way."""
+        return f"decision_{change}" in self.clips
+
     @property
     def methods(self) -> list[str]:
         """The explanations that were asked for."""
@@ -111,7 +116,8 @@ def comparison(before: Side, after: Side) -> list[Row]:
         sigma); ``class`` and the rest as `selrel.scores.compare.compare` gives them.
     """
     before = _without(before, _replaced(before, after))
-    found = _compared(before.clips, after.clips, ["accuracy"])
+    reliances = [name for change, name in RELIANCE_OF.items() if before.knows(change) and after.knows(change)]
+    found = _compared(before.clips, after.clips, [*reliances, "accuracy"])
     rows = [{"method": None, "sigma": None, **row} for row in found]
     for method in before.methods:
         for sigma, names in ((SIGMA, ["kept_relevance", "precision", "lift"]), (0.0, ["precision", "lift"])):
@@ -126,9 +132,11 @@ def comparison(before: Side, after: Side) -> list[Row]:
     return rows
 
 
-def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row of the motion share over all classes; None where deep Taylor was not asked for."""
-    wanted = {"class": None, "method": "deep_taylor", "sigma": SIGMA, "score": "kept_relevance"}
+def headline(rows: Sequence[Mapping[str, Any]], measure: str) -> Mapping[str, Any] | None:
+    """The row of a measure over all classes; None where one of the runs has none."""
+    wanted: dict[str, Any] = {"class": None, "score": measure}
+    if measure == "motion_share":
+        wanted |= {"method": "deep_taylor", "sigma": SIGMA, "score": "kept_relevance"}
     return next((row for row in rows if wanted.items() <= row.items()), None)
 
 
@@ -192,6 +200,7 @@ def read_measure(url: str) -> Side:
 def read_side(place: Root, paths: RunPaths) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
     clips = clip_rows(place, paths, CLIPS)
+    decisions = [name for name in map(str, clips) if name.startswith("decision")]
     wanted = pc.field("sigma").isin([0.0, SIGMA])
     columns = ["clip", *_SCORES]
     scores = read_tables(place, paths.scores, columns=columns, where=wanted, kinds=_KINDS).to_pandas()
@@ -205,7 +214,7 @@ def read_side(place: Root, paths: RunPaths) -> Side:
     return Side(
         url=place.join(paths.directory),
         description=description,
-        clips=clips[[*_CLIP, *_LABELS]].assign(accuracy=clips.correct.astype(float)),
+        clips=clips[[*_CLIP, *_LABELS, *decisions]].assign(accuracy=clips.correct.astype(float)),
         scores=scores.merge(clips[["clip", *_CLIP, *_LABELS]], on="clip"),
         dataset=dataset,
     )

@@ -19,11 +19,18 @@ Row = dict[str, Any]
 
 _log = logging.getLogger("selrel")
 
-EVENT = "selrel.motion-share.dropped"
+# Of a run that was made before there was another one.
+MOTION_SHARE = "motion_share"
+_CALLED = {"motion_reliance": "motion reliance", MOTION_SHARE: "motion share"}
 
 
-class MotionShareDropped(RuntimeError):
-    """The gate: a finished run whose motion share fell by more than was allowed."""
+def event_of(measure: str) -> str:
+    """The event of a run whose measure fell too far."""
+    return f"selrel.{measure.replace('_', '-')}.dropped"
+
+
+class MotionDropped(RuntimeError):
+    """The gate: a finished run whose motion reliance, or share, fell by more than was allowed."""
 
 
 class NotJudged(RuntimeError):
@@ -38,8 +45,8 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
     rows : list of dict
         As `tasks.compare.comparison` gives them; none where there is nothing to compare with.
     verdict : dict or None
-        ``previous`` (that run's name), the motion share's ``before``, ``after``, ``difference``, ``low``,
-        ``high``, ``n_clips`` and ``no_interval`` (null without deep Taylor), ``max_drop`` (null: any fall
+        ``previous`` (that run's name), ``measure`` and its ``before``, ``after``, ``difference``, ``low``,
+        ``high``, ``n_clips`` and ``no_interval`` (null where it has none), ``max_drop`` (null: any fall
         passes), ``passed``; and ``error`` (why it could not be judged), where it could not.
     """
     paths = place.run(run)
@@ -54,12 +61,15 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
         if gate.get("max_drop") is not None:
             raise ValueError(f"the gate can't judge: {error}, or name another run by --against") from error
         _log.warning("not compared with the run before: %s", error)
-        return [], {**_verdict(None, url, None), "error": str(error)}
-    return rows, _verdict(headline(rows), url, gate.get("max_drop"))
+        return [], {**_verdict(None, url, None, gate.get("measure", MOTION_SHARE)), "error": str(error)}
+    measure = gate.get("measure", MOTION_SHARE)
+    return rows, _verdict(headline(rows, measure), url, gate.get("max_drop"), measure)
 
 
-def check_gate(url: str, max_drop: float | None, against: str | None = None) -> None:
-    """Stop where a finished run's motion share fell too far, and tell Prefect.
+def check_gate(
+    url: str, max_drop: float | None, against: str | None = None, measure: str = MOTION_SHARE
+) -> None:
+    """Stop where a finished run's motion reliance, or share, fell too far, and tell Prefect.
 
     Parameters
     ----------
@@ -69,17 +79,19 @@ def check_gate(url: str, max_drop: float | None, against: str | None = None) -> 
         The largest fall that passes (`selrel.scores.compare.dropped`); None: any.
     against : str, optional
         The run to compare with, instead of the one before.
+    measure : str
+        "motion_reliance" or "motion_share".
 
     Raises
     ------
-    MotionShareDropped
-        If it did. In a flow run, the event `EVENT` is emitted first.
+    MotionDropped
+        If it did. In a flow run, the event `event_of` is emitted first.
     NotJudged
         If there is a run to compare with, but it can't be compared.
     """
     if max_drop is None:
         return
-    found = _found(url, max_drop, against)
+    found = _found(url, max_drop, against, measure)
     if found is None:
         _log.warning("%s: nothing to compare with, the gate did not judge", url)
         return
@@ -89,22 +101,22 @@ def check_gate(url: str, max_drop: float | None, against: str | None = None) -> 
         return
     if FlowRunContext.get() is not None:
         emit_event(
-            EVENT,
+            event_of(measure),
             resource={"prefect.resource.id": f"selrel.run.{run_at(url)[1].name}", "selrel.run": url},
             payload={**found, "max_drop": max_drop, "passed": False},
         )
-    raise MotionShareDropped(_explained(found, url, max_drop))
+    raise MotionDropped(_explained(found, url, max_drop, measure))
 
 
-def _explained(found: Row, url: str, max_drop: float) -> str:
+def _explained(found: Row, url: str, max_drop: float, measure: str) -> str:
     return (
-        f"the motion share fell from {100 * found['before']:.1f} % in {found['previous']} to "
+        f"the {_CALLED[measure]} fell from {100 * found['before']:.1f} % in {found['previous']} to "
         f"{100 * found['after']:.1f} %: by {-100 * found['difference']:.1f} points"
         f"{difference_range(found)}, where at most {100 * max_drop:g} are allowed; the run is complete: {url}"
     )
 
 
-def _found(url: str, max_drop: float, against: str | None) -> Row | None:
+def _found(url: str, max_drop: float, against: str | None, measure: str) -> Row | None:
     """The comparison stored with the run, or a new one where that says nothing, or of another run."""
     place, paths = finished_run(url)
     stored: Row | None = read_summary(place, paths).get("comparison")
@@ -112,12 +124,13 @@ def _found(url: str, max_drop: float, against: str | None) -> Row | None:
         return None
     if stored is not None:
         against = against or place.join(place.run(stored["previous"]).directory)
-        if stored["difference"] is not None and stored["previous"] == run_at(against)[1].name:
+        alike = stored.get("measure", MOTION_SHARE) == measure
+        if alike and stored["difference"] is not None and stored["previous"] == run_at(against)[1].name:
             return stored
     assert against is not None
     try:
         rows = comparison(read_measure(against), read_side(place, paths))
-        found = _verdict(headline(rows), against, max_drop)
+        found = _verdict(headline(rows, measure), against, max_drop, measure)
     except (FileNotFoundError, ValueError) as error:
         found = {"error": str(error)}
     if "error" in found:
@@ -128,13 +141,13 @@ def _found(url: str, max_drop: float, against: str | None) -> Row | None:
     return found
 
 
-def _verdict(row: Mapping[str, Any] | None, previous: str, max_drop: float | None) -> Row:
+def _verdict(row: Mapping[str, Any] | None, previous: str, max_drop: float | None, measure: str) -> Row:
     names = ("before", "after", "difference", "low", "high", "n_clips", "no_interval")
     figures = {name: None if row is None else row[name] for name in names}
-    verdict = {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop}
+    verdict = {"previous": run_at(previous)[1].name, **figures, "max_drop": max_drop, "measure": measure}
     if max_drop is None:
         return {**verdict, "passed": True}
     if figures["difference"] is None:
-        error = f"no clip of both it and {previous} has a motion share"
+        error = f"no clip of both it and {previous} has a {_CALLED[measure]}"
         return {**verdict, "passed": False, "error": error}
     return {**verdict, "passed": not dropped(figures, max_drop)}

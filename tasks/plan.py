@@ -262,7 +262,11 @@ def _description(
             "classes": request.classes and list(request.classes),
             "held_out_groups": request.held_out_groups,
         },
-        "gate": {"max_drop": request.max_drop, "against": request.against and Root(request.against).url},
+        "gate": {
+            "max_drop": request.max_drop,
+            "against": request.against and Root(request.against).url,
+            "measure": request.gate,
+        },
     }
 
 

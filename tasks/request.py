@@ -57,9 +57,9 @@ class Request:
     changes
         How clips are changed to see what is left of the model's decision: any of "frozen", "shuffled" and
         "reversed"; "none" alone, or nothing, leaves it out.
-    max_drop, against
-        The largest fall of the motion share that passes, as a share (None: any), and the run to compare
-        with (None: the one before). They change no result.
+    max_drop, against, gate
+        The largest fall that passes, as a share (None: any), the run to compare with (None: the one before),
+        and what must not fall: "motion_reliance" or "motion_share". They change no result.
 
     Raises
     ------
@@ -90,6 +90,7 @@ class Request:
     changes: Sequence[str] = tuple(CHANGES)
     max_drop: float | None = None
     against: str | None = None
+    gate: str = "motion_reliance"
 
     def __post_init__(self) -> None:
         """Bring every value to its one form, and check what can be checked without reading a file."""
@@ -114,7 +115,7 @@ class Request:
                 "a training holds no groups of subset test out; give the subset that it was given: train, "
                 "its default, or all"
             )
-        _check_gate(self.max_drop, self.against, self.methods)
+        self._check_gate()
         if self.videos is not None and self.videos < 1:
             raise ValueError(f"videos is {self.videos}; give 1 or more, or leave it out for all of them")
 
@@ -139,6 +140,29 @@ class Request:
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
+
+    def _check_gate(self) -> None:
+        if self.gate not in ("motion_reliance", "motion_share"):
+            raise ValueError(f"gate is {self.gate!r}; give motion_reliance or motion_share")
+        if self.max_drop is None:
+            if self.against is not None:
+                raise ValueError(
+                    f"against is {self.against}, but max drop is not given; give both, or `selrel compare`"
+                )
+            return
+        if not 0 <= self.max_drop <= 1:
+            raise ValueError(
+                f"max drop is {self.max_drop}; give a share from 0 to 1: 0.05 is five percentage points"
+            )
+        if self.gate == "motion_reliance" and "frozen" not in self.changes:
+            raise ValueError(
+                "max drop is about the motion reliance, which frozen clips measure; add frozen to the "
+                "changes, or give the gate motion_share"
+            )
+        if self.gate == "motion_share" and "deep_taylor" not in self.methods:
+            raise ValueError(
+                "max drop is about the motion share, which deep_taylor measures; add it to the methods"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Every choice that changes a result and is not in the data set or the checkpoint, as JSON."""
@@ -167,21 +191,6 @@ def _known_changes(given: Sequence[str]) -> tuple[str, ...]:
             f"change {unknown[0]!r} is unknown; use any of {', '.join(CHANGES)}, or none by itself"
         )
     return tuple(name for name in CHANGES if name in names)
-
-
-def _check_gate(max_drop: float | None, against: str | None, methods: Mapping[str, Any]) -> None:
-    if max_drop is None:
-        if against is not None:
-            raise ValueError(
-                f"against is {against}, but max drop is not given; give both, or `selrel compare`"
-            )
-        return
-    if not 0 <= max_drop <= 1:
-        raise ValueError(f"max drop is {max_drop}; give a share from 0 to 1: 0.05 is five percentage points")
-    if "deep_taylor" not in methods:
-        raise ValueError(
-            "max drop is about the motion share, which deep_taylor measures; add it to the methods"
-        )
 
 
 def _complete(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

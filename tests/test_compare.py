@@ -29,7 +29,7 @@ from storage.runs import mark_success, write_run
 from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run
-from tasks.gate import EVENT, MotionShareDropped, NotJudged, check_gate, with_previous
+from tasks.gate import EVENT, MotionDropped, NotJudged, check_gate, with_previous
 
 SETTINGS = {"methods": {"deep_taylor": {}, "grad_cam": {}}, "target": "predicted", "batch_clips": 8}
 
@@ -302,7 +302,7 @@ def test_a_run_that_the_gate_refused_is_no_measure(make_run: MakeRun, tmp_path: 
     finish(tmp_path / "root", "worse")
     make_run("as-bad", -0.2, finished_at=None, gate={"max_drop": 0.05})
     assert previous_run(place, "as-bad") == good
-    with pytest.raises(MotionShareDropped, match="in good to"):
+    with pytest.raises(MotionDropped, match="in good to"):
         check_gate(finish(tmp_path / "root", "as-bad"), 0.05)
 
 
@@ -317,9 +317,7 @@ def test_a_worse_checkpoint_trips_the_gate(make_run: MakeRun, tmp_path: Path) ->
     url = finish(tmp_path / "root", "worse")
     check_gate(url, None)
     check_gate(url, 0.2)
-    with pytest.raises(
-        MotionShareDropped, match=r"by \d+\.\d points \(95 %: .* at most 5 are allowed"
-    ) as said:
+    with pytest.raises(MotionDropped, match=r"by \d+\.\d points \(95 %: .* at most 5 are allowed") as said:
         check_gate(url, 0.05)
     assert "\n" not in str(said.value)
 
@@ -335,7 +333,7 @@ def test_too_few_groups_are_judged_by_the_mean_alone(
     assert verdict is not None
     assert (verdict["passed"], verdict["low"], verdict["no_interval"]) == (False, None, no_interval(2))
     url = finish(tmp_path / "root", "worse")
-    with pytest.raises(MotionShareDropped, match=r"no 95 % interval: only 2 groups .*at most 5 are allowed"):
+    with pytest.raises(MotionDropped, match=r"no 95 % interval: only 2 groups .*at most 5 are allowed"):
         check_gate(url, 0.05)
     assert caplog.messages == []
     check_gate(url, 0.2)
@@ -349,7 +347,7 @@ def test_a_named_run_is_the_measure(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("third", -0.08, finished_at=None)
     third = finish(tmp_path / "root", "third")
     check_gate(third, 0.06)
-    with pytest.raises(MotionShareDropped, match="in first to"):
+    with pytest.raises(MotionDropped, match="in first to"):
         check_gate(third, 0.06, first)
 
 
@@ -376,7 +374,7 @@ def test_a_gate_that_cannot_judge_does_not_pass(make_run: MakeRun, tmp_path: Pat
     with pytest.raises(NotJudged, match=r"can't judge .*/free: .*damaged/.* is damaged.*--against"):
         check_gate(url, 0.05)
     make_run("damaged", 0.2)
-    with pytest.raises(MotionShareDropped, match="in damaged to"):
+    with pytest.raises(MotionDropped, match="in damaged to"):
         check_gate(url, 0.05)
     check_gate(url, 0.05, make_run("older", 0.0))
 
@@ -426,7 +424,7 @@ def test_a_flow_run_tells_prefect(make_run: MakeRun, tmp_path: Path) -> None:
     with temporary_server():
         # A private server is sent no events; a team's is.
         EventsWorker.set_client_override(None)
-        with pytest.raises(MotionShareDropped):
+        with pytest.raises(MotionDropped):
             flow(name="gated")(check_gate)(url, 0.05)
         EventsWorker.drain_all(timeout=30, at_exit=False)
         (event,) = events(EVENT)

@@ -31,7 +31,7 @@ from storage.checkpoints.ledger import Entry, append, read_ledger
 from storage.checkpoints.sources import candidates
 from storage.runs import list_runs, mark_success, write_run
 from storage.stores.root import Root
-from tasks.gate import MotionShareDropped
+from tasks.gate import MotionDropped
 from tasks.plan import plan
 from tasks.request import Request
 from tasks.watch import STOPPED, ended, look
@@ -369,7 +369,7 @@ def test_a_single_look_ends_with_what_became_of_its_runs(
     ends(Failed("no disk"))
     assert main(words) == FAILED
     assert read_ledger(Root(request_of.root), str(place))[-1].reason == "no disk"
-    ends(MotionShareDropped("it fell"))
+    ends(MotionDropped("it fell"))
     assert main(words) == GATE
     finish(Root(request_of.root), read_ledger(Root(request_of.root), str(place))[-1].run)
     assert main(words) == 0

@@ -29,7 +29,7 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     from flows.explain_ucf101 import request_from
     from flows.printing import print_result, print_start
     from flows.serving.cluster import check_cluster
-    from tasks.gate import MotionShareDropped
+    from tasks.gate import MotionDropped
     from tasks.plan import plan
 
     console = Console()
@@ -38,7 +38,7 @@ def run_explain(*, cluster: dict[str, Any], **arguments: Any) -> int:
     print_start(console, made, cluster)
     try:
         carry_out_here(made, cluster)
-    except MotionShareDropped as error:
+    except MotionDropped as error:
         print_result(console, made.url, tables=False)
         return stopped(str(error), GATE)
     return EXCLUDED if print_result(console, made.url, tables=False)["left_out_clips"] else 0

@@ -103,9 +103,11 @@ class RunOptions:
     batch_clips
         Clips of one forward pass.
     max_drop
-        The largest fall of the motion share that passes: 0.05 is five percentage points. A run that falls by
-        more, with the whole 95 % interval of the paired difference below 0, is complete but ends with exit
+        The largest fall of the motion reliance that passes: 0.05 is five percentage points. A run that falls
+        by more, with the whole 95 % interval of the paired difference below 0, is complete but ends with exit
         code 4. With fewer than three groups of videos there is no interval, and the mean alone decides.
+    gate
+        What must not fall: the motion reliance, or the motion share.
     against
         The run to compare with; by default the last one on the same data set with the same settings.
     """
@@ -148,6 +150,7 @@ class RunOptions:
     batch_clips: Annotated[int, Parameter(group=_WORK)] = 8
     max_drop: Annotated[float | None, Parameter(group=_GATE)] = None
     against: Annotated[str | None, Parameter(group=_GATE)] = None
+    gate: Annotated[Literal["motion_reliance", "motion_share"], Parameter(group=_GATE)] = "motion_reliance"
 
     def request(self) -> dict[str, Any]:
         """The arguments of `flows.explain_ucf101.request_from`."""
@@ -157,6 +160,7 @@ class RunOptions:
         as_they_are = (
             "root", "split", "subset", "classes", "held_out_groups", "videos", "seed", "target", "preset",
             "motion_rule", "tau", "family", "model", "block_clips", "batch_clips", "max_drop", "against",
+            "gate",
         )  # fmt: skip
         names = list(dict.fromkeys(self.methods)) if self.methods is not None else None
         return {

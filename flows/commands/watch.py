@@ -103,14 +103,14 @@ def look_once(watched: str, request: Request, *, settings: dict[str, Any], at_on
 def _here(request: Request, cluster: dict[str, Any], codes: list[int], due: Entry) -> Iterator[Entry]:
     """Explain a checkpoint in this process; the next one's turn comes whatever becomes of it."""
     from flows.commands.explain import carry_out_here
-    from tasks.gate import MotionShareDropped
+    from tasks.gate import MotionDropped
     from tasks.plan import plan
     from tasks.watch import ended
 
     yield due
     try:
         carry_out_here(plan(dataclasses.replace(request, checkpoint=due.file)), cluster)
-    except MotionShareDropped as error:
+    except MotionDropped as error:
         codes.append(GATE)
         yield ended(due, "finished", str(error))
     except Exception as error:

@@ -8,10 +8,13 @@ import numpy.typing as npt
 
 from selrel.scores.intervals import Ratio, difference_interval, no_interval
 from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT, NOTHING_RELEVANT
+from selrel.scores.reliance import LEAST_SCORE, RELIANCE_OF
 from selrel.scores.sums import group_sums
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Row = dict[str, Any]
+
+_CHANGE_OF = {name: change for change, name in RELIANCE_OF.items()}
 
 
 def compare(before: Columns, after: Columns, scores: Sequence[str]) -> list[Row]:
@@ -27,7 +30,9 @@ def compare(before: Columns, after: Columns, scores: Sequence[str]) -> list[Row]
         A column for each score (null is NaN or None), the same clip in the same place, with ``class`` and
         ``group``.
     scores : sequence of str
-        Names of columns whose means are compared, or ``lift``: mean ``precision`` over mean ``base_rate``.
+        Names of columns whose means are compared; ``lift``: mean ``precision`` over mean ``base_rate``; or a
+        reliance, such as ``motion_reliance``: how much of ``decision`` is not in ``decision_frozen``, of the
+        sums of both.
 
     Returns
     -------
@@ -90,6 +95,8 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
     if score == "lift" and not len(both):
         relevant = _has(before, "precision") & _has(after, "precision")
         no_lift = NO_LIFT if relevant.any() else NOTHING_RELEVANT
+    if score in _CHANGE_OF and not all(_decides(_rows(side, both)) for side in (before, after)):
+        values, low, high = [None, None], None, None
     n_groups = int(np.count_nonzero((first[1] > 0) & (second[1] > 0)))
     return {
         "before": values[0],
@@ -103,8 +110,16 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
     }
 
 
+def _decides(columns: Columns) -> bool:
+    """Whether there is a decision to speak of."""
+    mean = group_sums(columns["decision"], columns["group"]).mean
+    return mean is not None and mean >= LEAST_SCORE
+
+
 def _has(columns: Columns, score: str) -> npt.NDArray[np.bool_]:
     """Which clips have the score."""
+    if score in _CHANGE_OF:
+        return ~np.isnan(np.asarray(columns["decision"], np.float64))
     if score != "lift":
         return ~np.isnan(np.asarray(columns[score], np.float64))
     return _has(columns, "precision") & (np.asarray(columns["base_rate"], np.float64) >= LEAST_BASE_RATE)
@@ -115,6 +130,12 @@ def _ratio(columns: Columns, score: str) -> Ratio:
     if score == "lift":
         above, below = (group_sums(columns[name], columns["group"]) for name in ("precision", "base_rate"))
         return above.total, below.total
+    if score in _CHANGE_OF:
+        whole, left = (
+            group_sums(columns[name], columns["group"])
+            for name in ("decision", f"decision_{_CHANGE_OF[score]}")
+        )
+        return whole.total - left.total, whole.total
     sums = group_sums(columns[score], columns["group"])
     return sums.total, sums.n
 

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 _DECISIONS = {"predicted": "decision", "true": "decision_true"}
 
-RELIANCE_OF = {"frozen": "motion reliance", "shuffled": "order reliance", "reversed": "direction reliance"}
+RELIANCE_OF = {"frozen": "motion_reliance", "shuffled": "order_reliance", "reversed": "direction_reliance"}
 # Below it, the class is less than twice as likely as the others are in the (geometric) mean.
 LEAST_SCORE = math.log(2)
 NO_DECISION = "no decision to speak of"

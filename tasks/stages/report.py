@@ -210,7 +210,7 @@ def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> di
             part |= clip_decisions(logits, changed, answer=part["predicted"], labels=labels)
             for change in changes:
                 lost = clip_reliance(part["decision"], part[f"decision_{change}"])
-                part[RELIANCE_OF[change].replace(" ", "_")] = lost
+                part[RELIANCE_OF[change]] = lost
         found.append({**part, "target_logit": logits[np.arange(len(logits)), part["target"]]})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
