@@ -10,7 +10,7 @@ FAILED, BAD_INPUT, EXCLUDED, GATE, INTERRUPTED = 1, 2, 3, 4, 130
 
 EXPLAINED = (
     "Exit codes: 0 done; 1 failed (the same command goes on where it stopped) or damage found; 2 bad input; "
-    "3 done, but with blocks left out that failed; 4 the motion share fell by more than --max-drop; "
+    "3 done, but with blocks left out that failed; 4 the motion reliance fell by more than --max-drop; "
     "130 interrupted."
 )
 

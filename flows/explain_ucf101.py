@@ -92,8 +92,8 @@ def explain_ucf101(
         batch_clips: Clips of one forward pass.
         seed: Seed of the draw of videos, and of the held-out groups.
         max_drop: The largest fall of the motion reliance that passes, such as 0.05 for five percentage
-            points; a run that falls by more, and by more than chance where three groups of videos or more can tell,
-            is complete, but its flow run fails and emits the event selrel.motion-reliance.dropped.
+            points; a run that falls by more, and by more than chance where three groups of videos or more can
+            tell, is complete, but its flow run fails and emits the event selrel.motion-reliance.dropped.
         against: The run to compare with, instead of the last one on the same data set and settings.
         gate: What must not fall, motion_reliance or motion_share.
 

@@ -77,7 +77,7 @@ def headline(run: str, summary: Row, link: str) -> str:
 
 
 def history(place: Root, run: str) -> list[dict[str, str]]:
-    """A row for every finished run on the same clips, the latest first: its checkpoint and what it relies on."""
+    """A row for every finished run on the same clips, the latest first: its checkpoint and its reliance."""
     dataset = read_run(place, place.run(run))["dataset_id"]
     alike = [
         found

@@ -287,7 +287,9 @@ def _judgement(root: Root, run: str) -> str:
     if "error" in found:
         return f"the gate could not judge it: {found['error']}"
     fall = 100 * (found["before"] - found["after"])
-    return f"its motion share fell by {fall:.1f} points against {found['previous']}"
+    # Older runs judged by nothing else.
+    measure = found.get("measure", "motion_share").replace("_", " ")
+    return f"its {measure} fell by {fall:.1f} points against {found['previous']}"
 
 
 def _distinct(starts: Iterable[Entry]) -> list[Entry]:

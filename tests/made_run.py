@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,14 @@ import pandas as pd
 
 from selrel.clips.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
-from storage.arrays.cubes import create_frames, create_motion, create_relevance, encode, write_block
+from storage.arrays.cubes import (
+    create_frames,
+    create_motion,
+    create_relevance,
+    encode,
+    logits_of,
+    write_block,
+)
 from storage.runs import write_run
 from storage.stores.receipts import Written, file_hashes, write_receipt
 from storage.stores.root import Root
@@ -52,10 +59,11 @@ def make_run(
     added_to_logits: float = 0.0,
     still: Sequence[str] = (),
     block_clips: int = _BLOCK,
+    reliances: Mapping[str, float] | None = None,
 ) -> Made:
     """Write a run of `n_clips` clips of this height and width, and its report; every third clip is short.
 
-    Nothing moves in the videos named by `still`.
+    Nothing moves in the videos named by `still`. Each change of `reliances` takes this part of the score.
     """
     place, rng = Root(str(root)), np.random.default_rng(7)
     view = View(resize=(size[1], size[0]), crop=size, clip_length=length)
@@ -73,8 +81,8 @@ def make_run(
     made.flow[clips.table.video.isin(still)] = 0
     for cube in made.cubes.values():
         cube[:] = rng.normal(0, 1, cube.shape) ** 3 / cube[0].size
-    explained = _write_cubes(place, clips, made, added_to_logits)
-    _write_run_json(place, view, classes, methods, sigmas)
+    explained = _write_cubes(place, clips, made, added_to_logits, reliances or {})
+    _write_run_json(place, view, classes, methods, sigmas, list(reliances or ()))
     paths = place.run(RUN)
     seconds = [{"method": name, "seconds_per_clip": 0.01, "warm": True} for name in ("forward", *methods)]
     for block, (start, stop) in enumerate(clips.ranges):
@@ -128,7 +136,9 @@ def _write_dataset(place: Root, view: View, n_clips: int, classes: Sequence[str]
     write_receipt(place, paths, "dataset", 0, of_index)
 
 
-def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) -> list[Written]:
+def _write_cubes(
+    place: Root, clips: Clips, made: Made, added_to_logits: float, reliances: Mapping[str, float]
+) -> list[Written]:
     """Write all cubes with the receipts of all but the explanations; give what was written of those."""
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
@@ -139,13 +149,23 @@ def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) 
         (
             run,
             "relevance",
-            create_relevance(place, run.relevance, columns, methods=about, outputs=clips.classes, **sizes),
+            create_relevance(
+                place,
+                run.relevance,
+                columns,
+                methods=about,
+                outputs=clips.classes,
+                changes=list(reliances),
+                **sizes,
+            ),
         ),
     )
     for paths, stage, written in groups:
         write_receipt(place, paths, stage, 0, written)
     predicted = (clips.table.label.to_numpy() + (np.arange(n) % 4 == 3)) % len(clips.classes)
-    logits = np.eye(len(clips.classes), dtype=np.float32)[predicted] + np.float32(added_to_logits)
+    # A decision to speak of where it is asked about.
+    logits = (6 if reliances else 1) * np.eye(len(clips.classes), dtype=np.float32)[predicted]
+    logits += np.float32(added_to_logits)
     # Every other clip is flagged: the class below the model's answer is explained.
     target = (predicted + (np.arange(n) % 2 == 0)) % len(clips.classes)
     explained = []
@@ -166,11 +186,22 @@ def _write_cubes(place: Root, clips: Clips, made: Made, added_to_logits: float) 
         for method, cubes in made.cubes.items():
             arrays[method], arrays[f"{method}_scale"] = encode(cubes[part])
         explained.append(write_block(place, run.relevance, start, arrays))
+        if reliances:
+            changed = {
+                logits_of(change): logits[part] * np.float32(1 - lost) for change, lost in reliances.items()
+            }
+            written = write_block(place, run.relevance, start, changed)
+            write_receipt(place, run, "changes", block, written, start=start, stop=stop)
     return explained
 
 
 def _write_run_json(
-    place: Root, view: View, classes: Sequence[str], methods: Sequence[str], sigmas: Sequence[float]
+    place: Root,
+    view: View,
+    classes: Sequence[str],
+    methods: Sequence[str],
+    sigmas: Sequence[float],
+    changes: Sequence[str],
 ) -> None:
     profile = Profile("c3d-jfzhang", view, "BGR", 1.0, (90, 98, 102), (1, 1, 1), "sorted")
     settings = {
@@ -180,6 +211,7 @@ def _write_run_json(
         "motion": {"rule": "tau", "tau": 0.5},
         "target": "predicted",
         "batch_clips": 8,
+        **({"changes": list(changes)} if changes else {}),
     }
     description = {
         "dataset_id": DATASET, "data": "ucf", "checkpoint": "c3d.pth.tar", "checkpoint_sha256": "0" * 64,

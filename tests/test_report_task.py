@@ -11,11 +11,14 @@ from markupsafe import escape
 from flows.cli import main
 from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
+from selrel.scores.reliance import RELIANCE_OF
 from storage.report.figures import OLDER
 from storage.runs import read_summary
 from storage.stores.receipts import sealed
 from storage.stores.root import run_at
 from storage.tables import read_table, write_table
+from tasks.compare import compare_runs
+from tasks.gate import MotionDropped, check_gate
 from tasks.stages import report
 from tests.made_run import make_run
 
@@ -78,7 +81,7 @@ def test_two_groups_give_no_interval_anywhere_and_it_is_said(
     reason = no_interval(2)
     assert main(["report", url]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "% (no interval) This part of the positive relevance changes over time" in said
+    assert "% (no interval): this part of the positive relevance changes over time" in said
     assert f"There is no 95 % interval: {reason}." in said
     assert f"No 95 % interval: {reason}." in said and "nan" not in said
     assert main(["report", url, "--json"]) == 0
@@ -130,3 +133,55 @@ def test_no_lift_where_nothing_moves_and_it_is_said(
     rows = read_table(place, paths.table("sweep")).to_pylist()
     assert {(row["lift"], row["no_lift"]) for row in rows} == {(None, NO_LIFT)}
     assert f"No lift: {NO_LIFT}." in (Path(url) / "report" / "index.html").read_text()
+
+
+RELIANCES = {"frozen": 0.75, "shuffled": 0.5, "reversed": 0.25}
+
+
+def test_the_headline_is_what_the_frozen_clips_lose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_run(tmp_path, n_clips=40, size=(12, 16), reliances=RELIANCES).url
+    place, paths = run_at(url)
+    rows = read_table(place, paths.table("reliance")).to_pandas()
+    overall = rows[rows["class"].isna() & (rows.target == "predicted")].set_index("change")
+    assert overall.reliance.to_dict() == pytest.approx(RELIANCES)
+    assert (overall.kept == 1).all() and (overall.n_groups == 5).all()
+    found = read_summary(place, paths)["motion_reliance"]
+    assert found["reliance"] == pytest.approx(0.75) and found["reads"] == "mostly"
+    clips = read_table(place, paths.table("clips")).to_pandas()
+    for change, name in RELIANCE_OF.items():
+        assert clips[name].to_numpy() == pytest.approx(RELIANCES[change])
+    assert (clips.answer_frozen == clips.predicted).all()
+    assert main(["report", url]) == 0
+    said = capsys.readouterr().out
+    assert "Does this model use motion? Mostly." in said
+    assert "Motion reliance 75.0 % (75.0 to 75.0)" in said
+    page = place.read_bytes(paths.report.page).decode()
+    assert '<h1 id="result-title">Does this model use motion?</h1>' in page
+    assert "75.0 %" in page and "order reliance" not in page.split("What it means")[0]
+
+
+def test_a_run_that_asked_about_no_changes_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = make_run(tmp_path, n_clips=8, size=(12, 16)).url
+    place, paths = run_at(url)
+    assert read_summary(place, paths)["motion_reliance"] is None
+    assert not place.exists(paths.table("reliance"))
+    assert main(["report", url]) == 0
+    assert "Nobody asked: this run left out the changed clips" in capsys.readouterr().out
+
+
+def test_the_gate_is_about_the_motion_reliance(tmp_path: Path) -> None:
+    before, after = (
+        make_run(tmp_path / name, n_clips=40, size=(12, 16), reliances={"frozen": lost}).url
+        for name, lost in (("before", 0.75), ("after", 0.5))
+    )
+    check_gate(after, 0.3, before, "motion_reliance")
+    with pytest.raises(MotionDropped, match=r"motion reliance fell from 75.0 % .* by 25.0 points"):
+        check_gate(after, 0.2, before, "motion_reliance")
+    rows, _ = compare_runs(before, after)
+    (row,) = (row for row in rows if (row["class"], row["score"]) == (None, "motion_reliance"))
+    assert (row["before"], row["after"]) == pytest.approx((0.75, 0.5))
+    assert row["high"] == pytest.approx(-0.25)

@@ -17,7 +17,7 @@ def compare(
     by_class: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Compare runs with the first of them: motion share, precision, lift and accuracy, on the same clips.
+    """Compare runs with the first of them on the same clips: motion reliance, accuracy, precision and lift.
 
     Differences are paired, clip by clip; their 95 % intervals are over UCF's groups of videos, of which they
     need three. A star marks those whose interval does not hold 0.
@@ -34,7 +34,7 @@ def compare(
     root
         Directory or `s3://bucket/prefix` of runs that are given by their names.
     by_class
-        Print the motion share and the accuracy of every class, the largest fall first.
+        Print the motion reliance, the motion share and the accuracy of every class, the largest fall first.
     json
         Print one JSON list instead, an object for each other run, with the rows of every class.
     """
