@@ -29,7 +29,7 @@ from storage.runs import mark_success, write_run
 from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run
-from tasks.gate import EVENT, MotionDropped, NotJudged, check_gate, with_previous
+from tasks.gate import MOTION_SHARE, MotionDropped, NotJudged, check_gate, event_of, with_previous
 
 SETTINGS = {"methods": {"deep_taylor": {}, "grad_cam": {}}, "target": "predicted", "batch_clips": 8}
 
@@ -186,7 +186,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 def test_runs_are_compared_clip_by_clip(make_run: MakeRun) -> None:
     before, after = make_run("a", 0.0), make_run("b", -0.1, clips=slice(6, None), dataset="d2")
     rows, notes = compare_runs(before, after)
-    found = headline(rows)
+    found = headline(rows, MOTION_SHARE)
     assert found is not None
     assert found["n_clips"] == 54
     assert found["difference"] == pytest.approx(-0.1, abs=0.01)
@@ -312,7 +312,7 @@ def test_a_worse_checkpoint_trips_the_gate(make_run: MakeRun, tmp_path: Path) ->
     rows, verdict = with_previous(Root(str(tmp_path / "root")), "worse")
     assert verdict is not None
     assert (verdict["previous"], verdict["max_drop"], verdict["passed"]) == ("good", 0.05, False)
-    found = headline(rows)
+    found = headline(rows, MOTION_SHARE)
     assert found is not None and verdict["difference"] == found["difference"]
     url = finish(tmp_path / "root", "worse")
     check_gate(url, None)
@@ -427,7 +427,7 @@ def test_a_flow_run_tells_prefect(make_run: MakeRun, tmp_path: Path) -> None:
         with pytest.raises(MotionDropped):
             flow(name="gated")(check_gate)(url, 0.05)
         EventsWorker.drain_all(timeout=30, at_exit=False)
-        (event,) = events(EVENT)
+        (event,) = events(event_of(MOTION_SHARE))
     assert event["resource"]["prefect.resource.id"] == "selrel.run.worse"
     assert event["payload"]["previous"] == "good"
     assert event["payload"]["passed"] is False

@@ -33,7 +33,7 @@ from tests.servers import free_port
 
 def test_only_runs_of_these_deployments_crash_without_a_heartbeat() -> None:
     """On a server that others use too, runs without the tag are none of these rules' business."""
-    deployments = yaml.safe_load((HEARTBEAT.parent.parent / "prefect.yaml").read_text())["deployments"]
+    deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
     assert all("selrel" in deployment["tags"] for deployment in deployments)
     rules = yaml.safe_load(HEARTBEAT.read_text())["automations"]
     for name, rule in zip(("heartbeat", "Submitting"), rules, strict=True):

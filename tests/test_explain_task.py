@@ -51,9 +51,13 @@ def test_a_clip_that_does_not_fit_is_an_error() -> None:
 @pytest.mark.parametrize("order", LABEL_ORDERS)
 def test_of_two_equal_outputs_the_explained_one_is_the_prediction(order: str) -> None:
     """Also where the first by label is the other one, and where they differ by a rounding."""
-    outputs = label_index(["Hammering", "HammerThrow", "Rowing"], order)
+    classes = ["Hammering", "HammerThrow", "Rowing"]
+    outputs = label_index(classes, order)
     logits = torch.tensor([[2.0, 2.0, 1.0], [2.0, 2.0 + 2e-7, 1.0], [2.0 + 2e-7, 2.0, 1.0], [1.0, 2.0, 3.0]])
     batch = Explanation(logits, first_highest(logits), {}, torch.full((4,), torch.nan))
-    arrays = _arrays(SimpleNamespace(outputs=outputs), [batch])
+    profile = SimpleNamespace(label_order=order)
+    model = SimpleNamespace(explainer=SimpleNamespace(profile=profile))
+    job = SimpleNamespace(work=SimpleNamespace(clips=SimpleNamespace(classes=classes)), model=model)
+    arrays = _arrays(job, [batch])
     assert arrays["predicted"].tolist() == arrays["target"].tolist() == [outputs.index(0)] * 3 + [2]
     assert torch.equal(torch.tensor(arrays["logits"]), logits[:, outputs])

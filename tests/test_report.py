@@ -88,6 +88,15 @@ def script_of(clip):
     return clip_script(clip, frames=wheel, flow=wheel, layers=layers)
 
 
+def reliance_of(lost):
+    return {
+        "reliance": lost, "low": lost - 0.1, "high": lost + 0.1, "mean_score": 4.0, "n_clips": 1233,
+        "n_groups": 77, "no_interval": None, "no_decision": None, "reads": "partly", "kept": 0.6543,
+        "kept_low": 0.6, "kept_high": 0.7, "accuracy": 1 - lost, "accuracy_low": 0.1, "accuracy_high": 0.9,
+        "intact_accuracy": 0.7377, "intact_accuracy_low": 0.7, "intact_accuracy_high": 0.8,
+    }  # fmt: skip
+
+
 def context_of(classes=("Archery", "Biking")):
     source = numbers(3)
     everywhere = (None, *classes)
@@ -107,11 +116,19 @@ def context_of(classes=("Archery", "Biking")):
         "object_motion": [row_of_object_motion(m, source) for m in METHODS],
         "sweep": [row_of_sweep(c, m, s, source) for c in everywhere for m in METHODS for s in SIGMAS],
     }
+    changes = {"frozen": 0.4321, "shuffled": 0.1234, "reversed": 0.0567}
+    tables["reliance"] = [
+        {**reliance_of(lost), "class": c, "change": change, "target": target}
+        for c in everywhere
+        for change, lost in changes.items()
+        for target in ("predicted", "true")
+    ]
     share = {"mean": 0.2213, "low": 0.2004, "high": 0.2431, "sigma": 2.0, "n_clips": 1234}
     return {
         "run": "c3d-0123456789abcdef",
         "summary": {
             "motion_share": share,
+            "motion_reliance": reliance_of(0.4321),
             "clips": 1240,
             "videos": 310,
             "accuracy": 0.7377,
@@ -207,13 +224,45 @@ def page():
     return Page(render_report(context_of()))
 
 
-def test_first_screen_says_the_number_with_its_interval(page):
-    number = "22.1 % 20.0 to 24.3 ( 95 % interval )"
-    assert f"{number} of the evidence for this model's answers changes over time." in page.text
+def test_first_screen_answers_the_question_with_its_interval(page):
+    first = page.text.partition("What it means")[0]
+    assert "Does this model use motion?" in first and "In part." in first
+    assert "43.2 % 33.2 to 53.2 ( 95 % interval ) is its motion reliance" in first
+    for row in (
+        "as they are 73.8 %",
+        "frozen 56.8 % 43.2 %",
+        "shuffled 87.7 % 12.3 %",
+        "reversed 94.3 % 5.7 %",
+    ):
+        assert row in first
+    assert "65.4 % of the model's answers stay the same" in first
+    assert "310 videos were explained in 1,240 clips" in first
+    assert "22.1 % (20.0 to 24.3) of the evidence for its answers changes over time" in first
     chance = context_of()["tables"]["table3"][0]["voxels_mean"]
-    assert f"As many places picked at random would hold {100 * chance:.1f} %." in page.text
-    assert "310 videos were explained in 1,240 clips; the model is right on 73.8 %" in page.text
+    assert f"As many places picked at random would hold {100 * chance:.1f} %." in first
     assert page.text.index("What it does not show") < page.text.index("Table 1.")
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "Nobody asked"),
+        (
+            {"reliance": None, "no_decision": "no decision to speak of: it guesses"},
+            "Nobody can say: no decision",
+        ),
+        ({"reads": "hardly"}, "Hardly."),
+        ({"reads": "hardly to partly"}, "Hardly, or in part: the interval spans both."),
+        ({"low": None, "high": None, "no_interval": "only 2 groups"}, "interval : only 2 groups"),
+    ],
+)
+def test_first_screen_says_what_is_known(found, words):
+    context = context_of()
+    context["summary"]["motion_reliance"] = found and {**reliance_of(0.4321), **found}
+    if found is None:
+        del context["tables"]["reliance"]
+    text = Page(render_report(context)).text.partition("What it means")[0]
+    assert words in text
 
 
 def test_every_figure_of_the_tables_stands_in_the_page(page):
@@ -347,7 +396,8 @@ def test_every_term_on_hover_is_in_the_glossary(page):
     of_columns = {column for columns in COLUMNS.values() for column in columns}
     plain = {
         "Paper, % (sd)", "Paper: voxels", "Paper: relevance", "Paper, ms (in all)", "Step", "Median, ms",
-        "Quartiles, ms", "Measured", "Score", "Before", "Now", "Difference",
+        "Quartiles, ms", "Measured", "Score", "Before", "Now", "Difference", "Change", "Asked about",
+        "Answers kept, %", "Right as it is, %", "Right when changed, %",
     }  # fmt: skip
     assert of_columns - TERMS.keys() == plain
     assert TERMS.keys() <= of_columns
@@ -422,7 +472,7 @@ def test_run_of_one_method_without_deep_taylor():
     assert "deep Taylor was not among the methods" in page.text
     assert "Table 2." not in page.text
     assert "Classes, by relevance kept (Grad-CAM)" in page.text
-    assert "motion share" not in page.text.partition("Words")[0].replace("no motion share", "")
+    assert "How much of the evidence" not in page.text
 
 
 def test_nulls_are_dashes_and_never_none_or_nan():
@@ -431,6 +481,7 @@ def test_nulls_are_dashes_and_never_none_or_nan():
     for rows in context["tables"].values():
         for row in rows:
             counts = ("class", "method", "method_a", "method_b", "sigma", "n_clips", "n_empty", "n")
+            counts += ("change", "target")
             row |= {name: None for name in row if name not in counts}
     page = Page(render_report(context))
     assert "no clip has any positive relevance" in page.text
