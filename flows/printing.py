@@ -27,7 +27,7 @@ from storage.report.figures import (
     same_row,
     without_interval,
 )
-from storage.report.reliance import CHANGES, MEANING, answer, right, told, value
+from storage.report.reliance import CHANGES, MEANING, answer, beside_frozen, right, told, value
 from storage.results import result_rows
 from storage.runs import Run, finished_run, read_run, read_summary
 from storage.stores.root import Root
@@ -285,6 +285,8 @@ def _headline(summary: Row, rows: Sequence[Row]) -> list[str | Text]:
         f"{clips}. Motion share {mean_and_interval(share)}: this part of the positive relevance changes over "
         "time (deep Taylor, 2 sigma). It says where, and has no zero."
     )
+    if frozen := summary.get("frozen_share"):
+        lines.append(beside_frozen(frozen))
     if share.get("no_interval"):
         lines.append(f"There is no 95 % interval: {share['no_interval']}.")
     if "no_interval" not in share:

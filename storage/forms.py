@@ -197,6 +197,19 @@ class Reliance(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class FrozenShare(TypedDict, total=False):
+    """The motion share of some clips as they are and frozen, and the paired difference."""
+
+    as_it_is: float
+    frozen: float
+    difference: float
+    low: float | None
+    high: float | None
+    n_clips: Count
+    no_interval: str | None
+
+
+@with_config(_STRICT)
 class Verdict(TypedDict, total=False):
     """The comparison with the run before."""
 
@@ -238,6 +251,7 @@ class SummaryForm(TypedDict, total=False):
     dataset_id: Name
     motion_share: Share | None
     motion_reliance: Reliance | None
+    frozen_share: FrozenShare | None
     videos: Count
     clips: Count
     accuracy: Annotated[float, Field(ge=0, le=1)]

@@ -12,6 +12,7 @@ import pandas as pd
 from selrel.clips.profiles import Profile, View
 from selrel.scores.aggregate import SIGMA
 from storage.arrays.cubes import (
+    FROZEN_SHARE,
     create_frames,
     create_motion,
     create_relevance,
@@ -34,6 +35,8 @@ CLASSES = ("Archery", "Hammering", "HammerThrow")
 METHODS = ("deep_taylor", "guided_backprop")
 DATASET, RUN = "made-dataset", "made-0123456789abcdef"
 _BLOCK = 16
+# The motion share of every clip when it is frozen.
+MADE_FROZEN_SHARE = 0.125
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,8 @@ def _write_cubes(
             changed = {
                 logits_of(change): logits[part] * np.float32(1 - lost) for change, lost in reliances.items()
             }
+            if "frozen" in reliances:
+                changed[FROZEN_SHARE] = np.full(stop - start, MADE_FROZEN_SHARE, np.float32)
             written = write_block(place, run.relevance, start, changed)
             write_receipt(place, run, "changes", block, written, start=start, stop=stop)
     return explained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor, grad_cam, guided_backprop
 from selrel.models import recognise
 from selrel.scores import score_clip
-from selrel.selective import SelectiveParameters
+from selrel.selective import SelectiveParameters, selective_mask
 from storage.arrays.cubes import open_run
 from storage.checkpoints.files import read_checkpoint
 from storage.datasets.ucf101 import label_index, read_dataset
@@ -153,6 +154,24 @@ def test_what_is_left_of_the_decision_is_that_of_a_direct_call(
     clips = pd.read_parquet(run / "tables" / "clips.parquet")
     for change, logits in said.items():
         assert clips[f"decision_{change}"].sum() == pytest.approx(score(logits), rel=1e-3, abs=1e-4)
+    # The share that is left where nothing moves, of clips one by one.
+    low, high = bounds(recognised.profile)
+    graph = trace(model, recognised.profile.sample_shape, low=low, high=high)
+    (dataset,) = (run.parent.parent / "datasets").iterdir()
+    flow = xr.open_zarr(dataset / "motion.zarr").flow.values
+    parameters = SelectiveParameters(sigma=2.0)
+    kept = []
+    for clip, (frames, n) in enumerate(zip(changed["frozen"], valid, strict=True)):
+        forward = Forward(graph, normalise(frames[None], recognised.profile))
+        cube = deep_taylor.explain(forward, torch.tensor([order[chosen[clip]]]))[0]
+        mask = selective_mask(cube, int(n), parameters).numpy()
+        counted = np.isfinite(flow[clip]).all(axis=-1) & (np.arange(16) < n)[:, None, None]
+        positive = np.where(counted & (cube.numpy() > 0), cube.numpy(), 0).astype(float)
+        kept.append(positive[mask].sum() / positive.sum() if positive.any() else np.nan)
+    assert clips.motion_share_frozen.tolist() == pytest.approx(kept, rel=1e-3, abs=1e-5, nan_ok=True)
+    found = json.loads((run / "_SUCCESS.json").read_text())["frozen_share"]
+    assert found["frozen"] == pytest.approx(np.nanmean(kept), rel=1e-3)
+    assert found["difference"] == pytest.approx(found["as_it_is"] - found["frozen"])
     # Random weights decide nothing worth a number.
     assert rows.reliance.isna().all() and rows.no_decision.notna().all()
 

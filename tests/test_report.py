@@ -129,6 +129,15 @@ def context_of(classes=("Archery", "Biking")):
         "summary": {
             "motion_share": share,
             "motion_reliance": reliance_of(0.4321),
+            "frozen_share": {
+                "as_it_is": 0.2222,
+                "frozen": 0.1987,
+                "difference": 0.0235,
+                "low": 0.011,
+                "high": 0.036,
+                "n_clips": 32,
+                "no_interval": None,
+            },  # fmt: skip
             "clips": 1240,
             "videos": 310,
             "accuracy": 0.7377,
@@ -238,6 +247,8 @@ def test_first_screen_answers_the_question_with_its_interval(page):
     assert "65.4 % of the model's answers stay the same" in first
     assert "310 videos were explained in 1,240 clips" in first
     assert "22.1 % (20.0 to 24.3) of the evidence for its answers changes over time" in first
+    told = "32 of the clips still have 19.9 %, and 22.2 % as they are: +2.4 points (95 %: +1.1 to +3.6)."
+    assert told in first
     chance = context_of()["tables"]["table3"][0]["voxels_mean"]
     assert f"As many places picked at random would hold {100 * chance:.1f} %." in first
     assert page.text.index("What it does not show") < page.text.index("Table 1.")

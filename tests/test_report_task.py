@@ -20,7 +20,7 @@ from storage.tables import read_table, write_table
 from tasks.compare import compare_runs
 from tasks.gate import MotionDropped, check_gate
 from tasks.stages import report
-from tests.made_run import make_run
+from tests.made_run import MADE_FROZEN_SHARE, make_run
 
 
 def test_what_the_model_said_is_of_the_scored_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +153,15 @@ def test_the_headline_is_what_the_frozen_clips_lose(
     for change, name in RELIANCE_OF.items():
         assert clips[name].to_numpy() == pytest.approx(RELIANCES[change])
     assert (clips.answer_frozen == clips.predicted).all()
+    frozen = read_summary(place, paths)["frozen_share"]
+    share = read_summary(place, paths)["motion_share"]["mean"]
+    assert (frozen["frozen"], frozen["n_clips"]) == (MADE_FROZEN_SHARE, 40)
+    assert frozen["as_it_is"] == pytest.approx(share)
+    assert frozen["difference"] == pytest.approx(share - MADE_FROZEN_SHARE)
+    assert frozen["low"] < frozen["difference"] < frozen["high"]
     assert main(["report", url]) == 0
     said = capsys.readouterr().out
+    assert "Frozen, where nothing moves, 40 of the clips still have 12.5 %" in said
     assert "Does this model use motion? Mostly." in said
     assert "Motion reliance 75.0 % (75.0 to 75.0)" in said
     page = place.read_bytes(paths.report.page).decode()

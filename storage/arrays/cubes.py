@@ -38,7 +38,7 @@ __all__ = [
     "write_block",
 ]
 
-PER_CLIP = ("logits", "target", "predicted", "conservation_error")
+FROZEN_SHARE = "motion_share_frozen"
 
 Columns = Mapping[str, ArrayLike]
 
@@ -330,6 +330,7 @@ def logits_of(change: str) -> str:
 
 def _model_variables(n_clips: int, n_outputs: int, changes: Sequence[str]) -> dict[str, Variable]:
     logits = {"long_name": "the model's outputs before softmax", "units": "1"}
+    share = {"long_name": "motion share of the frozen clip, of a sample of the clips", "units": "1"}
     of_changed = {
         logits_of(change): Variable(
             ("clip", "output"), (n_clips, n_outputs), "float32", np.nan,
@@ -344,6 +345,7 @@ def _model_variables(n_clips: int, n_outputs: int, changes: Sequence[str]) -> di
         "predicted": _per_clip(n_clips, "int32", -1, {"long_name": "output with the highest logit"}),
         "conservation_error": _per_clip(n_clips, "float32", np.nan, error),
         **of_changed,
+        **({FROZEN_SHARE: _per_clip(n_clips, "float32", np.nan, share)} if "frozen" in changes else {}),
     }
 
 

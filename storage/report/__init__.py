@@ -110,7 +110,8 @@ def render_report(context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "percent": figures.percent, "signed": figures.signed, "grouped": figures.count,
-        "counted": figures.counted, "reliance_value": reliance.value, "data_uri": _data_uri,
+        "counted": figures.counted, "reliance_value": reliance.value,
+        "beside_frozen": reliance.beside_frozen, "data_uri": _data_uri,
         "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))

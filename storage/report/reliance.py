@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.report.figures import Row, percent, percent_range
+from storage.report.figures import Row, count, difference_range, percent, percent_range, signed
 
 # What each change shows, in the order in which they are told.
 CHANGES = {"frozen": "motion reliance", "shuffled": "order reliance", "reversed": "direction reliance"}
@@ -46,3 +46,12 @@ def right(rows: Sequence[Row]) -> str:
     """How often the model is right on the clips as they are, and on each kind of changed ones."""
     shares = ", ".join(f"{percent(row['accuracy'])} {row['change']}" for row in rows)
     return f"It is right on {percent(rows[0]['intact_accuracy'])} of the clips as they are: {shares}."
+
+
+def beside_frozen(found: Row) -> str:
+    """The motion share of some clips beside that of the same clips frozen; ``frozen_share`` of a run."""
+    return (
+        f"Frozen, where nothing moves, {count(found['n_clips'])} of the clips still have "
+        f"{percent(found['frozen'])}, and {percent(found['as_it_is'])} as they are: "
+        f"{signed(found['difference'])} points{difference_range(found)}."
+    )

@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from selrel.scores.aggregate import motion_share, object_motion, sweep, table1, table2, table3, table4
+from selrel.scores.aggregate import SIGMA, motion_share, object_motion, sweep, table1, table2, table3, table4
 from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
+from selrel.scores.intervals import mean_interval, no_interval
 from selrel.scores.reliance import RELIANCE_OF, clip_decisions, clip_reliance, reliance_rows
-from storage.arrays.cubes import logits_of, read_block
+from storage.arrays.cubes import FROZEN_SHARE, logits_of, read_block
 from storage.layout import RunPaths, content_hash
+from storage.report.columns import MAIN_METHOD
 from storage.results import SHOWN_CLIPS, clip_rows, result_rows
 from storage.runs import is_finished, mark_success, read_run, read_summary
 from storage.stores.receipts import file_hashes, read_receipts, recorded_files, write_receipt
@@ -100,6 +103,7 @@ def report(
             write_table(place, paths.table(name), pd.DataFrame(rows))
     summary = _summary(place, run, clips, share) | {"comparison": verdict}
     summary["motion_reliance"] = motion_reliance(tables["reliance"])
+    summary["frozen_share"] = _frozen_share(place, run, clips)
     summary |= left_out_summary(place, run, left_out, quarantined)
     write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
     write_page(place, run, clips=clips, tables=tables, summary=summary)
@@ -175,7 +179,7 @@ def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         **{
             name: classes[values] if name.startswith("answer") else values
             for name, values in found.items()
-            if name.startswith(("answer", "decision")) or name.endswith("_reliance")
+            if name.startswith(("answer", "decision", FROZEN_SHARE)) or name.endswith("_reliance")
         },
     )
     return _flagged(explained), clips.table[~scored]
@@ -200,6 +204,7 @@ def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> di
     changes = description["settings"].get("changes", ())
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error", *map(logits_of, changes)]
+        names += [FROZEN_SHARE] if "frozen" in changes else []
         part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
         part |= read_block(place, motion, start, stop, ["moved"], axes=clips.axes)
         logits = part.pop("logits")
@@ -268,6 +273,32 @@ def _reliance(place: Root, run: str, clips: pd.DataFrame) -> list[Row]:
         classes=clips["class"].to_numpy(),
         n_answers=len(classes),
     )
+
+
+def _frozen_share(place: Root, run: str, clips: pd.DataFrame) -> Row | None:
+    """The motion share of a sample of the clips, as they are and frozen, and the paired difference.
+
+    None where there is no sample, or the share of none.
+    """
+    if FROZEN_SHARE not in clips or clips[FROZEN_SHARE].isna().all():
+        return None
+    chosen = (pc.field("method") == MAIN_METHOD) & (pc.field("sigma") == SIGMA)
+    columns = ["clip", "method", "sigma", "kept_relevance"]
+    scores = read_tables(place, place.run(run).scores, columns=columns, where=chosen)
+    both = clips.merge(scores.select(["clip", "kept_relevance"]).to_pandas(), on="clip").dropna(
+        subset=[FROZEN_SHARE, "kept_relevance"]
+    )
+    more = (both.kept_relevance - both[FROZEN_SHARE]).to_numpy(np.float64)
+    low, high = mean_interval(more, both.group.to_numpy()) or (None, None)
+    return {
+        "as_it_is": float(both.kept_relevance.mean()),
+        "frozen": float(both[FROZEN_SHARE].mean()),
+        "difference": float(more.mean()),
+        "low": low,
+        "high": high,
+        "n_clips": len(both),
+        "no_interval": no_interval(both.group.nunique()),
+    }
 
 
 def motion_reliance(rows: Sequence[Row]) -> Row | None:
