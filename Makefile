@@ -12,11 +12,13 @@ SIDE_BY_SIDE = $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_HOME ?= $(CURDIR)/build/prefect
+# Material for MkDocs announces its successor at every build.
+export NO_MKDOCS_2_WARNING := 1
 
 # Tests whose results hang on the arithmetic of the processor.
 ARITHMETIC := $(addprefix tests/test_,ties.py deep_taylor.py gradient_methods.py engine.py)
 
-.PHONY: help setup demo test test-processors test-slow test-browser lint bench clean
+.PHONY: help setup demo test test-processors test-slow test-browser lint bench docs clean
 
 help:
 	@echo "make setup   install everything into $(VENV), at the versions in constraints.txt"
@@ -27,6 +29,7 @@ help:
 	@echo "make test-browser   the report and the exported clips in headless Chromium"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure times and sizes"
+	@echo "make docs    build the pages of docs/ and the reference as a site, in build/site"
 	@echo "make clean   remove what these commands made"
 
 setup: $(STAMP)
@@ -35,7 +38,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$$($(PYTHON) --version) is too old: give PYTHON=python3.11 or later"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): 2.5 GB, some minutes."
+	@echo "Installing into $(VENV): 2.7 GB, some minutes."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	@touch $@
@@ -74,6 +77,11 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.camera
 	$(BIN)/python -m tests.benchmarks.storage
 	$(BIN)/python -m tests.benchmarks.scale
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	$(BIN)/python -m mkdocs build
+	@echo "Open build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

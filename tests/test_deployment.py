@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -27,6 +26,7 @@ from flows.serving.standing_server import HEARTBEAT
 from storage.environment import inherited
 from storage.runs import read_summary
 from storage.stores.root import run_at
+from tests.pages import blocks, pages
 from tests.prefect_server import REPOSITORY, prefect_server
 from tests.servers import free_port
 
@@ -88,7 +88,7 @@ def test_a_deployed_run_equals_one_of_the_command_line(
 @pytest.mark.slow
 def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) -> None:
     """On a team's server, schedules that others have paused stay paused."""
-    commands = block_of_the_readme("deployment schedule")
+    commands = block_of_the_pages("deployment schedule")
     watching, others = "watch-checkpoints/watch-checkpoints", "train-c3d/train-c3d"
     with prefect_server(tmp_path / "home", deploy=False) as server:
         server.prefect("work-pool", "create", "selrel", "--type", "process")
@@ -135,7 +135,7 @@ def test_the_readme_pasted_whole_explains_a_checkpoint_on_a_server(
         start_new_session=True,
     ) as shell:
         try:
-            shell.communicate(block_of_the_readme("server start").replace("4200", port), timeout=500)
+            shell.communicate(block_of_the_pages("server start").replace("4200", port), timeout=500)
         finally:
             # Server and worker, which it left in the background; there, a script's jobs ignore what a worker
             # sends itself for SIGTERM.
@@ -145,11 +145,10 @@ def test_the_readme_pasted_whole_explains_a_checkpoint_on_a_server(
     assert result(tmp_path / "results")["state"] == "completed"
 
 
-def block_of_the_readme(word: str) -> str:
-    """The one block of shell commands that holds a word."""
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    (commands,) = (block for block in blocks if word in block)
-    return str(commands)
+def block_of_the_pages(word: str) -> str:
+    """The one block of shell commands that holds a word, in README and docs/."""
+    (commands,) = (block for text in pages().values() for block in blocks(text, "sh") if word in block)
+    return commands
 
 
 def result(root: Path) -> dict[str, object]:

@@ -317,7 +317,8 @@ def test_every_package_is_listed() -> None:
 
 def test_every_dependency_is_pinned_by_the_constraints() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"], "setuptools"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["test"], *extras["docs"], "setuptools"]
     pinned = {line.partition("==")[0].lower() for line in constraints()}
     assert [name for name in map(distribution, wanted) if name not in pinned] == []
     assert "torch==2.13.0" in constraints()

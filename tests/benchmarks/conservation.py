@@ -1,7 +1,7 @@
 """How well deep Taylor conserves relevance in every architecture: `python -m tests.benchmarks.conservation`.
 
-Narrow models with random weights and random batch-norm statistics, two random clips, float32. Lost is what
-arrives where no input contributes (0/0 is 0); the error is what is missing beyond that.
+Narrow models with random weights and random batch-norm statistics, two random clips, float32. What is missing
+from a cube is its conservation error: what is lost where no input contributes (0/0 is 0), and rounding.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tests.test_models_explained import orphaned
 
 def main() -> None:
     """Print a line for each architecture."""
-    print(f"{'architecture':28} {'layers':>6} {'kept':>8} {'lost (0/0)':>10} {'error':>8}")
+    print(f"{'architecture':28} {'layers':>6} {'in cube':>8} {'lost (0/0)':>10} {'rounding':>8}")
     for name, (family, shapes, _, size) in CASES.items():
         low, high = bounds(families()[family][0].profile)
         model = recognise(random_state(shapes, seed=2), family=family).model
         graph = trace(model, (3, *size), low=low, high=high)
         forward = Forward(graph, random_clips(2, (3, *size), low=low, high=high, seed=1))
         kept, lost = conserved(forward)
-        error = abs(kept + lost - 1)
-        print(f"{name:28} {len(graph.nodes):6} {kept:8.4f} {lost:10.4f} {error:8.1e}", flush=True)
+        rounding = abs(kept + lost - 1)
+        print(f"{name:28} {len(graph.nodes):6} {kept:8.4f} {lost:10.4f} {rounding:8.1e}", flush=True)
 
 
 def conserved(forward: Forward) -> tuple[float, float]:
