@@ -81,7 +81,7 @@ bench: setup
 docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
 	$(BIN)/python -m mkdocs build
-	@echo "Open build/site/index.html"
+	@echo "Open build/site/index.html; its search works where it is served: $(BIN)/python -m http.server -d build/site"
 
 clean:
 	rm -rf $(VENV) build demo selrel.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
