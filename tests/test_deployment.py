@@ -86,7 +86,7 @@ def test_a_deployed_run_equals_one_of_the_command_line(
 
 
 @pytest.mark.slow
-def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) -> None:
+def test_the_page_switches_on_the_watching_and_nothing_else(tmp_path: Path) -> None:
     """On a team's server, schedules that others have paused stay paused."""
     commands = block_of_the_pages("deployment schedule")
     watching, others = "watch-checkpoints/watch-checkpoints", "train-c3d/train-c3d"
@@ -111,7 +111,7 @@ def test_the_readme_switches_on_the_watching_and_nothing_else(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_readme_pasted_whole_explains_a_checkpoint_on_a_server(
+def test_the_page_pasted_whole_explains_a_checkpoint_on_a_server(
     tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """In a directory like the one that its commands are meant for; but for the port, which others may use."""
