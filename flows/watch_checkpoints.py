@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun
@@ -14,16 +14,17 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
-from flows.explain_ucf101 import explain_ucf101, request_from
 from flows.serving.standalone import announced_end
 from storage.checkpoints.ledger import Entry, append
 from storage.checkpoints.sources import PATTERNS
 from storage.stores.root import Root
-from tasks.request import Request
+from tasks.request import Cluster, Request, hints, split
 from tasks.watch import look
 
 DEPLOYMENT = "explain-ucf101/explain-ucf101"
 _OWN = ("data", "checkpoint", "root")
+# What explain-ucf101 takes.
+_TYPES = hints(Request) | hints(Cluster)
 _log = logging.getLogger("selrel")
 
 Explain = Callable[[Entry], Iterator[Entry]]
@@ -153,16 +154,12 @@ def request_for(*, data: str, root: str, settings: Mapping[str, Any]) -> Request
     ValueError
         If a setting is no parameter of explain-ucf101, or its value is not allowed.
     """
-    allowed = [name for name in inspect.signature(explain_ucf101.fn).parameters if name not in _OWN]
+    allowed = [name for name in _TYPES if name not in _OWN]
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f"settings name {', '.join(unknown)}; allowed are {', '.join(allowed)}")
     checked = {name: setting(name, value) for name, value in settings.items()}
-    # Where the work is done is no part of a request.
-    asked = {field.name for field in dataclasses.fields(Request)} | set(
-        inspect.signature(request_from).parameters
-    )
-    given = {name: value for name, value in checked.items() if name in asked}
-    return request_from(data=data, checkpoint="", root=root, **given)
+    request, _ = split({**checked, "data": data, "checkpoint": "", "root": root}, Request, Cluster)
+    return request  # type: ignore[no-any-return]
 
 
 def setting(name: str, *readings: Any) -> Any:
@@ -173,7 +170,7 @@ def setting(name: str, *readings: Any) -> Any:
     ValueError
         If none is; the message says what is allowed.
     """
-    wanted: TypeAdapter[Any] = TypeAdapter(get_type_hints(explain_ucf101.fn).get(name, Any))
+    wanted: TypeAdapter[Any] = TypeAdapter(_TYPES.get(name, Any))
     refusals = []
     for value in readings:
         try:
@@ -181,5 +178,5 @@ def setting(name: str, *readings: Any) -> Any:
         except ValidationError as error:
             refusals.append(error.errors()[0])
     where = "".join(f"{part}: " for part in refusals[0]["loc"])
-    takes = inspect.signature(explain_ucf101.fn).parameters[name].annotation
+    takes = inspect.formatannotation(_TYPES[name]).replace("collections.abc.", "")
     raise ValueError(f"setting {name} is {readings[0]!r}, but takes {takes}: {where}{refusals[0]['msg']}")

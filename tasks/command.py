@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-Row = Mapping[str, Any]
+from tasks.request import Request
 
-_GATE = {"measure": "gate"}
+Row = Mapping[str, Any]
 
 
 def command(root: str, description: Row, dataset: Row, *, work: Row | None = None) -> str:
@@ -16,38 +17,18 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
 
     `work` says where the work is to be done: ``workers``, ``scheduler``, ``insecure``; by default nothing.
     """
-    settings, profile = description["settings"], description["profile"]
-    methods = settings["methods"]
-    options = {
-        "data": description["data"],
-        "checkpoint": description["checkpoint"],
-        "root": root,
-        "split": dataset["split"],
-        "subset": dataset["subset"],
-        "classes": description["drawn"].get("classes"),
-        "held-out-groups": description["drawn"].get("held_out_groups") or None,
-        "videos": description["drawn"]["videos"],
-        "seed": description["drawn"]["seed"],
-        "methods": list(methods),
-        "sigmas": settings["sigmas"],
-        "target": settings["target"],
-        **settings["selective"],
-        "motion-rule": settings["motion"]["rule"],
-        "tau": settings["motion"]["tau"],
-        **{name: methods.get("deep_taylor", {}).get(name) for name in ("alpha", "start")},
+    # The first version asked about no changed clips.
+    settings = {"changes": [], **description["settings"]}
+    kept = {**description, "settings": settings, "dataset": dataset}
+    options = {one.name: _at(kept, one.metadata["kept"] or "") for one in fields(Request)}
+    if options["model"] is not None:
         # A model of the user's own has no family to name.
-        "family": None if description["model"] else description["family"],
-        "model": description["model"],
-        **{name: profile[name] for name in ("colour_order", "scale", "mean", "std", "label_order")},
-        "crop": profile["view"]["crop"],
-        # The command line has no way to say the other form, so the family's own stands.
-        "resize": resize if isinstance(resize := profile["view"]["resize"], list | tuple) else None,
-        "block-clips": dataset["block_clips"],
-        "batch-clips": settings["batch_clips"],
-        # The first version asked about no changed clips.
-        "changes": settings.get("changes") or ["none"],
-        # The first version had no gate.
-        **{_GATE.get(name, name): value for name, value in description.get("gate", {}).items()},
+        options["family"] = None
+    options |= {
+        "root": root,
+        "held_out_groups": options["held_out_groups"] or None,
+        "methods": [_method(*one) for one in settings["methods"].items()],
+        "changes": settings["changes"] or ["none"],
         **(work or {}),
     }
     words = ["selrel", "explain"]
@@ -55,6 +36,20 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
         if value is not None and value is not False:
             words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in _values(value))]
     return " ".join(words)
+
+
+def _at(kept: Row, path: str) -> Any:
+    """The value at a path of a description; None where an older version kept none."""
+    value: Any = kept
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _method(name: str, settings: Row) -> str:
+    """A method with its settings in one word."""
+    pairs = ",".join(f"{key}={_word(value)}" for key, value in settings.items())
+    return f"{name}:{pairs}" if pairs else name
 
 
 def _values(value: object) -> Sequence[object]:

@@ -228,10 +228,8 @@ def _dataset(
             for v in videos
         ],
         "classes": list(found.classes),
-        "split": request.split,
-        "subset": request.subset,
         "view": profile.view.as_dict(),
-        "block_clips": request.block_clips,
+        **request.kept()["dataset"],
         "code": code_of_data_sets(),
         "opencv": metadata.version(_OPENCV),
         "pyav": metadata.version("av"),
@@ -241,31 +239,21 @@ def _dataset(
 def _description(
     request: Request, checkpoint: Checkpoint, recognised: Recognised, profile: Profile, dataset_id: str
 ) -> dict[str, Any]:
+    kept = request.kept()
     return {
         "dataset_id": dataset_id,
         "data": os.path.abspath(request.data),
         "checkpoint": place_of(request.checkpoint),
         "checkpoint_sha256": checkpoint.sha256,
         "family": recognised.family,
-        "model": request.model,
         "profile": profile.as_dict(),
-        "settings": request.settings(),
+        **{name: kept[name] for name in ("model", "settings", "drawn")},
+        "gate": {**kept["gate"], "against": request.against and Root(request.against).url},
         **machinery(),
         "others": {
             "selrel": code_version(),
             "python": platform.python_version(),
             **{n: metadata.version(n) for n in _OTHERS},
-        },
-        "drawn": {
-            "seed": request.seed,
-            "videos": request.videos,
-            "classes": request.classes and list(request.classes),
-            "held_out_groups": request.held_out_groups,
-        },
-        "gate": {
-            "max_drop": request.max_drop,
-            "against": request.against and Root(request.against).url,
-            "measure": request.gate,
         },
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -19,9 +19,10 @@ from prefect.cache_policies import NO_CACHE
 from selrel.clips.profiles import Profile, View, resize_frame
 from selrel.clips.windows import loop_pad, windows
 from selrel.models import families
-from selrel.models.c3d import C3D
+from selrel.models.c3d import C3D, HIDDEN, WIDTHS
 from selrel.training.fine_tuning import fine_tuned
-from selrel.training.fitting import Epoch, Recipe, Samples, Trainer, initialise
+from selrel.training.fitting import Epoch, Samples, Trainer, initialise
+from selrel.training.recipe import Recipe
 from storage.checkpoints.files import read_checkpoint
 from storage.checkpoints.trainings import (
     DamagedState,
@@ -36,6 +37,7 @@ from storage.datasets.ucf101 import Dataset, Video, choose_classes, hold_out, la
 from storage.layout import TrainingPaths
 from storage.stores.root import Root, training_at
 from storage.videos.reader import UndecodableVideo, read_frames
+from tasks.request import Training
 from tasks.running.progress import progress
 
 FAMILY = "c3d-jfzhang"
@@ -48,50 +50,11 @@ Row = dict[str, Any]
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(
-    data: str,
-    checkpoint: str,
-    *,
-    split: int,
-    widths: Sequence[int],
-    hidden: Sequence[int],
-    dropout: float,
-    recipe: Mapping[str, Any],
-    seed: int,
-    device: str,
-    subset: str = "train",
-    classes: Sequence[str] | None = None,
-    held_out_groups: int = 0,
-    weights: str | None = None,
-    every: int = 1,
-) -> Row:
+def train(training: Training, recipe: Recipe) -> Row:
     """Train a C3D on a split's training videos, publish its epochs and then itself; go on after a kill.
 
     Beside the checkpoint lies ``<checkpoint>.training/``: a checkpoint an epoch, history.parquet, curve.png,
     and the state that the same call goes on from.
-
-    Parameters
-    ----------
-    data, split, seed, device
-        The data set's directory, its split 1 to 3, the seed of everything, and torch's device.
-    checkpoint : str
-        The file to publish, in jfzhang95's format, on a disk or on S3, with a ``.sha256`` and a
-        ``.profile.json`` beside it; a file there that another training has made is an error.
-    widths, hidden, dropout
-        As `C3D` takes them.
-    recipe : mapping
-        Settings of `selrel.training.fitting.Recipe`.
-    subset : "train" or "all"
-        The videos to learn from: of the split's training list, or all.
-    classes : sequence of str, optional
-        The only classes there are; all by default.
-    held_out_groups : int
-        Groups of each class that are kept out of the training and judge it; 0 lets the split's test list
-        judge.
-    weights : str, optional
-        A checkpoint file to start from, by default new weights; its widths replace those given.
-    every : int
-        A checkpoint is published every so many epochs.
 
     Returns
     -------
@@ -104,87 +67,87 @@ def train(
     ValueError, OSError
         For bad input, in one line, before anything is trained.
     """
-    settings = recipe_of(recipe)
-    _check_every(every)
-    _check_device(device)
-    place, paths = training_at(checkpoint)
-    _check_target(place, paths)
-    learn, held_out = divided(
-        data, split=split, subset=subset, classes=classes, held_out_groups=held_out_groups, seed=seed
-    )
-    model, source = _model(weights, widths, hidden, len(learn.classes), dropout, seed)
-    description = {
-        "data": [_listed(learn), _listed(held_out)],
-        "classes": list(learn.classes),
+    _check_device(training.device)
+    directory, paths = training_at(training.checkpoint)
+    _check_target(directory, paths)
+    learn, held_out = divided(training)
+    profile = families()[FAMILY][0].profile
+    widths, hidden, dropout = training.widths or WIDTHS, training.hidden or HIDDEN, training.dropout
+    source = None
+    if training.weights is None:
+        model = C3D(widths, hidden, len(learn.classes), dropout=dropout)
+    else:
+        start = read_checkpoint(training.weights)
+        source = start.sha256
+        model = fine_tuned(
+            start.state,
+            len(learn.classes),
+            colour_order=profile.colour_order,
+            dropout=dropout,
+            seed=training.seed,
+        )
+    about = {
         "model": {"widths": list(widths), "hidden": list(hidden), "dropout": dropout, "weights": source},
-        "recipe": dataclasses.asdict(settings),
-        "seed": seed,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": training.seed,
     }
     _tell_unjudged(learn, held_out)
-    describe(place, paths, description)
-    profile = families()[FAMILY][0].profile
+    listed = [_listed(learn), _listed(held_out)]
+    describe(directory, paths, {"data": listed, "classes": list(learn.classes), **about})
     samples = read_samples(learn, profile)
     if source is None:
-        initialise(model, samples, profile=profile, seed=seed)
+        initialise(model, samples, profile=profile, seed=training.seed)
     trainer = Trainer(
         model,
         samples,
         profile=profile,
-        recipe=settings,
+        recipe=recipe,
         validation=_judges(held_out, profile) if held_out.videos else None,
-        seed=seed,
-        device=device,
+        seed=training.seed,
+        device=training.device,
         readers=torch.get_num_threads(),
     )
-    about = {
-        **{key: description[key] for key in ("model", "recipe", "seed")},
-        "split": split,
+    about |= {
+        "split": training.split,
         "dropout": dropout,
         "profile": profile.as_dict(),
         "classes": _output_classes(learn, profile),
     }
-    return _carried_out(trainer, model, place, paths, about, every=every, epochs=settings.epochs)
+    return _carried_out(trainer, model, directory, paths, about, every=training.every)
 
 
-def recipe_of(settings: Mapping[str, Any]) -> Recipe:
-    """Make the recipe of its settings; the paper's where none is given.
+def divided(training: Training) -> tuple[Dataset, Dataset]:
+    """Divide a data set into what is learnt from and what judges, with no group in both.
 
     Raises
     ------
-    ValueError
-        If a setting is unknown (the message lists the known ones) or out of range.
+    ValueError, OSError
+        As `train`.
     """
-    known = [field.name for field in dataclasses.fields(Recipe)]
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"the recipe has no {', '.join(unknown)}; known: {', '.join(known)}")
-    return Recipe(**settings)
 
+    def read(subset: str) -> Dataset:
+        found = read_dataset(training.data, split=training.split, subset=subset)
+        if found.passed_over and subset != "test":
+            _log.info("%s", found.passed_over_note)
+        return found if training.classes is None else choose_classes(found, training.classes)
 
-def divided(
-    data: str,
-    *,
-    split: int,
-    subset: str = "train",
-    classes: Sequence[str] | None = None,
-    held_out_groups: int = 0,
-    seed: int = 0,
-) -> tuple[Dataset, Dataset]:
-    """Divide a data set into what is learnt from and what judges, with no group in both.
-
-    Parameters and errors as `train`.
-    """
-    if subset not in ("train", "all") or held_out_groups < 0 or (subset == "all" and not held_out_groups):
-        raise ValueError(
-            f"subset is {subset!r} and held_out_groups {held_out_groups}; use subset train, or subset all "
-            "with 1 held-out group a class or more: what is learnt from can't judge"
-        )
-    found = _read(data, split, subset, classes)
-    if not held_out_groups:
-        learn, held_out = found, _read(data, split, "test", classes)
+    learn = read(training.subset)
+    if not training.held_out_groups:
+        held_out = read("test")
     else:
-        parts = hold_out(found.videos, held_out_groups, seed=seed)
-        learn, held_out = (dataclasses.replace(found, videos=part) for part in parts)
-    _check_divided(learn, held_out, classes)
+        parts = hold_out(learn.videos, training.held_out_groups, seed=training.seed)
+        learn, held_out = (dataclasses.replace(learn, videos=part) for part in parts)
+    taught = {video.class_name for video in learn.videos}
+    if training.classes is not None and (missing := [name for name in learn.classes if name not in taught]):
+        raise ValueError(
+            f"there is no video to learn {', '.join(missing)} from; choose other classes, another split, or "
+            "subset all with held-out groups"
+        )
+    if both := {video.group for video in learn.videos} & {video.group for video in held_out.videos}:
+        raise ValueError(
+            f"group {min(both)} is in the train list and in the test list; what is learnt from can't judge: "
+            "move its videos to one of them, or hold out groups of the train list"
+        )
     return learn, held_out
 
 
@@ -279,10 +242,9 @@ def _carried_out(
     about: Mapping[str, Any],
     *,
     every: int,
-    epochs: int,
 ) -> Row:
     """Train what is left, publishing every epoch; the state last, since it says that the epoch is done."""
-    history = _resume(trainer, place, paths)
+    history, epochs = _resume(trainer, place, paths), about["recipe"]["epochs"]
     profile = {name: about[name] for name in ("profile", "classes")}
 
     def published(path: str) -> str:
@@ -347,29 +309,6 @@ def _shown(epochs: Iterable[Epoch], n_epochs: int, *, done: int) -> Iterator[Epo
             yield epoch
 
 
-def _model(
-    weights: str | None,
-    widths: Sequence[int],
-    hidden: Sequence[int],
-    n_outputs: int,
-    dropout: float,
-    seed: int,
-) -> tuple[C3D, str | None]:
-    """Make the model to train, and name the bytes that its weights came from."""
-    if weights is None:
-        return C3D(widths, hidden, n_outputs, dropout=dropout), None
-    found = read_checkpoint(weights)
-    order = families()[FAMILY][0].profile.colour_order
-    return fine_tuned(found.state, n_outputs, colour_order=order, dropout=dropout, seed=seed), found.sha256
-
-
-def _read(data: str, split: int, subset: str, classes: Sequence[str] | None) -> Dataset:
-    found = read_dataset(data, split=split, subset=subset)
-    if found.passed_over and subset != "test":
-        _log.info("%s", found.passed_over_note)
-    return found if classes is None else choose_classes(found, classes)
-
-
 def _listed(dataset: Dataset) -> list[list[Any]]:
     """The videos by name and content."""
     found = sha256_of({video.name: video.path for video in dataset.videos})
@@ -380,20 +319,6 @@ def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:
     """The classes in the order of the outputs."""
     outputs = label_index(dataset.classes, profile.label_order)
     return [name for _, name in sorted(zip(outputs, dataset.classes, strict=True))]
-
-
-def _check_divided(learn: Dataset, held_out: Dataset, classes: Sequence[str] | None) -> None:
-    taught = {video.class_name for video in learn.videos}
-    if classes is not None and (missing := [name for name in learn.classes if name not in taught]):
-        raise ValueError(
-            f"there is no video to learn {', '.join(missing)} from; choose other classes, another split, or "
-            "subset all with held-out groups"
-        )
-    if both := {video.group for video in learn.videos} & {video.group for video in held_out.videos}:
-        raise ValueError(
-            f"group {min(both)} is in the train list and in the test list; what is learnt from can't judge: "
-            "move its videos to one of them, or hold out groups of the train list"
-        )
 
 
 def _tell_unjudged(learn: Dataset, held_out: Dataset) -> None:
@@ -419,11 +344,6 @@ def _check_device(device: str) -> None:
         raise ValueError(
             f"device is {device!r}; usable here: {', '.join(usable)} (`selrel doctor` says why no GPU is)"
         )
-
-
-def _check_every(every: int) -> None:
-    if every < 1:
-        raise ValueError(f"every is {every}; give 1 epoch or more")
 
 
 def _check_target(place: Root, paths: TrainingPaths) -> None:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from flows import cli
-from flows.explain_ucf101 import request_from
 from selrel.models.c3d import C3D, FAMILIES
 from selrel.training.fitting import Samples, initialise
 from storage.checkpoints.files import write_checkpoint
 from tasks.command import command
 from tasks.plan import plan
+from tasks.request import Request
 
 
 @pytest.fixture
@@ -33,25 +33,25 @@ def checkpoint(tmp_path):
         {},
         {"methods": ["grad_cam"], "target": "HammerThrow", "sigmas": [0.75, 3], "subset": "all"},
         {"videos": 3, "seed": 9, "preset": "paper", "motion_rule": "frame_std", "tau": 0.3},
-        {"selective": {"edge": "falling", "floor": 1e-5}, "method_settings": {"deep_taylor": {"alpha": 2.0}}},
-        {"profile": {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130]}, "split": 1},
+        {"edge": "falling", "floor": 1e-5, "methods": ["deep_taylor:alpha=2", "grad_cam"]},
+        {"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "resize": [180, 130], "split": 1},
+        {"resize": 120, "crop_rounding": "floor"},
         {"family": "c3d-sports1m"},
         {"subset": "all", "held_out_groups": 1, "seed": 4},
     ],
 )
 def test_command_leads_to_the_same_run(tiny_ucf101, checkpoint, tmp_path, monkeypatch, choices):
     root = str(tmp_path / "root")
-    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
+    made = plan(Request(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root, **choices))
     line = command(root, made.description, made.dataset)
     given = {}
     monkeypatch.setattr(
-        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
+        "flows.commands.explain.run_explain", lambda *lists: given.update(request=lists[0]) or 0
     )
     words = shlex.split(line)
     assert words[0] == "selrel"
     assert cli.main(words[1:]) == 0
-    del given["cluster"]
-    again = plan(request_from(**given))
+    again = plan(given["request"])
     assert (again.run, again.dataset_id) == (made.run, made.dataset_id)
 
 
@@ -74,12 +74,13 @@ def test_command_holds_the_gate_and_the_cluster(
     tiny_ucf101, checkpoint, tmp_path, monkeypatch, gate, work, last
 ):
     root, given = str(tmp_path / "root"), {}
-    made = plan(request_from(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root))
+    made = plan(Request(data=str(tiny_ucf101), checkpoint=str(checkpoint), root=root))
     line = command(root, {**made.description, "gate": gate}, made.dataset, work=work)
     assert line.endswith(f" {last}")
     monkeypatch.setattr(
-        "flows.commands.explain.run_explain", lambda **arguments: given.update(arguments) or 0
+        "flows.commands.explain.run_explain",
+        lambda request, cluster: given.update(request=request, cluster=cluster) or 0,
     )
     assert cli.main(shlex.split(line)[1:]) == 0
-    assert given["cluster"] == work
-    assert {name: given[name] for name in gate} == gate
+    assert vars(given["cluster"]) == work
+    assert {name: getattr(given["request"], name) for name in gate} == gate

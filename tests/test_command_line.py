@@ -22,10 +22,11 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What `selrel explain`, started in an empty directory, would hand to the run."""
     found: dict[str, Any] = {}
     monkeypatch.setattr(
-        "flows.commands.explain.run_explain", lambda **arguments: found.update(arguments) or 0
+        "flows.commands.explain.run_explain",
+        lambda request, cluster: found.update(vars(request), cluster=vars(cluster)) or 0,
     )
     monkeypatch.chdir(tmp_path)
-    for name in ("ROOT", "SEED", "WORKERS", "TAU"):
+    for name in ("ROOT", "SEED", "WORKERS", "TARGET"):
         monkeypatch.delenv(f"SELREL_{name}", raising=False)
     return found
 
@@ -41,13 +42,13 @@ def test_flags_come_before_the_file_and_the_file_before_the_environment(
         "resize = [180, 130]\nmotion-rule = 'frame_std'\n"
     )
     monkeypatch.setenv("SELREL_SEED", "6")
-    monkeypatch.setenv("SELREL_TAU", "0.25")
+    monkeypatch.setenv("SELREL_TARGET", "true")
     monkeypatch.setenv("SELREL_TEST_DATA", "/somewhere")
     assert main([*EXPLAIN, "--root", "of-flag"]) == 0
-    assert (given["root"], given["seed"], given["tau"]) == ("of-flag", 5, 0.25)
-    assert given["methods"] == ["grad_cam", "sensitivity"]
+    assert (given["root"], given["seed"], given["target"]) == ("of-flag", 5, "true")
+    assert list(given["methods"]) == ["grad_cam", "sensitivity"]
     assert given["motion_rule"] == "frame_std"
-    assert given["profile"] == {"resize": (180, 130)}
+    assert given["resize"] == (180, 130)
     assert given["cluster"] == {"workers": 3, "scheduler": None, "insecure": False}
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from flows import cli
-from flows.explain_ucf101 import explain_ucf101, request_from
+from flows.explain_ucf101 import explain_ucf101
 from flows.serving.cluster import in_process
 from flows.watch_checkpoints import request_for
 from selrel.models.c3d import C3D, FAMILIES
@@ -106,7 +106,7 @@ class Place:
 
     def request(self, **choices: Any) -> Request:
         where = {"data": str(self.data), "checkpoint": str(self.checkpoint), "root": str(self.root)}
-        return request_from(**{**where, "methods": ["grad_cam"], "subset": "all", **choices})
+        return Request(**{**where, "methods": ["grad_cam"], "subset": "all", **choices})
 
     def plan(self, **choices: Any) -> Plan:
         return named(self.request(**choices))[0]
@@ -381,10 +381,9 @@ def test_a_look_reads_no_video(place: Place, tmp_path: Path, monkeypatch: pytest
 # One meaning, one identity.
 
 PLAIN: dict[str, Any] = {
-    "methods": ["deep_taylor", "grad_cam"],
-    "method_settings": {"deep_taylor": {"alpha": 2}},
+    "methods": ["deep_taylor:alpha=2", "grad_cam"],
     "sigmas": [1, 2, 3],
-    "selective": {"floor": 0},
+    "floor": 0,
     "tau": 1,
     "split": 1,
     "videos": 3,
@@ -394,21 +393,21 @@ PLAIN: dict[str, Any] = {
 }
 SPELLINGS: dict[str, dict[str, Any]] = {
     "floats": {
-        "method_settings": {"deep_taylor": {"alpha": 2.0}}, "sigmas": [1.0, 2.0, 3.0],
-        "selective": {"floor": 0.0}, "tau": 1.0, "split": 1.0, "videos": 3.0, "batch_clips": 4.0,
+        "methods": ["deep_taylor:alpha=2.0", "grad_cam"], "sigmas": [1.0, 2.0, 3.0],
+        "floor": 0.0, "tau": 1.0, "split": 1.0, "videos": 3.0, "batch_clips": 4.0,
     },
-    "a negative zero": {"selective": {"floor": -0.0}},
+    "a negative zero": {"floor": -0.0},
     "numpy's numbers": {
-        "method_settings": {"deep_taylor": {"alpha": np.float32(2)}}, "sigmas": np.array([1, 2, 3]),
-        "selective": {"floor": np.float64(0)}, "tau": np.int64(1), "videos": np.int32(3),
+        "methods": {"deep_taylor": {"alpha": np.float32(2)}, "grad_cam": {}}, "sigmas": np.array([1, 2, 3]),
+        "floor": np.float64(0), "tau": np.int64(1), "videos": np.int32(3),
     },
     "another order, twice, and without the 2 that is always there": {
-        "methods": ("grad_cam", "deep_taylor", "grad_cam"), "sigmas": (3.0, 1, 1.0),
+        "methods": ("grad_cam", "deep_taylor:alpha=2", "grad_cam"), "sigmas": (3.0, 1, 1.0),
     },
-    "tuples": {"methods": ("deep_taylor", "grad_cam"), "sigmas": (1, 2, 3), "classes": CLASSES},
+    "tuples": {"methods": ("deep_taylor:alpha=2", "grad_cam"), "sigmas": (1, 2, 3), "classes": CLASSES},
     "defaults spelled out": {
-        "method_settings": {"deep_taylor": {"alpha": 2, "start": "one"}, "grad_cam": {}},
-        "selective": {"floor": 0, "edge": "magnitude", "border": "replicate", "scaling": "none"},
+        "methods": ["deep_taylor:start=one,alpha=2", "grad_cam"],
+        "floor": 0, "edge": "magnitude", "border": "replicate", "scaling": "none",
         "preset": "default", "motion_rule": "tau",
     },
     "capitals and Unicode's other form": {
@@ -429,9 +428,7 @@ def test_one_meaning_is_one_run(place: Place, spelling: str) -> None:
 
 
 def test_another_meaning_is_another_run(place: Place) -> None:
-    runs = {
-        place.plan(**{**PLAIN, **other}).run for other in ({}, {"tau": 2}, {"selective": {"floor": 1e-6}})
-    }
+    runs = {place.plan(**{**PLAIN, **other}).run for other in ({}, {"tau": 2}, {"floor": 1e-6})}
     assert len(runs) == 3
 
 
@@ -439,37 +436,37 @@ def test_every_door_leads_to_one_run(place: Place, tmp_path: Path, monkeypatch: 
     expected = place.plan(**PLAIN)
     where = {"data": str(place.data), "checkpoint": str(place.checkpoint), "root": str(place.root)}
     given: dict[str, Any] = {}
-    monkeypatch.setattr("flows.commands.explain.run_explain", lambda **own: given.update(own) or 0)
+    monkeypatch.setattr("flows.commands.explain.run_explain", lambda *own: given.update(request=own[0]) or 0)
 
     def from_command_line(*words: str) -> Plan:
         given.clear()
         assert cli.main(["explain", *words]) == 0
-        return named(request_from(**{name: value for name, value in given.items() if name != "cluster"}))[0]
+        return named(given["request"])[0]
 
     places = [word for name, value in where.items() for word in (f"--{name}", value)]
     flags = [
-        "--subset", "all", "--methods", "grad_cam", "deep_taylor", "--alpha", "2.00",
+        "--subset", "all", "--methods", "grad_cam", "deep_taylor:alpha=2.00",
         "--sigmas", "3", "2", "1", "--floor=-0", "--tau", "1.0", "--videos", "3", "--batch-clips", "4",
         "--classes", "GOLF SWING", "跳舞", "füße", "--target", "true",
     ]  # fmt: skip
     found = {"flags": from_command_line(*places, *flags)}
     monkeypatch.chdir(tmp_path)
     Path("selrel.toml").write_text(
-        '[explain]\nsubset = "all"\nmethods = ["deep_taylor", "grad_cam"]\nalpha = 2\nsigmas = [1, 2.0, 3]\n'
+        '[explain]\nsubset = "all"\nmethods = ["deep_taylor:alpha=2", "grad_cam"]\nsigmas = [1, 2.0, 3]\n'
         'floor = 0\ntau = 1\nvideos = 3\nbatch_clips = 4\ntarget = "true"\n'
         'classes = ["Füße", "Golf Swing", "跳舞"]\n'
     )
     found["file"] = from_command_line(*places)
     Path("selrel.toml").write_text(
-        '[explain]\nsubset = "all"\nmethods = ["deep_taylor", "grad_cam"]\nsigmas = [1, 2.0, 3]\n'
+        '[explain]\nsubset = "all"\nmethods = ["deep_taylor:alpha=2.", "grad_cam"]\nsigmas = [1, 2.0, 3]\n'
         'videos = 3\nbatch_clips = 4\nclasses = ["Füße", "Golf Swing", "跳舞"]\n'
     )
-    for name, value in {"ALPHA": "2.", "FLOOR": "0.00", "TAU": "1", "TARGET": "true"}.items():
+    for name, value in {"FLOOR": "0.00", "TAU": "1", "TARGET": "true"}.items():
         monkeypatch.setenv(f"SELREL_{name}", value)
     found["variables"] = from_command_line(*places)
     form = explain_ucf101.validate_parameters({**where, "subset": "all", **PLAIN, "tau": "1"})
     form = {n: v for n, v in form.items() if n not in ("workers", "scheduler", "insecure")}
-    found["Prefect's form"] = named(request_from(**form))[0]
+    found["Prefect's form"] = named(Request(**form))[0]
     watched = request_for(
         data=where["data"], root=where["root"], settings={**PLAIN, "subset": "all", "tau": 1.0}
     )
@@ -479,7 +476,7 @@ def test_every_door_leads_to_one_run(place: Place, tmp_path: Path, monkeypatch: 
 
 def test_a_tau_that_no_rule_reads_makes_no_other_run() -> None:
     def asked(**choices: Any) -> str:
-        return identity(request_from(data="d", checkpoint="c", root="r", **choices))
+        return identity(Request(data="d", checkpoint="c", root="r", **choices))
 
     assert asked(motion_rule="frame_std", tau=0.3) == asked(motion_rule="frame_std")
     assert asked(tau=0.3) != asked()
@@ -519,17 +516,20 @@ def test_a_root_a_path_and_a_profile_have_one_form_too(place: Place) -> None:
         ({"videos": 2.5}, "videos is 2.5; give one like 1"),
         ({"tau": float("nan")}, "tau is nan; give one like 0.5"),
         ({"sigmas": ["2"]}, "sigma is '2'; give one like 2.0"),
-        ({"selective": {"floor": False}}, "floor is False; give one like 1e-06"),
-        ({"method_settings": {"grad_cam": {"alpha": 1}}}, "grad_cam has no setting 'alpha'; its settings:"),
+        ({"floor": False}, "floor is False; give one like 0.5"),
+        ({"methods": ["grad_cam:alpha=1"]}, "grad_cam has no setting 'alpha'; its settings:"),
         ({"methods": "grad_cam"}, "methods is 'grad_cam'; give a list of names"),
         ({"classes": "Archery"}, "classes is 'Archery'; give a list of names"),
+        ({"methods": ["deep_taylor:alpha=x"]}, "deep_taylor: alpha is 'x'; give one like 1.0"),
+        ({"methods": ["deep_taylor", "deep_taylor:alpha=2"]}, "deep_taylor is given twice"),
+        ({"edge": "up"}, "edge is 'up'; give one of magnitude, rising, falling"),
         ({"target": 3}, "target is 3; give one like 'text'"),
     ],
 )  # fmt: skip
 def test_what_has_no_form_is_refused_in_one_line(choices: dict[str, Any], words: str) -> None:
     where = {"data": "d", "checkpoint": "c", "root": "r", "methods": ["grad_cam"]}
     with pytest.raises(ValueError) as error:
-        request_from(**{**where, **choices})
+        Request(**{**where, **choices})
     assert str(error.value).startswith(words)
 
 

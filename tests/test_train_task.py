@@ -14,17 +14,19 @@ import pandas as pd
 import pytest
 import torch
 
-from flows.explain_ucf101 import request_from
+from flows.train_c3d import train_c3d
 from selrel.clips.profiles import Profile
 from selrel.models import families, recognise
 from selrel.models.c3d import C3D
+from selrel.training.recipe import Recipe
 from storage.checkpoints.files import read_checkpoint, write_checkpoint
 from storage.checkpoints.trainings import read_state
 from storage.datasets.fingerprints import ChangedVideo
 from storage.datasets.ucf101 import read_dataset
 from storage.stores.root import training_at
 from tasks.plan import plan
-from tasks.train import FAMILY, divided, read_samples, recipe_of, train
+from tasks.request import Request, Training, split
+from tasks.train import FAMILY, divided, read_samples, train
 from tests.servers import BUCKET, s3_client, s3_server
 
 PROFILE = families()[FAMILY][0].profile
@@ -33,8 +35,12 @@ SETTINGS = {"epochs": 1, "batch_size": 4, "pixel_unit": 64.0}
 
 
 def trained(data, path, **change):
-    arguments = {"split": 1, **NARROW, "recipe": SETTINGS, "seed": 0, "device": "cpu", **change}
-    return train.fn(str(data), str(path), **arguments)
+    options = {"data": str(data), "checkpoint": str(path), **NARROW, **SETTINGS, **change}
+    return train.fn(*split(options, Training, Recipe))
+
+
+def parts(data, **options):
+    return divided(Training(data=str(data), checkpoint="", **options))
 
 
 def test_checkpoint_is_recognised_with_its_profile(tiny_ucf101, tmp_path):
@@ -109,13 +115,13 @@ def test_missing_directory_is_said_before_training(tiny_ucf101, tmp_path):
         trained(tiny_ucf101, tmp_path / "absent" / "c3d.pth")
 
 
-def test_unknown_settings_are_listed():
-    with pytest.raises(ValueError, match=r"has no lr; known: epochs, batch_size, learning_rate"):
-        recipe_of({"lr": 1.0})
+def test_unknown_settings_are_refused_by_name():
+    with pytest.raises(TypeError, match="lr"):
+        train_c3d(data="d", checkpoint="c", lr=1.0)
 
 
 def test_every_epoch_is_published_with_its_hash_profile_and_curve(tiny_ucf101, tmp_path):
-    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar", recipe={**SETTINGS, "epochs": 3}, every=2)
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar", epochs=3, every=2)
     place = tmp_path / "c3d.pth.tar.training"
     assert sorted(path.name for path in place.glob("epoch-*")) == [
         "epoch-0002.pth.tar", "epoch-0002.pth.tar.profile.json", "epoch-0002.pth.tar.sha256",
@@ -144,7 +150,11 @@ from tests.test_train_task import trained, LONG
 trained(sys.argv[1], sys.argv[2], **LONG)
 """
 LONG = {
-    "recipe": {**SETTINGS, "epochs": 5, "batch_size": 2, "jitter": 2, "flip": True, "learning_rate": 0.01},
+    "epochs": 5,
+    "batch_size": 2,
+    "jitter": 2,
+    "flip": True,
+    "learning_rate": 0.01,
     "dropout": 0.3,
 }
 
@@ -235,7 +245,7 @@ def test_chosen_classes_are_the_only_ones(tiny_ucf101, tmp_path):
     assert made["classes"] == ["Archery", "HammerThrow"]
     checkpoint = read_checkpoint(tmp_path / "c3d.pth.tar")
     assert recognise(checkpoint.state).n_outputs == 2
-    learn, held_out = divided(str(tiny_ucf101), split=1, classes=["HammerThrow", "archery"])
+    learn, held_out = parts(tiny_ucf101, classes=["HammerThrow", "archery"])
     assert {video.class_name for video in (*learn.videos, *held_out.videos)} == {"Archery", "HammerThrow"}
     assert {video.label for video in learn.videos} == {0, 1}
 
@@ -244,23 +254,23 @@ def test_checkpoint_of_chosen_classes_is_explained_on_them(tiny_ucf101, tmp_path
     chosen = ["HammerThrow", "Archery"]
     trained(tiny_ucf101, tmp_path / "two.pth.tar", classes=chosen)
     places = {"data": str(tiny_ucf101), "checkpoint": str(tmp_path / "two.pth.tar"), "root": str(tmp_path)}
-    made = plan(request_from(**places, methods=["grad_cam"], classes=chosen))
+    made = plan(Request(**places, methods=["grad_cam"], classes=chosen))
     # In classInd's order, counted anew, as the model's outputs are.
     assert made.dataset["classes"] == ["Archery", "HammerThrow"]
     assert [row[1:3] for row in made.dataset["videos"]] == [["Archery", 0], ["HammerThrow", 1]]
     # The checkpoint knows its classes.
-    assert plan(request_from(**places, methods=["grad_cam"])).run == made.run
-    with pytest.raises(ValueError, match="scale has None; give finite numbers"):
-        plan(request_from(**places, profile={"scale": None}))
+    assert plan(Request(**places, methods=["grad_cam"])).run == made.run
+    with pytest.raises(ValueError, match="must be finite and above 0"):
+        plan(Request(**places, scale=0.0))
     with pytest.raises(ValueError, match="no class 'Hammering' among the 2"):
-        plan(request_from(**places, classes=[*chosen, "Hammering"]))
+        plan(Request(**places, classes=[*chosen, "Hammering"]))
 
 
 def test_a_training_that_overflows_keeps_what_was_done_before(tiny_ucf101, tmp_path):
     """The second epoch's weights are still finite, and so is its loss, which its only step came after."""
     recipe = {**SETTINGS, "epochs": 2, "batch_size": 64, "learning_rate": 10.0}
     with pytest.raises(ValueError) as error:
-        trained(tiny_ucf101, tmp_path / "c3d.pth.tar", recipe=recipe)
+        trained(tiny_ucf101, tmp_path / "c3d.pth.tar", **recipe)
     assert str(error.value) == (
         "the validation loss of epoch 2 is not finite; make learning_rate (10.0) smaller, or set "
         "max_gradient_norm"
@@ -279,8 +289,8 @@ def test_a_training_that_overflows_keeps_what_was_done_before(tiny_ucf101, tmp_p
 def test_numbers_that_mean_nothing_are_refused_before_anything(tiny_ucf101, tmp_path):
     for change, message in (
         ({"dropout": float("nan")}, "dropout is nan; give a probability"),
-        ({"recipe": {**SETTINGS, "max_gradient_norm": float("inf")}}, "max_gradient_norm is inf; give"),
-        ({"recipe": {**SETTINGS, "learning_rate": float("nan")}}, "learning_rate is nan; give"),
+        ({"max_gradient_norm": float("inf")}, "max_gradient_norm is inf; give"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; give"),
     ):
         with pytest.raises(ValueError, match=message):
             trained(tiny_ucf101, tmp_path / "c3d.pth.tar", **change)
@@ -291,19 +301,19 @@ def test_held_out_groups_are_explained_alone(tiny_ucf101, tmp_path):
     chosen = {"subset": "all", "held_out_groups": 1, "seed": 2}
     trained(tiny_ucf101, tmp_path / "c3d.pth.tar", **chosen)
     places = {"data": str(tiny_ucf101), "checkpoint": str(tmp_path / "c3d.pth.tar"), "root": str(tmp_path)}
-    made = plan(request_from(**places, methods=["grad_cam"], **chosen))
-    _, held_out = divided(str(tiny_ucf101), split=1, **chosen)
+    made = plan(Request(**places, methods=["grad_cam"], **chosen))
+    _, held_out = parts(tiny_ucf101, **chosen)
     assert [row[0] for row in made.dataset["videos"]] == [video.name for video in held_out.videos]
     assert 4 <= len(held_out.videos) < 9
     with pytest.raises(ValueError, match="held_out_groups is -1; give 1 or more, or 0 for all"):
-        request_from(**places, held_out_groups=-1)
+        Request(**places, held_out_groups=-1)
     with pytest.raises(ValueError, match="give the subset that it was given: train"):
-        request_from(**places, held_out_groups=1)
+        Request(**places, held_out_groups=1)
 
 
 def test_no_group_to_hold_out_is_said(tiny_ucf101):
     with pytest.raises(ValueError, match="no class has a second group, so none can be held out"):
-        divided(str(tiny_ucf101), split=1, held_out_groups=1)
+        parts(tiny_ucf101, held_out_groups=1)
 
 
 def test_a_class_that_nothing_judges_is_named(tiny_ucf101, tmp_path, caplog):
@@ -318,7 +328,7 @@ def test_a_class_that_nothing_judges_is_named(tiny_ucf101, tmp_path, caplog):
 def test_judges_that_cannot_be_decoded_are_said_before_training(tiny_ucf101, tmp_path):
     data = tmp_path / "ucf"
     shutil.copytree(tiny_ucf101, data)
-    _, held_out = divided(str(data), split=1)
+    _, held_out = parts(data)
     for video in held_out.videos:
         Path(video.path).write_bytes(b"no video")
     with pytest.raises(ValueError, match="none of the 4 held-out videos can be decoded"):
@@ -345,17 +355,17 @@ def test_a_device_that_is_not_there_is_refused_before_anything(tiny_ucf101, tmp_
 )
 def test_bad_divisions_are_refused(tiny_ucf101, change, message):
     with pytest.raises(ValueError, match=message):
-        divided(str(tiny_ucf101), split=1, **change)
+        parts(tiny_ucf101, **change)
 
 
 def test_held_out_groups_are_never_learnt_from(tiny_ucf101):
-    learn, held_out = divided(str(tiny_ucf101), split=1, subset="all", held_out_groups=1, seed=2)
+    learn, held_out = parts(tiny_ucf101, subset="all", held_out_groups=1, seed=2)
     assert len(learn.videos) + len(held_out.videos) == 9
     groups = [{video.group for video in part.videos} for part in (learn, held_out)]
     assert not groups[0] & groups[1]
     assert {group.partition("/")[0] for group in groups[1]} == set(learn.classes)
     # However many are asked for, every class keeps one.
-    learn, held_out = divided(str(tiny_ucf101), split=1, subset="all", held_out_groups=99)
+    learn, held_out = parts(tiny_ucf101, subset="all", held_out_groups=99)
     assert len(learn.videos) == 4
     assert {video.label for video in learn.videos} == {0, 1, 2, 3}
 
@@ -376,16 +386,14 @@ def test_group_in_both_lists_is_refused(tiny_ucf101, tmp_path):
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(source.read_bytes())
     with pytest.raises(ValueError, match="group Archery/g01 is in the train list and in the test list"):
-        divided(str(tmp_path), split=1)
+        parts(tmp_path)
 
 
 def test_training_starts_from_other_weights(tiny_ucf101, tmp_path):
     source = C3D((2, 3, 2, 2, 2, 2, 2, 2), (5, 6), 487)
     sha256 = write_checkpoint(tmp_path / "sports1m.pth", source.state_dict())
     still = {**SETTINGS, "learning_rate": 1e-30}
-    made = trained(
-        tiny_ucf101, tmp_path / "c3d.pth.tar", weights=str(tmp_path / "sports1m.pth"), recipe=still
-    )
+    made = trained(tiny_ucf101, tmp_path / "c3d.pth.tar", weights=str(tmp_path / "sports1m.pth"), **still)
     state = read_checkpoint(tmp_path / "c3d.pth.tar").state
     assert torch.equal(state["conv2.weight"], source.conv2.weight)
     assert state["fc8.weight"].shape == (4, 6)
@@ -400,7 +408,7 @@ def test_training_starts_from_other_weights(tiny_ucf101, tmp_path):
 def test_training_on_a_gpu_follows_from_the_seed(tiny_ucf101, tmp_path, precision):
     settings = {**SETTINGS, "epochs": 2, "precision": precision}
     made = [
-        trained(tiny_ucf101, tmp_path / f"{n}.pth", device="cuda", dropout=0.5, recipe=settings)["sha256"]
+        trained(tiny_ucf101, tmp_path / f"{n}.pth", device="cuda", dropout=0.5, **settings)["sha256"]
         for n in range(2)
     ]
     assert made[0] == made[1]

@@ -11,11 +11,6 @@ YEAR_S = 31_536_000
 Several = Parameter(consume_multiple=True, negative_iterable=())
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that were given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def settings_of(words: list[str]) -> dict[str, Any]:
     """Settings of explain-ucf101 given as name=value; the value in JSON or plain text, one for a list of one.
 
@@ -54,8 +49,3 @@ def settings_elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as a worker, which runs elsewhere, understands them."""
     against = settings.get("against")
     return {**settings, "against": place(against)} if against else settings
-
-
-def cluster_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the settings that say where the work is done."""
-    return {name: value for name, value in settings.items() if name in ("workers", "scheduler", "insecure")}

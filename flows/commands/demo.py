@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.explain import run_explain
-from flows.commands.train import run_train
+from flows.commands.train import train
 from flows.terminal import Console
+from tasks.request import Cluster, Request
 
 DATA: dict[str, Any] = {"videos_per_class": 16, "groups": 16, "frames": (42, 48), "seed": 0}
 
@@ -17,17 +18,15 @@ TRAINING: dict[str, Any] = {
     "hidden": (128, 128),
     "dropout": 0.0,
     "seed": 0,
-    "recipe": {
-        "epochs": 14,
-        "batch_size": 8,
-        "learning_rate": 0.04,
-        "schedule": "cosine",
-        "pixel_unit": 64.0,
-        "max_gradient_norm": 1.0,
-        "jitter": 8,
-        "random_crop": True,
-        "colour": 0.2,
-    },
+    "epochs": 14,
+    "batch_size": 8,
+    "learning_rate": 0.04,
+    "schedule": "cosine",
+    "pixel_unit": 64.0,
+    "max_gradient_norm": 1.0,
+    "jitter": 8,
+    "random_crop": True,
+    "colour": 0.2,
 }
 
 # Enough blocks for two workers to share.
@@ -55,15 +54,11 @@ def demo(directory: Path = Path("demo"), *, workers: int | None = None) -> int:
     make_dataset(data, **DATA)
     print(f"2. A narrow C3D trained on it: {checkpoint}")
     if not checkpoint.exists():
-        run_train(data=str(data), checkpoint=str(checkpoint), **TRAINING)
+        train(data=str(data), checkpoint=str(checkpoint), **TRAINING)
     print("3. The checkpoint explained on the test videos")
-    code = run_explain(
-        data=str(data),
-        checkpoint=str(checkpoint),
-        root=str(directory / "results"),
-        cluster={"workers": workers},
-        block_clips=BLOCK_CLIPS,
-    )
+    results = str(directory / "results")
+    request = Request(data=str(data), checkpoint=str(checkpoint), root=results, block_clips=BLOCK_CLIPS)
+    code = run_explain(request, Cluster(workers=workers))
     print("4. The truth beside it, which only a drawn data set has")
     _show_truth(data, checkpoint, directory / "results")
     return code

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.commands.options import RunOptions
+from flows.commands.options import flags
 from flows.terminal import Console
+from tasks.request import Cluster, Request, split
+
+if TYPE_CHECKING:
+    from tasks.plan import Plan
 
 
-def plan(options: RunOptions, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+@flags(Request, Cluster)
+def plan(*, json: Annotated[bool, Parameter(negative="")] = False, **options: Any) -> None:
     """Check everything that `selrel explain` would check, and say how much it would do, without doing it.
 
     A few clips go through every stage in a temporary directory, which gives the time. Nothing is left.
@@ -22,14 +27,13 @@ def plan(options: RunOptions, *, json: Annotated[bool, Parameter(negative="")] =
     json
         Print one JSON object instead.
     """
-    from flows.explain_ucf101 import request_from
     from flows.printing import print_json, print_plan
     from flows.serving.cluster import check_cluster
     from tasks.plan import plan as plan_of
 
-    check_cluster(**options.cluster())
-    made = plan_of(request_from(**options.request()))
-    found = _measured(made, options)
+    request, cluster = split(options, Request, Cluster)
+    check_cluster(**vars(cluster))
+    found = _measured(plan_of(request), cluster)
     console = Console()
     if json:
         print_json(console, found)
@@ -37,7 +41,7 @@ def plan(options: RunOptions, *, json: Annotated[bool, Parameter(negative="")] =
         print_plan(console, found)
 
 
-def _measured(made: Any, options: RunOptions) -> dict[str, Any]:
+def _measured(made: Plan, where: Cluster) -> dict[str, Any]:
     import dataclasses
     import logging
 
@@ -45,7 +49,7 @@ def _measured(made: Any, options: RunOptions) -> dict[str, Any]:
     from flows.serving.scratch import scratch_directory
     from tasks.trial import extent, measure
 
-    workers, threads = local_size(options.workers)
+    workers, threads = local_size(where.workers)
     size = extent(made)
     seconds = {}
     if not made.finished:
@@ -61,7 +65,7 @@ def _measured(made: Any, options: RunOptions) -> dict[str, Any]:
         **dataclasses.asdict(size),
         "workers": workers,
         "threads_per_worker": threads,
-        "scheduler": options.scheduler,
+        "scheduler": where.scheduler,
         "seconds_per_clip": seconds,
         "seconds": whole,
         "settings": made.description["settings"],

@@ -6,8 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
+from flows.commands.arguments import YEAR_S, Several, place, settings_elsewhere, settings_of
 from flows.terminal import Console
+from tasks.request import Cluster, split
 
 if TYPE_CHECKING:
     from flows.serving.standing_server import Standing
@@ -85,7 +86,8 @@ def _check(*, watch: str, data: str, root: str, settings: dict[str, Any], tries:
     from tasks.watch import check_place
 
     check_place(watch, request_for(data=data, root=root, settings=settings), tries=tries)
-    check_cluster(**cluster_of(settings))
+    (cluster,) = split(settings, Cluster)
+    check_cluster(**vars(cluster))
 
 
 def _welcome(standing: Standing, watch: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.markdown import Markdown
 
-from flows.commands.arguments import Several, given
+from flows.commands.arguments import Several
 from flows.terminal import Console
 
 if TYPE_CHECKING:
@@ -56,12 +56,13 @@ def validate(
     from storage.report.validity.page import opening
     from tasks.validity.benchmark import Benchmark, open_bench
 
+    chosen = {} if correlations is None else {"correlations": tuple(correlations)}
     settings = Benchmark(
         seeds=seeds,
         videos_per_class=videos_per_class,
         test_groups=test_groups,
         epochs=epochs,
-        **given({"correlations": tuple(correlations) if correlations is not None else None}),
+        **chosen,  # type: ignore[arg-type]
     )
     console = Console()
     with scratch_directory("validate") as scratch:

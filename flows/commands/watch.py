@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flows.commands.arguments import YEAR_S, Several, cluster_of, place, settings_elsewhere, settings_of
+from flows.commands.arguments import YEAR_S, Several, place, settings_elsewhere, settings_of
 from flows.exits import FAILED, GATE
 from flows.serving.outages import outage
+from tasks.request import Cluster, split
 
 if TYPE_CHECKING:
     from storage.checkpoints.ledger import Entry
@@ -93,14 +94,14 @@ def look_once(watched: str, request: Request, *, settings: dict[str, Any], at_on
         explain = on_server({**settings, "data": request.data, "root": request.root})
         go_through(watched, request, explain=explain, at_once=at_once, tries=tries)
         return 0
-    cluster = cluster_of(settings)
-    check_cluster(**cluster)
+    (cluster,) = split(settings, Cluster)
+    check_cluster(**vars(cluster))
     codes = [0]
     go_through(watched, request, explain=partial(_here, request, cluster, codes), tries=tries)
     return next(code for code in (FAILED, GATE, 0) if code in codes)
 
 
-def _here(request: Request, cluster: dict[str, Any], codes: list[int], due: Entry) -> Iterator[Entry]:
+def _here(request: Request, cluster: Cluster, codes: list[int], due: Entry) -> Iterator[Entry]:
     """Explain a checkpoint in this process; the next one's turn comes whatever becomes of it."""
     from flows.commands.explain import carry_out_here
     from tasks.gate import MotionDropped

@@ -32,12 +32,12 @@ from prefect.utilities.callables import get_call_parameters
 from flows.serving.cluster import check_cluster, refuse_unguarded_script
 from flows.serving.local_server import is_used, temporary_server
 from flows.serving.outages import outage
+from tasks.request import Cluster, split
 
 # As flows/serving/heartbeat.yaml calls it.
 ENDED = "selrel.flow-run.ended"
 P = ParamSpec("P")
 R = TypeVar("R")
-_OF_A_CLUSTER = ("workers", "scheduler", "insecure")
 # Prefect sends it from a thread of its own, a few tenths of a second after the run began.
 _FIRST_HEARTBEAT_S = 2.0
 _APART_S = 1.0
@@ -66,7 +66,8 @@ class StandaloneFlow(Flow[P, R]):
         if self.should_validate_parameters:
             parameters = self.validate_parameters(parameters)
         if "workers" in parameters:
-            check_cluster(**{name: parameters[name] for name in _OF_A_CLUSTER if name in parameters})
+            (cluster,) = split(parameters, Cluster)
+            check_cluster(**vars(cluster))
         outcome: Future[R] = Future()
         flow = copy.copy(self)
         at_the_end = ExitStack()

@@ -1,50 +1,21 @@
 """How a model is trained: the recipe, checked when it is made."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
 
-Schedule = Literal["plateau", "cosine"]
 Sampling = Literal["random", "balanced"]
-Precision = Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
+def _setting(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"group": "Recipe", "help": about, "kept": None})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a model is trained; the defaults are the paper's (Hiley et al. 2020, section 5.1).
 
-    Attributes
-    ----------
-    epochs : int
-        Passes over all samples.
-    batch_size : int
-        Clips of one step.
-    learning_rate, momentum : float
-        Of stochastic gradient descent.
-    schedule : "plateau" or "cosine"
-        The rate is divided by 10 after `patience` epochs in which the training loss did not fall; or it
-        rises over the first 15 % of the steps and falls to zero along a cosine.
-    patience : int
-        Epochs; of "plateau" only.
-    sampling : "random" or "balanced"
-        Every clip once an epoch; or as many clips an epoch, an equal share of every class, those of a small
-        class several times.
-    pixel_unit : float
-        Pixels are counted in this unit while training, which brings those of 0..255 near unit variance;
-        the weights that come out take the profile's own pixels. A power of two makes that exact.
-    max_gradient_norm : float, optional
-        Longer gradients are shortened to this.
-    jitter : int
-        A clip starts up to this many frames earlier or later.
-    random_crop : bool
-        Crop anywhere in the resized frame, not in its centre.
-    flip : bool
-        Mirror every other clip, left to right, by chance.
-    colour : float
-        0 to 1: how far brightness and colour balance of a clip are changed at random, and whether (above
-        0) its channels change places.
-    precision : "float32" or "bfloat16"
-        Of the arithmetic of a step; weights, their updates and the measurements are float32 in both.
+    What each setting does is told beside it, which is what the command line shows.
 
     Raises
     ------
@@ -52,20 +23,41 @@ class Recipe:
         If a value is out of range.
     """
 
-    epochs: int = 100
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    schedule: Schedule = "plateau"
-    patience: int = 10
-    sampling: Sampling = "random"
-    pixel_unit: float = 1.0
-    max_gradient_norm: float | None = None
-    jitter: int = 0
-    random_crop: bool = False
-    flip: bool = False
-    colour: float = 0.0
-    precision: Precision = "float32"
+    epochs: int = _setting(100, "Passes over all clips.")
+    batch_size: int = _setting(32, "Clips of one step.")
+    learning_rate: float = _setting(1e-3, "Of stochastic gradient descent, in the first epochs.")
+    momentum: float = _setting(0.9, "Of stochastic gradient descent.")
+    schedule: Literal["plateau", "cosine"] = _setting(
+        "plateau",
+        "`plateau`: the rate is divided by 10 after `patience` epochs without a lower training loss; "
+        "`cosine`: it rises over the first 15 % of the steps and falls to zero along a cosine.",
+    )
+    patience: int = _setting(10, "Epochs without progress, of `plateau`.")
+    sampling: Sampling = _setting(
+        "random",
+        "Every clip once an epoch; or (`balanced`) as many clips an epoch, an equal share of every class, "
+        "those of a small class several times.",
+    )
+    pixel_unit: float = _setting(
+        1.0,
+        "Pixels are counted in this unit while training; 64 brings those of 0..255 near unit variance, which "
+        "helps new weights along. The weights that come out take the profile's own pixels; a power of two "
+        "makes that exact.",
+    )
+    max_gradient_norm: float | None = _setting(None, "Longer gradients are shortened to this.")
+    jitter: int = _setting(0, "A clip starts up to this many frames earlier or later.")
+    random_crop: bool = _setting(False, "Crop anywhere in the resized frame, not in its centre.")
+    flip: bool = _setting(False, "Mirror every other clip, left to right, by chance.")
+    colour: float = _setting(
+        0.0,
+        "0 to 1: how far brightness and colour balance of a clip are changed by chance, and whether "
+        "(above 0) its channels change places.",
+    )
+    precision: Literal["float32", "bfloat16"] = _setting(
+        "float32",
+        "Of the arithmetic of a step; `bfloat16` is about twice as fast on a GPU. Weights, their updates and "
+        "the measurements are float32 in both.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -80,9 +72,10 @@ class Recipe:
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 up to below 1")
         _check("jitter", self.jitter, self.jitter >= 0, "0 or more frames")
         _check("colour", self.colour, 0 <= self.colour <= 1, "0 to 1")
-        for name, choices in (("schedule", Schedule), ("sampling", Sampling), ("precision", Precision)):
-            allowed = get_args(choices)
-            _check(name, getattr(self, name), getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        for one in fields(self):
+            if get_origin(one.type) is Literal:
+                value, allowed = getattr(self, one.name), get_args(one.type)
+                _check(one.name, value, value in allowed, f"one of {', '.join(allowed)}")
 
 
 def _check(name: str, value: object, allowed: bool, wanted: str) -> None:

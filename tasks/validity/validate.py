@@ -192,9 +192,9 @@ def plan_case(bench: Bench, number: int) -> Plan:
             checkpoint=str(bench.checkpoint(settings.cases[number])),
             root=bench.root,
             subset="all",
-            methods={name: {} for name in settings.methods},
+            methods=settings.methods,
             sigmas=settings.sigmas,
-            selective=PARAMETERS,
+            **{name: getattr(PARAMETERS, name) for name in ("edge", "border", "floor", "scaling")},
             model=FACTORY,
             block_clips=BLOCK_CLIPS,
         )
