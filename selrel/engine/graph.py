@@ -97,22 +97,40 @@ class Step:
     winners: Winners | None
     graph: Graph
 
-    def refusal(self, method: str) -> UnsupportedModel:
-        """What a method's rule raises for an operation that it does not know."""
-        return UnsupportedModel(
-            f"{method} has no rule for {self.node.name}; choose other methods, or replace the operation"
-        )
-
 
 Rule = Callable[[Step, Tensor], tuple[Tensor, ...]]
 """Distribute what arrives at a node's output over its inputs; it may overwrite what arrives."""
 
 
-def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
-    """The chain rule: plain backpropagation."""
-    if step.winners is not None:
-        return (step.winners.pullback(gradient),)
-    return step.node.operation.pullback(gradient, step.inputs, step.rounding)
+@dataclass(frozen=True)
+class Rules:
+    """What a method does at each type of operation.
+
+    Attributes
+    ----------
+    method
+        The method's name, for its refusals.
+    table
+        The rule for each type of operation. A type without an entry takes that of its nearest parent.
+    """
+
+    method: str
+    table: Mapping[type[Any], Rule]
+
+    def at(self, node: Node) -> Rule:
+        """Look up the rule for a node.
+
+        Raises
+        ------
+        UnsupportedModel
+            If the table has neither the node's type of operation nor one of its parents.
+        """
+        for kind in type(node.operation).__mro__:
+            if kind in self.table:
+                return self.table[kind]
+        raise UnsupportedModel(
+            f"{self.method} has no rule for {node.name}; choose other methods, or replace the operation"
+        )
 
 
 class Forward:
@@ -159,19 +177,27 @@ class Forward:
         start[rows, targets] = torch.as_tensor(amount, dtype=start.dtype, device=start.device)
         return start
 
-    def backward(self, rule: Rule, start: Tensor, *, stop: int = 0) -> Tensor:
-        """Carry `start` from the logits to the value at `stop` (default: the clip) under a rule.
+    def backward(self, rules: Rules, start: Tensor, *, stop: int = 0) -> Tensor:
+        """Carry `start` from the logits to the value at `stop` (default: the clip) by a method's rules.
 
         Returns
         -------
         A tensor of the shape of that value. What arrives along several paths is added.
+
+        Raises
+        ------
+        UnsupportedModel
+            Before anything is computed, if the method has no rule for an operation on the way.
         """
-        arriving: dict[int, Tensor] = {len(self.graph.nodes): start.clone()}
+        nodes = self.graph.nodes
+        rule_at = [rules.at(node) for node in nodes[stop:]]
+        arriving: dict[int, Tensor] = {len(nodes): start.clone()}
         with torch.no_grad():
-            for position in range(len(self.graph.nodes), stop, -1):
+            for position in range(len(nodes), stop, -1):
+                rule = rule_at.pop()
                 if position in arriving:
                     shares = rule(self._step(position), arriving.pop(position))
-                    _add(arriving, self.graph.nodes[position - 1].inputs, shares)
+                    _add(arriving, nodes[position - 1].inputs, shares)
         return arriving.get(stop, torch.zeros_like(self._values[stop]))
 
     def _step(self, position: int) -> Step:

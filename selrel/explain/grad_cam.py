@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from selrel.engine import Forward, gradient_rule
+from selrel.engine import PULLBACKS, Forward, Rules
 
 UNITS = "logit"
+RULES = Rules("grad_cam", PULLBACKS)
 
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
             "model has none; choose other methods"
         )
     maps = forward.value(position)
-    gradients = forward.backward(gradient_rule, forward.at_target(targets), stop=position)
+    gradients = forward.backward(RULES, forward.at_target(targets), stop=position)
     weights = gradients.mean(dim=(2, 3, 4), keepdim=True)
     activation = (weights * maps).sum(dim=1, keepdim=True).relu()
     size = forward.clips.shape[2:]

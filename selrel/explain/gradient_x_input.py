@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from selrel.engine import Forward, gradient_rule
+from selrel.engine import PULLBACKS, Forward, Rules
 
 UNITS = "logit"
+RULES = Rules("gradient_x_input", PULLBACKS)
 
 
 def explain(forward: Forward, targets: Tensor) -> Tensor:
@@ -16,5 +17,5 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
     -------
     (clip, time, height, width): in logits, summed over colour channels; signed.
     """
-    gradient = forward.backward(gradient_rule, forward.at_target(targets))
+    gradient = forward.backward(RULES, forward.at_target(targets))
     return (gradient * forward.clips).sum(dim=1)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from selrel.engine import Forward, gradient_rule
+from selrel.engine import PULLBACKS, Forward, Rules
 
 UNITS = "logit (squared or not) per unit of normalised pixel"
+RULES = Rules("sensitivity", PULLBACKS)
 
 
 def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> Tensor:
@@ -34,6 +35,6 @@ def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> T
     """
     if measure not in ("squared", "absolute"):
         raise ValueError(f"unknown measure {measure!r}; allowed: squared, absolute")
-    gradient = forward.backward(gradient_rule, forward.at_target(targets))
+    gradient = forward.backward(RULES, forward.at_target(targets))
     size = gradient.square() if measure == "squared" else gradient.abs()
     return size.sum(dim=1)
