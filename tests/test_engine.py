@@ -201,7 +201,7 @@ def test_grad_cam_needs_no_backward_pass_below_its_maps(
 ) -> None:
     visited = []
     step = Forward._step
-    monkeypatch.setattr(Forward, "_step", lambda f, position: visited.append(position) or step(f, position))
+    monkeypatch.setattr(Forward, "_step", lambda f, i, node: visited.append(i) or step(f, i, node))
     forward = Forward(graph, clips())
     grad_cam.explain(forward, TARGETS)
     assert graph.cam_value is not None and min(visited) == graph.cam_value + 1

@@ -7,7 +7,7 @@ import torch
 
 from selrel.clips.profiles import bounds
 from selrel.engine import Forward, Rules, trace
-from selrel.engine.operations import Layer, negative, positive, whole
+from selrel.engine.operations.layer import Layer, negative, positive, whole
 from selrel.explain import method, methods
 from selrel.explain.deep_taylor import rules
 from selrel.models import families, recognise
@@ -67,7 +67,7 @@ def orphaned(step, relevance):
         return 0.0
     x, layer = step.inputs[0].double(), replace(layer, weight=layer.weight.double())
     source = step.node.inputs[0]
-    if source == 0 or step.graph.nodes[source - 1].moves_pixels:
+    if step.graph.holds_pixels(source):
         low, high = (bound.double() for bound in step.graph.bound_images(source))
         z = layer.apply(x, whole) - layer.apply(low, positive) - layer.apply(high, negative)
     else:

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from selrel import explain
 from selrel.engine import PULLBACKS, Forward, Graph, Rules, UnsupportedModel, gradient_rule
 from selrel.engine.graph import Node
-from selrel.engine.operations import Convolution, Layer, Linear
+from selrel.engine.operations import Operation
+from selrel.engine.operations.convolution import Convolution
+from selrel.engine.operations.layer import Layer
+from selrel.engine.operations.linear import Linear
 from tests.slow_relevance import SlowRelevance, Value
 from tests.test_deep_taylor import FLAT, Network, agree_everywhere, pixels, traced
 
@@ -347,7 +350,7 @@ def test_a_nearly_plain_leaky_rectifier_is_nearly_a_plain_one() -> None:
 # --- what a method has no rule for ----------------------------------------------------------------
 
 
-class Square:
+class Square(Operation):
     """An operation that no rule knows, with a right derivative."""
 
     def forward(self, *inputs: Tensor) -> Tensor:

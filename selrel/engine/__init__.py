@@ -5,9 +5,11 @@ is a method's table of what it does at each operation.
 """
 
 from selrel.engine.gradient import PULLBACKS, gradient_rule
-from selrel.engine.graph import Forward, Graph, Rule, Rules, Step, UnsupportedModel
+from selrel.engine.graph import Clips, Forward, Graph, Rule, Rules, Step
+from selrel.engine.operations import UnsupportedModel
 from selrel.engine.trace import trace
 
 __all__ = [
-    "PULLBACKS", "Forward", "Graph", "Rule", "Rules", "Step", "UnsupportedModel", "gradient_rule", "trace",
+    "PULLBACKS", "Clips", "Forward", "Graph", "Rule", "Rules", "Step", "UnsupportedModel",
+    "gradient_rule", "trace",
 ]  # fmt: skip

@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from selrel.engine.graph import Rule, Step
-from selrel.engine.operations import Addition, Average, Layer, MaxPool, Relu, Routing, Scaling
+from selrel.engine.operations.addition import Addition
+from selrel.engine.operations.average import Average
+from selrel.engine.operations.layer import Layer
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
+from selrel.engine.operations.routing import Routing
+from selrel.engine.operations.scaling import Scaling
 
 
 def gradient_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:

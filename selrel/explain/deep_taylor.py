@@ -14,27 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selrel.engine import Forward, Rules, Step, gradient_rule
-from selrel.engine.operations import (
-    Addition,
-    Average,
-    Convolution,
-    Layer,
-    MaxPool,
-    Part,
-    Relu,
-    Routing,
-    Scaling,
-    negative,
-    positive,
-    whole,
-)
+from selrel.engine import Clips, Forward, Rules, Step, gradient_rule
+from selrel.engine.operations.addition import Addition
+from selrel.engine.operations.average import Average
+from selrel.engine.operations.convolution import Convolution
+from selrel.engine.operations.layer import Layer, Part, negative, positive, whole
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
+from selrel.engine.operations.routing import Routing
+from selrel.engine.operations.scaling import Scaling
 from selrel.engine.ties import TINY, positive_part
 
 UNITS = "1"
 
 
-def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Clips:
     """Decompose the target's logit into the relevance of every voxel.
 
     Parameters
@@ -55,10 +49,10 @@ def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str
     if alpha < 1:
         raise ValueError(f"alpha is {alpha}; it must be at least 1 (1 is deep Taylor)")
     begin = forward.at_target(targets, amount(forward, targets, start))
-    return forward.backward(rules(alpha), begin).sum(dim=1)
+    return forward.each(lambda relevance: relevance.sum(dim=1), forward.backward(rules(alpha), begin))
 
 
-def amount(forward: Forward, targets: Tensor, start: str) -> Tensor:
+def amount(forward: Forward[Clips], targets: Tensor, start: str) -> Tensor:
     """What a cube starts from, (clip,): ones, or the targets' logits."""
     if start == "one":
         return torch.ones(len(targets), dtype=forward.logits.dtype, device=forward.logits.device)
@@ -67,9 +61,10 @@ def amount(forward: Forward, targets: Tensor, start: str) -> Tensor:
     raise ValueError(f"unknown start {start!r}; allowed: one, logit")
 
 
-def conservation_error(relevance: Tensor, start: Tensor | float = 1.0) -> Tensor:
-    """Return |sum of the cube - start|, relative to the start, float64 (clip,)."""
-    total = relevance.double().sum(dim=(1, 2, 3))
+def conservation_error(relevance: Tensor | tuple[Tensor, ...], start: Tensor | float = 1.0) -> Tensor:
+    """Return |sum of a clip's cubes - start|, relative to the start, float64 (clip,)."""
+    cubes = (relevance,) if isinstance(relevance, Tensor) else relevance
+    total = torch.stack([cube.double().sum(dim=(1, 2, 3)) for cube in cubes]).sum(dim=0)
     start = torch.as_tensor(start, dtype=torch.float64, device=total.device)
     return (total - start).abs() / start.abs().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -101,9 +96,9 @@ def _by_contribution(step: Step, relevance: Tensor, *, alpha: float) -> tuple[Te
     """A layer: zB for pixels, the alpha-beta rule for inputs of both signs, z+ or alpha-beta for others."""
     layer, source = step.node.operation, step.node.inputs[0]
     assert isinstance(layer, Layer)
-    if source == 0 or step.graph.nodes[source - 1].moves_pixels:
+    if step.graph.holds_pixels(source):
         return (_z_b(step, layer, relevance),)
-    if not step.graph.nodes[source - 1].nonnegative:
+    if not step.graph.nonnegative(source):
         return (_signed(step, layer, relevance, alpha),)
     # What counts as 0 must not carry relevance where nothing else is active.
     a = positive_part(step.inputs[0], step.rounding[0])

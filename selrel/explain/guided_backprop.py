@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from selrel.engine import Forward, Rules, Step, gradient_rule
-from selrel.engine.operations import Addition, Average, Layer, MaxPool, Relu, Routing, Scaling
+from selrel.engine import Clips, Forward, Rules, Step, gradient_rule
+from selrel.engine.operations.addition import Addition
+from selrel.engine.operations.average import Average
+from selrel.engine.operations.layer import Layer
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
+from selrel.engine.operations.routing import Routing
+from selrel.engine.operations.scaling import Scaling
 
 UNITS = "logit per unit of normalised pixel"
 
 
-def explain(forward: Forward, targets: Tensor) -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor) -> Clips:
     """Backpropagate the target's logit, passing only positive gradients through each rectifier.
 
     Returns
@@ -18,7 +24,8 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
     (clip, time, height, width): the guided gradient in logits per unit of normalised pixel, summed
     over colour channels; signed.
     """
-    return forward.backward(RULES, forward.at_target(targets)).sum(dim=1)
+    gradient = forward.backward(RULES, forward.at_target(targets))
+    return forward.each(lambda guided: guided.sum(dim=1), gradient)
 
 
 def _rectified(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
