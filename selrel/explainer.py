@@ -72,7 +72,7 @@ class Explainer:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.graph.bounds[0].device
+        return self.graph.bounds[0][0].device
 
     def logits(self, frames: Frames) -> Tensor:
         """Ask the model, without an explanation.
@@ -113,7 +113,7 @@ class Explainer:
         """
         run = timed or _untimed
         clips = self._input(frames)
-        forward: Forward = run("forward", lambda: Forward(self.graph, clips))
+        forward: Forward[Tensor] = run("forward", lambda: Forward(self.graph, clips))
         chosen = first_highest(forward.logits) if targets is None else targets.to(self.device)
         cubes = {
             name: run(name, partial(forward.once, method(name), chosen, settings))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selrel.engine import Forward, trace
 from selrel.explain import deep_taylor
-from selrel.explain.deep_taylor import conservation_error, relevance_rule
+from selrel.explain.deep_taylor import conservation_error, rules
 from selrel.models.c3d import C3D
 from tests.slow_relevance import SlowRelevance, Value
 
@@ -82,7 +82,7 @@ def agree_everywhere(
     clips = pixels(2, shape) if clips is None else clips
     forward = traced(model, shape, clips.to(dtype))
     start = torch.randn(forward.logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    cubes = {a: forward.backward(relevance_rule(a), start.to(dtype)) for a in (1.0, 2.0)}
+    cubes = {a: forward.backward(rules(a), start.to(dtype)) for a in (1.0, 2.0)}
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
     references = []
     for i, clip in enumerate(clips):
@@ -193,7 +193,7 @@ def test_padding_gets_and_takes_nothing() -> None:
     clips = pixels(2, (3, 4, 6, 5))
     found = [traced(model, (3, 4, 6, 5), clips) for model in (inside, outside)]
     start = torch.randn_like(found[0].logits)
-    first, second = (f.backward(relevance_rule(1.0), start) for f in found)
+    first, second = (f.backward(rules(1.0), start) for f in found)
     torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
 
 

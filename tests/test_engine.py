@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from selrel import explain
-from selrel.engine import Forward, Graph, gradient_rule, trace
-from selrel.explain import deep_taylor, grad_cam, gradient_x_input
+from selrel.engine import Forward, Graph, trace
+from selrel.explain import deep_taylor, grad_cam, gradient_x_input, sensitivity
 
 SHAPE = (3, 6, 12, 12)
 LOW, HIGH = torch.full((3,), -1.0), torch.full((3,), 2.0)
@@ -143,9 +143,9 @@ def test_an_unknown_method_is_refused_with_those_known() -> None:
 def test_a_backward_pass_is_linear_in_its_start(graph: Graph) -> None:
     forward = Forward(graph, clips())
     starts = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
-    for rule in (gradient_rule, deep_taylor.relevance_rule(1.0), deep_taylor.relevance_rule(2.0)):
+    for rules in (sensitivity.RULES, deep_taylor.rules(1.0), deep_taylor.rules(2.0)):
         one, two, both = (
-            forward.backward(rule, s) for s in (starts[0], starts[1], starts[0] - 2 * starts[1])
+            forward.backward(rules, s) for s in (starts[0], starts[1], starts[0] - 2 * starts[1])
         )
         torch.testing.assert_close(both, one - 2 * two, rtol=1e-4, atol=1e-5 * both.abs().max().item())
 
@@ -156,7 +156,7 @@ def test_a_start_is_left_as_it_was(graph: Graph) -> None:
     assert start.sum(dim=1).tolist() == [1.0, -2.0, 0.5, 3.0]
     assert start.argmax(dim=1)[[0, 2, 3]].tolist() == TARGETS[[0, 2, 3]].tolist()
     before = start.clone()
-    forward.backward(deep_taylor.relevance_rule(2.0), start)
+    forward.backward(deep_taylor.rules(2.0), start)
     assert torch.equal(start, before)
 
 
@@ -168,7 +168,7 @@ def test_relevance_is_kept_at_every_value_on_the_way(graph: Graph) -> None:
     crossed = [i for i in range(len(graph.nodes)) if i <= counts.index(2) or i > counts.index(2) + 4]
     assert crossed == [0, 1, 2, 3, 8]
     for position in crossed:
-        relevance = forward.backward(deep_taylor.relevance_rule(1.0), start, stop=position)
+        relevance = forward.backward(deep_taylor.rules(1.0), start, stop=position)
         sums = relevance.double().flatten(1).sum(dim=1)
         torch.testing.assert_close(sums, torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_grad_cam_needs_no_backward_pass_below_its_maps(
 ) -> None:
     visited = []
     step = Forward._step
-    monkeypatch.setattr(Forward, "_step", lambda f, position: visited.append(position) or step(f, position))
+    monkeypatch.setattr(Forward, "_step", lambda f, i, node: visited.append(i) or step(f, i, node))
     forward = Forward(graph, clips())
     grad_cam.explain(forward, TARGETS)
     assert graph.cam_value is not None and min(visited) == graph.cam_value + 1

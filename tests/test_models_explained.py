@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from selrel.clips.profiles import bounds
-from selrel.engine import Forward, trace
-from selrel.engine.operations import Layer, negative, positive, whole
+from selrel.engine import Forward, Rules, trace
+from selrel.engine.operations.layer import Layer, negative, positive, whole
 from selrel.explain import method, methods
-from selrel.explain.deep_taylor import relevance_rule
+from selrel.explain.deep_taylor import rules
 from selrel.models import families, recognise
 from tests.published_models import CASES, random_clips, random_state
 
@@ -43,16 +43,18 @@ def test_the_engine_gives_the_models_logits(explained):
 def test_deep_taylor_conserves_relevance(explained):
     """Layer by layer: nothing is lost but what arrives where no input contributes (0/0 is 0)."""
     _, _, forward, clips = explained
-    rule, kept, orphans = relevance_rule(1.0), [], []
+    plain, kept, orphans = rules(1.0), [], []
 
     def watched(step, relevance):
         orphans.append(orphaned(step, relevance))
         arrived = relevance.double().sum()
-        shares = rule(step, relevance)
+        shares = plain.at(step.node)(step, relevance)
         kept.append(float(sum(share.double().sum() for share in shares) + orphans[-1] - arrived))
         return shares
 
-    cube = forward.backward(watched, forward.at_target(torch.tensor([0, 2])))
+    cube = forward.backward(
+        Rules("watched", dict.fromkeys(plain.table, watched)), forward.at_target(torch.tensor([0, 2]))
+    )
     assert len(kept) == len(forward.graph.nodes) and max(map(abs, kept)) < 1e-5
     assert abs(float(cube.double().sum()) + sum(orphans) - len(clips)) < 1e-4
     assert (cube.sum(1) >= -1e-7 * cube.max()).all() and sum(orphans) < 0.5 * len(clips)
@@ -65,7 +67,7 @@ def orphaned(step, relevance):
         return 0.0
     x, layer = step.inputs[0].double(), replace(layer, weight=layer.weight.double())
     source = step.node.inputs[0]
-    if source == 0 or step.graph.nodes[source - 1].moves_pixels:
+    if step.graph.holds_pixels(source):
         low, high = (bound.double() for bound in step.graph.bound_images(source))
         z = layer.apply(x, whole) - layer.apply(low, positive) - layer.apply(high, negative)
     else:

@@ -18,8 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selrel import explain
-from selrel.engine import Forward, Graph, UnsupportedModel
+from selrel.engine import PULLBACKS, Forward, Graph, Rules, UnsupportedModel, gradient_rule
 from selrel.engine.graph import Node
+from selrel.engine.operations import Operation
+from selrel.engine.operations.convolution import Convolution
+from selrel.engine.operations.layer import Layer
+from selrel.engine.operations.linear import Linear
 from tests.slow_relevance import SlowRelevance, Value
 from tests.test_deep_taylor import FLAT, Network, agree_everywhere, pixels, traced
 
@@ -346,7 +350,7 @@ def test_a_nearly_plain_leaky_rectifier_is_nearly_a_plain_one() -> None:
 # --- what a method has no rule for ----------------------------------------------------------------
 
 
-class Square:
+class Square(Operation):
     """An operation that no rule knows, with a right derivative."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -356,32 +360,52 @@ class Square:
         return (2 * inputs[0] * gradient,)
 
 
-@pytest.mark.parametrize("method", explain.methods())
-def test_an_operation_without_a_rule_is_refused_by_name(method: str) -> None:
-    """The gradient is a rule of its own, where a method is nothing but it; elsewhere it is none."""
+class SquareOfLayer(Square, Linear):
+    """One whose parent is in every table."""
+
+
+def squared(x: Tensor, operation: Any) -> tuple[Network, Forward]:
+    """A network with an operation planted in place of the identity that ends its features."""
     model = Network(
         lambda m, x: m.fc(m.conv(x).relu().flatten(1)), conv=nn.Conv3d(3, 2, 1), fc=nn.Linear(240, 5)
     )
-    x = clips()
     graph = traced(model, SHAPE, x).graph
     at = next(i for i, node in enumerate(graph.nodes) if "flatten" in node.name or "view" in node.name)
-    # In place of the identity that ends the graph's features.
     nodes = list(graph.nodes)
-    planted = Node("act (square)", Square(), (at,), nonnegative=True)
+    planted = Node("act (square)", operation, (at,), nonnegative=True)
     shifted = [
         Node(n.name, n.operation, tuple(i + (i >= at) for i in n.inputs), n.nonnegative, n.moves_pixels)
         for n in nodes[at:]
     ]
     shifted[0] = Node(shifted[0].name, shifted[0].operation, (at + 1,), True)
-    forward = Forward(Graph((*nodes[:at], planted, *shifted), graph.bounds, graph.cam_value), x)
-    if method in ("deep_taylor", "guided_backprop", "guided_grad_cam"):
-        refused = "deep_taylor" if method == "deep_taylor" else "guided_backprop"
-        with pytest.raises(
-            UnsupportedModel, match=rf"^{refused} has no rule for act \(square\); choose other"
-        ):
-            explain.method(method)(forward, TARGETS)
-        return
     model.function = lambda m, x: m.fc(m.conv(x).relu().square().flatten(1))
-    found = explain.method(method)(forward, TARGETS)
-    if method == "gradient_x_input":
-        _near(found, (_gradient(model.double(), x) * x).sum(dim=1))
+    return model, Forward(Graph((*nodes[:at], planted, *shifted), graph.bounds, graph.cam_value), x)
+
+
+@pytest.mark.parametrize("method", explain.methods())
+def test_an_operation_without_a_rule_is_refused_by_name(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a method is nothing but the gradient, and the operation's derivative is right."""
+    _, forward = squared(clips(), Square())
+    monkeypatch.setattr(Forward, "_step", lambda *_: pytest.fail("computed"))
+    refused = {"guided_grad_cam": "guided_backprop"}.get(method, method)
+    with pytest.raises(UnsupportedModel, match=rf"^{refused} has no rule for act \(square\); choose other"):
+        explain.method(method)(forward, TARGETS)
+
+
+def test_a_table_with_one_more_entry_covers_one_more_operation() -> None:
+    model, forward = squared(clips(), Square())
+    rules = Rules("squares", {**PULLBACKS, Square: gradient_rule})
+    found = forward.backward(rules, forward.at_target(TARGETS))
+    _near(found, _gradient(model.double(), clips()))
+
+
+def test_a_rule_is_that_of_the_type_or_of_its_nearest_parent() -> None:
+    def rule(step: Any, share: Tensor) -> tuple[Tensor, ...]:
+        return (share,)
+
+    node = Node("act (square)", SquareOfLayer(torch.ones(1, 1), None), (0,))
+    assert Rules("m", {Layer: rule}).at(node) is rule
+    assert Rules("m", {Layer: gradient_rule, SquareOfLayer: rule}).at(node) is rule
+    assert Rules("m", {Layer: gradient_rule, Linear: rule}).at(node) is rule
+    with pytest.raises(UnsupportedModel, match=r"^m has no rule for act \(square\)"):
+        Rules("m", {Convolution: rule}).at(node)

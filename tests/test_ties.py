@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selrel.engine import Forward, gradient_rule, ties, trace
-from selrel.engine.operations import MaxPool, Relu
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
 from selrel.engine.ties import adaptive_windows, first_highest, regular_windows, to_first, where_positive
 from selrel.explain import guided_backprop
 from tests import slow_relevance
@@ -52,7 +53,7 @@ def decisions(kind: type[nn.Module], dtype: torch.dtype, clips: Tensor) -> list[
     """What every pooling and rectifier gives each of its inputs, of 1 that arrives at each output."""
     graph = trace(network(kind, dtype=dtype), CLIP, low=LOW, high=HIGH)
     forward = Forward(graph, clips.to(dtype))
-    steps = [forward._step(position) for position in range(1, len(graph.nodes) + 1)]
+    steps = [forward._step(*found) for found in enumerate(graph.nodes, start=1)]
     deciding = [step for step in steps if isinstance(step.node.operation, MaxPool | Relu)]
     return [gradient_rule(step, torch.ones_like(step.output))[0].double() for step in deciding]
 
@@ -205,7 +206,7 @@ def test_the_library_with_close_windows_mended_is_the_rule(
         * (1 + 1e-7 * torch.rand(2, *CLIP, generator=draw))
     )
     graph = trace(model.eval(), CLIP, low=LOW, high=HIGH)
-    step = Forward(graph, clips)._step(1)
+    step = Forward(graph, clips)._step(1, graph.nodes[0])
     gradient = torch.randn(step.output.shape, generator=draw)
     (found,) = gradient_rule(step, gradient.clone())
     expected = to_first(gradient, step.inputs[0], step.node.operation.windows, step.rounding[0])

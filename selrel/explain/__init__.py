@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from selrel.engine import Forward
+from selrel.engine import Clips, Forward
 
 
 class Explain(Protocol):
     """The call signature of a method."""
 
-    def __call__(self, forward: Forward, targets: Tensor, **settings: Any) -> Tensor:
+    def __call__(self, forward: Forward[Clips], targets: Tensor, **settings: Any) -> Clips:
         """Explain the logit of each clip's target.
 
         Parameters
@@ -34,7 +34,8 @@ class Explain(Protocol):
 
         Returns
         -------
-        (clip, time, height, width): signed relevance, summed over colour channels.
+        (clip, time, height, width): signed relevance, summed over colour channels. Of a model with several
+        inputs, a tuple with one for each.
         """
         ...
 

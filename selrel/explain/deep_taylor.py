@@ -7,33 +7,28 @@ Montavon et al. 2017, "Explaining nonlinear classification decisions with deep T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selrel.engine import Forward, Rule, Step, gradient_rule
-from selrel.engine.operations import (
-    Addition,
-    Average,
-    Convolution,
-    Layer,
-    MaxPool,
-    Part,
-    Relu,
-    Routing,
-    Scaling,
-    negative,
-    positive,
-    whole,
-)
+from selrel.engine import Clips, Forward, Rules, Step, gradient_rule
+from selrel.engine.operations.addition import Addition
+from selrel.engine.operations.average import Average
+from selrel.engine.operations.convolution import Convolution
+from selrel.engine.operations.layer import Layer, Part, negative, positive, whole
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
+from selrel.engine.operations.routing import Routing
+from selrel.engine.operations.scaling import Scaling
 from selrel.engine.ties import TINY, positive_part
 
 UNITS = "1"
 
 
-def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor, *, alpha: float = 1.0, start: str = "one") -> Clips:
     """Decompose the target's logit into the relevance of every voxel.
 
     Parameters
@@ -53,13 +48,11 @@ def explain(forward: Forward, targets: Tensor, *, alpha: float = 1.0, start: str
     """
     if alpha < 1:
         raise ValueError(f"alpha is {alpha}; it must be at least 1 (1 is deep Taylor)")
-    relevance = forward.backward(
-        relevance_rule(alpha), forward.at_target(targets, amount(forward, targets, start))
-    )
-    return relevance.sum(dim=1)
+    begin = forward.at_target(targets, amount(forward, targets, start))
+    return forward.each(lambda relevance: relevance.sum(dim=1), forward.backward(rules(alpha), begin))
 
 
-def amount(forward: Forward, targets: Tensor, start: str) -> Tensor:
+def amount(forward: Forward[Clips], targets: Tensor, start: str) -> Tensor:
     """What a cube starts from, (clip,): ones, or the targets' logits."""
     if start == "one":
         return torch.ones(len(targets), dtype=forward.logits.dtype, device=forward.logits.device)
@@ -68,44 +61,48 @@ def amount(forward: Forward, targets: Tensor, start: str) -> Tensor:
     raise ValueError(f"unknown start {start!r}; allowed: one, logit")
 
 
-def conservation_error(relevance: Tensor, start: Tensor | float = 1.0) -> Tensor:
-    """Return |sum of the cube - start|, relative to the start, float64 (clip,)."""
-    total = relevance.double().sum(dim=(1, 2, 3))
+def conservation_error(relevance: Tensor | tuple[Tensor, ...], start: Tensor | float = 1.0) -> Tensor:
+    """Return |sum of a clip's cubes - start|, relative to the start, float64 (clip,)."""
+    cubes = (relevance,) if isinstance(relevance, Tensor) else relevance
+    total = torch.stack([cube.double().sum(dim=(1, 2, 3)) for cube in cubes]).sum(dim=0)
     start = torch.as_tensor(start, dtype=torch.float64, device=total.device)
     return (total - start).abs() / start.abs().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def relevance_rule(alpha: float) -> Rule:
-    """Return the rule of deep Taylor decomposition for every kind of operation."""
-
-    def rule(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
-        operation = step.node.operation
-        if isinstance(operation, Layer):
-            return (_layer(step, operation, relevance, alpha),)
-        if isinstance(operation, Relu | Scaling):
-            # One input an output, which gets all; also of a rectifier that has reached its ceiling.
-            return (relevance,)
-        if isinstance(operation, Average):
-            return (_in_proportion(step, relevance),)
-        if isinstance(operation, Addition):
-            return _by_positive_parts(step, relevance)
-        if isinstance(operation, MaxPool | Routing):
+def rules(alpha: float) -> Rules:
+    """Return the rules of deep Taylor decomposition."""
+    return Rules(
+        "deep_taylor",
+        {
+            Layer: partial(_by_contribution, alpha=alpha),
+            # One input for each output, which gets all; also of a rectifier that has reached its ceiling.
+            Relu: _pass_on,
+            Scaling: _pass_on,
+            Average: _in_proportion,
+            Addition: _by_positive_parts,
             # Max pooling gives it to the winner; what only moves values moves relevance back.
-            return gradient_rule(step, relevance)
-        raise step.refusal("deep_taylor")
+            MaxPool: gradient_rule,
+            Routing: gradient_rule,
+        },
+    )
 
-    return rule
+
+def _pass_on(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
+    """Give all of the relevance to the one input."""
+    return (relevance,)
 
 
-def _layer(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
-    source = step.node.inputs[0]
-    if source == 0 or step.graph.nodes[source - 1].moves_pixels:
-        return _z_b(step, layer, relevance)
-    if not step.graph.nodes[source - 1].nonnegative:
-        return _signed(step, layer, relevance, alpha)
+def _by_contribution(step: Step, relevance: Tensor, *, alpha: float) -> tuple[Tensor, ...]:
+    """A layer: zB for pixels, the alpha-beta rule for inputs of both signs, z+ or alpha-beta for others."""
+    layer, source = step.node.operation, step.node.inputs[0]
+    assert isinstance(layer, Layer)
+    if step.graph.holds_pixels(source):
+        return (_z_b(step, layer, relevance),)
+    if not step.graph.nonnegative(source):
+        return (_signed(step, layer, relevance, alpha),)
     # What counts as 0 must not carry relevance where nothing else is active.
     a = positive_part(step.inputs[0], step.rounding[0])
-    return _z_plus(layer, a, relevance) if alpha == 1 else _alpha_beta(layer, a, relevance, alpha)
+    return (_z_plus(layer, a, relevance) if alpha == 1 else _alpha_beta(layer, a, relevance, alpha),)
 
 
 def _z_plus(layer: Layer, a: Tensor, relevance: Tensor) -> Tensor:
@@ -161,23 +158,21 @@ def _z_b(step: Step, layer: Layer, relevance: Tensor) -> Tensor:
     def corner() -> tuple[Tensor, Tensor]:
         lowest = layer.apply(low, positive) + layer.apply(high, negative)
         size = layer.weight.abs().flatten(1).sum(dim=1) * torch.maximum(-low, high).amax()
-        return lowest + layer.bias_view(), _rounding(layer.by_output(size) + layer.bias_view().abs())
+        size = layer.by_output(size) + layer.bias_view().abs()
+        # What a few roundings in such a sum come to: in float32, lest float64 choose differently.
+        return lowest + layer.bias_view(), size * (8 * torch.finfo(torch.float32).eps)
 
     lowest, noise = step.graph.remember(("zB corner", step.node), corner)
     # By frames, so that nothing of the size of the whole, largest map is made.
-    maps = (_frames(layer, output) for output in (relevance, step.output, lowest))
-    for share, output, least in zip(*maps, strict=True):
+    maps = [relevance, step.output, lowest]
+    frames = [m.split(1, dim=2) if isinstance(layer, Convolution) else (m,) for m in maps]
+    for share, output, least in zip(*frames, strict=True):
         share.copy_(_divide(share, output - least, smallest=noise))
     every, excited = layer.transposes(relevance, (whole, positive), x)
     return (x - high).mul_(every).addcmul_(excited, high - low)
 
 
-def _frames(layer: Layer, output: Tensor) -> Sequence[Tensor]:
-    """A convolution's output by its first axis of time or space; any other as it is."""
-    return torch.split(output, 1, dim=2) if isinstance(layer, Convolution) else (output,)
-
-
-def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
+def _in_proportion(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
     """An average: in proportion to the positive part of its inputs; equally where none is positive."""
     average = step.node.operation
     a = positive_part(step.inputs[0], step.rounding[0])
@@ -186,7 +181,7 @@ def _in_proportion(step: Step, relevance: Tensor) -> Tensor:
     orphans = torch.where(total <= TINY, relevance / count, 0.0)
     (spread,) = average.pullback(_divide(relevance, total), (a,), ())
     (equally,) = average.pullback(orphans, (a,), ())
-    return equally.addcmul_(spread, a)
+    return (equally.addcmul_(spread, a),)
 
 
 def _by_positive_parts(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
@@ -207,8 +202,3 @@ def _divide(relevance: Tensor, denominator: Tensor, *, smallest: Tensor | None =
     # R / inf is exactly 0, in one pass and without a mask in memory.
     denominator = F.threshold(denominator, TINY, math.inf, inplace=True)
     return torch.div(relevance, denominator, out=denominator)
-
-
-def _rounding(size: Tensor) -> Tensor:
-    """What a few roundings in a sum of this size come to: in float32, lest float64 choose differently."""
-    return size * (8 * torch.finfo(torch.float32).eps)

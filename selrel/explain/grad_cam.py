@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from selrel.engine import Forward, gradient_rule
+from selrel.engine import PULLBACKS, Clips, Forward, Rules
 
 UNITS = "logit"
+RULES = Rules("grad_cam", PULLBACKS)
 
 
-def explain(forward: Forward, targets: Tensor) -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor) -> Clips:
     """Weigh the last feature maps by their mean gradient, keep the positive part, and upsample.
 
     Only the part of the model behind those maps (C3D: conv5b after its rectifier) needs a backward
@@ -32,8 +33,12 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
             "model has none; choose other methods"
         )
     maps = forward.value(position)
-    gradients = forward.backward(gradient_rule, forward.at_target(targets), stop=position)
+    gradients = forward.backward(RULES, forward.at_target(targets), stop=position)
     weights = gradients.mean(dim=(2, 3, 4), keepdim=True)
     activation = (weights * maps).sum(dim=1, keepdim=True).relu()
-    size = forward.clips.shape[2:]
-    return F.interpolate(activation, size=size, mode="trilinear", align_corners=False)[:, 0]
+
+    def upsampled(clips: Tensor) -> Tensor:
+        size = clips.shape[2:]
+        return F.interpolate(activation, size=size, mode="trilinear", align_corners=False)[:, 0]
+
+    return forward.each(upsampled, forward.clips)

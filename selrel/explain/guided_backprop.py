@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from selrel.engine import Forward, Step, gradient_rule
-from selrel.engine.operations import Addition, Average, Layer, MaxPool, Relu, Routing, Scaling
+from selrel.engine import Clips, Forward, Rules, Step, gradient_rule
+from selrel.engine.operations.addition import Addition
+from selrel.engine.operations.average import Average
+from selrel.engine.operations.layer import Layer
+from selrel.engine.operations.max_pool import MaxPool
+from selrel.engine.operations.relu import Relu
+from selrel.engine.operations.routing import Routing
+from selrel.engine.operations.scaling import Scaling
 
 UNITS = "logit per unit of normalised pixel"
 
 
-def explain(forward: Forward, targets: Tensor) -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor) -> Clips:
     """Backpropagate the target's logit, passing only positive gradients through each rectifier.
 
     Returns
@@ -18,17 +24,28 @@ def explain(forward: Forward, targets: Tensor) -> Tensor:
     (clip, time, height, width): the guided gradient in logits per unit of normalised pixel, summed
     over colour channels; signed.
     """
-    return forward.backward(guided_rule, forward.at_target(targets)).sum(dim=1)
+    gradient = forward.backward(RULES, forward.at_target(targets))
+    return forward.each(lambda guided: guided.sum(dim=1), gradient)
 
 
-def guided_rule(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Pass the positive part of the gradient where a rectifier is active; the chain rule elsewhere.
+def _rectified(step: Step, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Pass the positive part of the gradient where a rectifier is active.
 
     A leaky rectifier passes its slope's share of the positive part where it is not active.
     """
-    operation = step.node.operation
-    if isinstance(operation, Relu):
-        return tuple(share.clamp_(min=0) for share in gradient_rule(step, gradient))
-    if isinstance(operation, Layer | Scaling | MaxPool | Average | Routing | Addition):
-        return gradient_rule(step, gradient)
-    raise step.refusal("guided_backprop")
+    return tuple(share.clamp_(min=0) for share in gradient_rule(step, gradient))
+
+
+# It extends no other table: a new kind of rectifier must be refused here until it has a rule.
+RULES = Rules(
+    "guided_backprop",
+    {
+        Relu: _rectified,
+        Layer: gradient_rule,
+        Scaling: gradient_rule,
+        MaxPool: gradient_rule,
+        Average: gradient_rule,
+        Routing: gradient_rule,
+        Addition: gradient_rule,
+    },
+)

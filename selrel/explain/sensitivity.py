@@ -5,14 +5,16 @@ Squared as Montavon et al. 2017.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from selrel.engine import Forward, gradient_rule
+from selrel.engine import PULLBACKS, Clips, Forward, Rules
 
 UNITS = "logit (squared or not) per unit of normalised pixel"
+RULES = Rules("sensitivity", PULLBACKS)
 
 
-def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> Tensor:
+def explain(forward: Forward[Clips], targets: Tensor, *, measure: str = "squared") -> Clips:
     """Measure how strongly the target's logit reacts to each voxel.
 
     Parameters
@@ -34,6 +36,6 @@ def explain(forward: Forward, targets: Tensor, *, measure: str = "squared") -> T
     """
     if measure not in ("squared", "absolute"):
         raise ValueError(f"unknown measure {measure!r}; allowed: squared, absolute")
-    gradient = forward.backward(gradient_rule, forward.at_target(targets))
-    size = gradient.square() if measure == "squared" else gradient.abs()
-    return size.sum(dim=1)
+    gradient = forward.backward(RULES, forward.at_target(targets))
+    size = torch.square if measure == "squared" else torch.abs
+    return forward.each(lambda slope: size(slope).sum(dim=1), gradient)

@@ -7,8 +7,8 @@ from a cube is its conservation error: what is lost where no input contributes (
 from __future__ import annotations
 
 from selrel.clips.profiles import bounds
-from selrel.engine import Forward, trace
-from selrel.explain.deep_taylor import relevance_rule
+from selrel.engine import Forward, Rules, trace
+from selrel.explain.deep_taylor import rules
 from selrel.models import families, recognise
 from tests.published_models import CASES, random_clips, random_state
 from tests.test_models_explained import orphaned
@@ -29,15 +29,15 @@ def main() -> None:
 
 def conserved(forward: Forward) -> tuple[float, float]:
     """What a clip's cube holds and what was lost, as shares of the start, means over the clips."""
-    rule, lost = relevance_rule(1.0), 0.0
+    plain, lost = rules(1.0), 0.0
 
     def watched(step, relevance):  # type: ignore[no-untyped-def]
         nonlocal lost
         lost += orphaned(step, relevance)
-        return rule(step, relevance)
+        return plain.at(step.node)(step, relevance)
 
     targets = forward.logits.argmax(dim=1)
-    cube = forward.backward(watched, forward.at_target(targets))
+    cube = forward.backward(Rules("watched", dict.fromkeys(plain.table, watched)), forward.at_target(targets))
     return float(cube.double().sum()) / len(targets), lost / len(targets)
 
 
