@@ -16,6 +16,7 @@ from selrel.engine.operations.convolution import channels_last
 from selrel.engine.operations.max_pool import MaxPool
 from selrel.engine.ties import TINY, Winners
 
+Result = TypeVar("Result")
 Clips = TypeVar("Clips", Tensor, tuple[Tensor, ...])
 """One tensor for a model of one input, a tuple with one for each input for a model of several."""
 
@@ -288,10 +289,10 @@ class Forward(Generic[Clips]):
                 self._sizes[position] = node.operation.size(inputs, map(self._size, node.inputs), value)
         return self._sizes[position]
 
-    def once(self, explain: Callable[..., Clips], targets: Tensor, settings: Mapping[str, Any]) -> Clips:
+    def once(self, explain: Callable[..., Result], targets: Tensor, settings: Mapping[str, Any]) -> Result:
         """Compute an explanation of this batch once, however many methods are built on it."""
         key = (explain, tuple(targets.tolist()), tuple(sorted(settings.items())))
         if key not in self._results:
             self._results[key] = explain(self, targets, **settings)
-        result: Clips = self._results[key]
+        result: Result = self._results[key]
         return result

@@ -216,7 +216,7 @@ def _lowest(x: Tensor, axis: int, windows: Windows) -> Tensor:
 
 def _table(windows: Windows) -> Tensor:
     """The inputs of every output's window, (output, place in the window); -1 after its last."""
-    taken = [_taken(windows, output) for output in range(max(outputs.stop for outputs, _ in windows))]
+    taken = [inputs_of(windows, output) for output in range(max(outputs.stop for outputs, _ in windows))]
     longest = max(map(len, taken))
     return torch.tensor([inputs + [-1] * (longest - len(inputs)) for inputs in taken])
 
@@ -261,14 +261,14 @@ def _blocks(
     for clip in range(len(x)):
         clips = slice(clip, clip + 1)
         for frame in range(max(outputs.stop for outputs, _ in windows[0])):
-            taken = _taken(windows[0], frame)
+            taken = inputs_of(windows[0], frame)
             frames = slice(taken[0], taken[-1] + 1, taken[1] - taken[0] if len(taken) > 1 else 1)
             one = tuple((slice(0, 1), slice(i, i + 1)) for i in range(len(taken)))
             outputs = (clips, every, slice(frame, frame + 1))
             yield outputs, (clips, every, frames), (one, *windows[1:])
 
 
-def _taken(windows: Windows, output: int) -> list[int]:
+def inputs_of(windows: Windows, output: int) -> list[int]:
     """The inputs in one output's window."""
     return [
         inputs.start + (output - outputs.start) * (inputs.step or 1)
@@ -280,7 +280,7 @@ def _taken(windows: Windows, output: int) -> list[int]:
 def apart(windows: Windows) -> bool:
     """Whether no input is in two of the windows along an axis."""
     count = max(outputs.stop for outputs, _ in windows)
-    taken = [i for output in range(count) for i in _taken(windows, output)]
+    taken = [i for output in range(count) for i in inputs_of(windows, output)]
     return len(taken) == len(set(taken))
 
 
