@@ -83,7 +83,11 @@ def _run(arguments: list[str] | None) -> int:
         home_directory() as home,
         changed_environment(environment_of_a_command(home)),
     ):
-        _forget_warning_filters()
+        if sys.warnoptions:
+            sys.warnoptions.clear()
+            warnings.resetwarnings()
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)
         import_prefect()
         try:
             app = application()
@@ -91,15 +95,6 @@ def _run(arguments: list[str] | None) -> int:
         except CycloptsError:
             return BAD_INPUT
         return int(done or 0)
-
-
-def _forget_warning_filters() -> None:
-    """Warn as Python does by itself: PYTHONWARNINGS=error would end a run for a word of some library."""
-    if sys.warnoptions:
-        sys.warnoptions.clear()
-        warnings.resetwarnings()
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-            warnings.simplefilter("ignore", category)
 
 
 def _guarded(command: Callable[[], int]) -> int:

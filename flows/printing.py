@@ -85,7 +85,7 @@ def print_result(console: Console, url: str, *, tables: bool = True) -> dict[str
     ):
         # A single method agrees with none.
         if tables and root.exists(paths.table(name)):
-            rows = _overall(root, paths, name)
+            rows = [all_visible(row) for row in result_rows(root, paths, name) if row.get("class") is None]
             console.print(table(rows), *reasons(rows), "", sep="\n")
     console.print(_places(root, paths, summary), soft_wrap=True)
     return summary
@@ -146,10 +146,6 @@ def print_comparison(
 def _print_differences(
     console: Console, rows: Sequence[Row], heading: str, name: Callable[[Row], str]
 ) -> None:
-    console.print(_differences(rows, heading, name), *reasons(rows), "", sep="\n")
-
-
-def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
     table = _table(None, heading, "before", "after", "change", "95 %", "clips")
     table.columns[0].justify = "left"
     # Where the terminal is narrow, names are folded and no figure is cut.
@@ -169,7 +165,7 @@ def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) 
         # A space instead keeps the figures below each other.
         values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
         table.add_row(name(row), *values, interval, f"{row['n_clips']:,}")
-    return table
+    console.print(table, *reasons(rows), "", sep="\n")
 
 
 def _is_detail(row: Row) -> bool:
@@ -424,11 +420,6 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
             f"Results  sha256 {summary['results_sha256']}..",
         ]
     )
-
-
-def _overall(root: Root, paths: RunPaths, name: str) -> list[Row]:
-    """The rows over all classes."""
-    return [all_visible(row) for row in result_rows(root, paths, name) if row.get("class") is None]
 
 
 def _map(sigma: float) -> str:

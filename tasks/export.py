@@ -119,7 +119,10 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     description = read_run(root, paths)
     axes = clips_of(root, description["dataset_id"]).axes
     run = open_run(url, axes=axes)
-    chosen = _chosen(methods, list(description["settings"]["methods"]))
+    known = list(description["settings"]["methods"])
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
+    chosen = list(dict.fromkeys(methods)) if methods else known
     parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
     row = _row(run, clip, root.join(paths.table("clips")))
     dataset, n = root.dataset(description["dataset_id"]), int(row["n_valid_frames"])
@@ -226,12 +229,6 @@ def printed_table(
         "text_columns": shown["text_columns"],
         "notes": shown["reasons"],
     }
-
-
-def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
-    if unknown := [name for name in methods or () if name not in known]:
-        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
-    return list(dict.fromkeys(methods)) if methods else known
 
 
 def _row(run: Any, clip: int, table: str) -> Any:

@@ -130,32 +130,39 @@ def named(request: Request) -> tuple[Plan, Recognised, Profile]:
     on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
     checkpoint = read_checkpoint(request.checkpoint)
     recognised = make_model(checkpoint.state, family=request.family, factory=request.model)
-    found = _chosen(on_disk, request, checkpoint, recognised.n_outputs)
-    check_outputs(recognised.n_outputs, len(found.classes))
-    request = replace(request, target=_target(request.target, found.classes))
-    profile = recognised.profile.override(**request.profile)
-    videos = _drawn(request, found)
-    read = _read(root, request, videos)
-    dataset = _dataset(request, found, videos, read, profile)
-    dataset_id = content_hash(dataset)
-    description = _description(request, checkpoint, recognised, profile, dataset_id)
-    if request.against is not None:
-        check_alike(request.against, description)
-    run_id = content_hash(_identity(description))
-    name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
-    notes = _notes(request, on_disk, dataset, read)
-    return Plan(root.url, dataset_id, name, dataset, description, notes, read), recognised, profile
-
-
-def _chosen(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_outputs: int) -> Dataset:
-    """What is left of a data set: the classes that the model tells apart, and the videos asked for."""
-    found = _told_apart(on_disk, request, checkpoint, n_outputs)
+    # What is left of a data set: the classes that the model tells apart, and the videos asked for.
+    found = _told_apart(on_disk, request, checkpoint, recognised.n_outputs)
     if request.classes is not None:
         found = only_classes(found, request.classes)
     if request.held_out_groups:
         _, held_out = hold_out(found.videos, request.held_out_groups, seed=request.seed)
         found = replace(found, videos=held_out)
-    return found
+    check_outputs(recognised.n_outputs, len(found.classes))
+    request = replace(request, target=_target(request.target, found.classes))
+    profile = recognised.profile.override(**request.profile)
+    videos = _drawn(request, found)
+    read = _read(root, request, videos)
+    dataset = {
+        "videos": [
+            [v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, read.of[v.name].sha256]
+            for v in videos
+        ],
+        "classes": list(found.classes),
+        "view": profile.view.as_dict(),
+        **request.kept()["dataset"],
+        "code": code_of_data_sets(),
+        "opencv": metadata.version(_OPENCV),
+        "pyav": metadata.version("av"),
+    }
+    dataset_id = content_hash(dataset)
+    description = _description(request, checkpoint, recognised, profile, dataset_id)
+    if request.against is not None:
+        check_alike(request.against, description)
+    passing = ("data", "checkpoint", "drawn", "others", "gate")
+    run_id = content_hash({key: value for key, value in description.items() if key not in passing})
+    name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
+    notes = _notes(request, on_disk, dataset, read)
+    return Plan(root.url, dataset_id, name, dataset, description, notes, read), recognised, profile
 
 
 def _told_apart(on_disk: Dataset, request: Request, checkpoint: Checkpoint, n_outputs: int) -> Dataset:
@@ -191,12 +198,6 @@ def _holds(root: Root, path: str, value: object) -> bool:
         return False
 
 
-def _identity(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is: its description without where things lay and what only carried them."""
-    passing = ("data", "checkpoint", "drawn", "others", "gate")
-    return {key: value for key, value in description.items() if key not in passing}
-
-
 def _drawn(request: Request, found: Dataset) -> Sequence[Video]:
     if request.videos is None:
         return found.videos
@@ -217,23 +218,6 @@ def _read(root: Root, request: Request, videos: Sequence[Video]) -> Fingerprints
         paths |= list_files(request.data, split=request.split, subset=request.subset)
         path_of = partial(file_path, request.data)
         return fingerprints(root, request.data, paths, path_of=path_of, advance=advance)
-
-
-def _dataset(
-    request: Request, found: Dataset, videos: Sequence[Video], read: Fingerprints, profile: Profile
-) -> dict[str, Any]:
-    return {
-        "videos": [
-            [v.name, v.class_name, v.label, v.group, v.split, v.size_bytes, read.of[v.name].sha256]
-            for v in videos
-        ],
-        "classes": list(found.classes),
-        "view": profile.view.as_dict(),
-        **request.kept()["dataset"],
-        "code": code_of_data_sets(),
-        "opencv": metadata.version(_OPENCV),
-        "pyav": metadata.version("av"),
-    }
 
 
 def _description(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from math import ceil
 from typing import Any
 
@@ -99,14 +97,19 @@ def measure(made: Plan, directory: str, *, threads: int) -> dict[str, float]:
         Seconds that one worker takes for a clip, by stage.
     """
     trial = _shortened(made, directory)
-    _limit_threads(threads)
+    import cv2
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     publish(trial, work={})
     work = Work.read(Root(trial.root), trial.run, trial.data)
     seconds: dict[str, float] = {}
     for stage in STAGES:
         if stage.asked(work.settings):
             do(stage, trial.root, trial.run, trial.data)
-            took = _timed(partial(stage.block, work, 0))
+            began = time.perf_counter()
+            stage.block(work, 0)
+            took = time.perf_counter() - began
             if stage is INDEX:
                 # Of the one video, some clips are enough for the other stages.
                 clips = read_table(work.place, work.dataset.index)
@@ -136,16 +139,3 @@ def _sound_video(made: Plan) -> list[Any]:
             count_frames(video_path(made.data, video[0]))
             return video
     raise ValueError(f"none of the {len(videos):,} videos in {made.data} can be decoded; check the files")
-
-
-def _limit_threads(threads: int) -> None:
-    import cv2
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -339,8 +339,18 @@ def _with_gpu(spec: dict[str, Any], gpu: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _start_local(workers: int) -> Iterator[LocalCluster]:
-    with _empty_cluster() as local:
-        _keep_interrupts_from_workers(local)
+    with _OneGpuEach(  # type: ignore[no-untyped-call]
+        n_workers=0,
+        processes=True,
+        worker_class=Nanny,
+        **_on_loopback(),
+    ) as local:
+        # Leave Ctrl-C, which reaches every process of a terminal, to this one, from their first moment on.
+        # Python unblocks the signal where it starts this process of its own.
+        resource_tracker.ensure_running()
+        loop = local.loop
+        assert loop is not None
+        loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})
         local.scale(workers)
         try:
             with _replacing(local, workers):
@@ -354,18 +364,6 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
 async def _end_workers(local: LocalCluster) -> None:
     nannies = local.workers.values()
     await asyncio.gather(*(nanny.close(timeout=_GRACE_S) for nanny in nannies), return_exceptions=True)
-
-
-def _keep_interrupts_from_workers(local: LocalCluster) -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to this one, from their first moment on.
-
-    A process begins with the signal mask of the thread that starts it, and a thread with that of its own.
-    """
-    # Python unblocks the signal where it starts this process of its own.
-    resource_tracker.ensure_running()
-    loop = local.loop
-    assert loop is not None
-    loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextmanager
@@ -386,15 +384,6 @@ def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
         yield
     finally:
         loop.add_callback(look.stop)
-
-
-def _empty_cluster() -> LocalCluster:
-    return _OneGpuEach(  # type: ignore[no-untyped-call]
-        n_workers=0,
-        processes=True,
-        worker_class=Nanny,
-        **_on_loopback(),
-    )
 
 
 def _on_loopback() -> dict[str, Any]:
@@ -446,7 +435,9 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
             "or correct the address"
         ) from error
     with client:
-        _remove_left_over(client)
+        if not client.nthreads():
+            for name in client.get_metadata(SameVersions.name, {}):
+                _unregister(client, name)
         try:
             client.wait_for_workers(1, timeout=timeout)
         except TimeoutError as error:
@@ -472,13 +463,6 @@ def _guarded(client: Client) -> Iterator[None]:
             _unregister(client, name)
 
 
-def _remove_left_over(client: Client) -> None:
-    """Let workers join again, where a client that was killed still has all of them sent away."""
-    if not client.nthreads():
-        for name in client.get_metadata(SameVersions.name, {}):
-            _unregister(client, name)
-
-
 def _unregister(client: Client, name: str) -> None:
     # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker has not got.
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -495,7 +479,13 @@ def _check_address(address: str, insecure: bool) -> None:
             "could run code on the workers; use tls://, or allow it with --insecure"
         )
     if parts.scheme == "tls":
-        _check_certificates(address)
+        absent = [name for name in _CERTIFICATES if not _is_certificate(dask.config.get(name, None))]
+        if absent:
+            variables = (f"DASK_{name.upper().replace('-', '_').replace('.', '__')}" for name in absent)
+            raise ValueError(
+                f"scheduler address {address!r} needs certificates: set {', '.join(absent)} in Dask's "
+                f"configuration to a file, or {', '.join(variables)} in the environment"
+            )
 
 
 def _has_port(parts: SplitResult) -> bool:
@@ -503,17 +493,6 @@ def _has_port(parts: SplitResult) -> bool:
         return bool(parts.port)
     except ValueError:
         return False
-
-
-def _check_certificates(address: str) -> None:
-    """Find what Dask needs to speak TLS as a client; its own error names none of it."""
-    absent = [name for name in _CERTIFICATES if not _is_certificate(dask.config.get(name, None))]
-    if absent:
-        variables = (f"DASK_{name.upper().replace('-', '_').replace('.', '__')}" for name in absent)
-        raise ValueError(
-            f"scheduler address {address!r} needs certificates: set {', '.join(absent)} in Dask's "
-            f"configuration to a file, or {', '.join(variables)} in the environment"
-        )
 
 
 def _is_certificate(given: str | None) -> bool:

@@ -118,7 +118,14 @@ def _server_process(
             _wait_until_ready(pipe.fileno(), home / "server.log", timeout)
         yield f"http://127.0.0.1:{port}/api"
     finally:
-        _stop(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            # It ends at once, unless it hangs.
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(pipe: int, log: Path, timeout: float) -> None:
@@ -128,17 +135,6 @@ def _wait_until_ready(pipe: int, log: Path, timeout: float) -> None:
     what = "stopped while starting" if readable else f"did not start within {timeout:g} s"
     lines = log.read_text(errors="replace").strip().splitlines()[-15:]
     raise RuntimeError(f"the private Prefect server {what}; its log ends with:\n" + "\n".join(lines))
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        # It ends at once, unless it hangs.
-        process.wait(timeout=3)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _server_environment(home: Path, password: str) -> dict[str, str]:
@@ -207,7 +203,18 @@ def _create_database(path: Path) -> None:
     asyncio.run(_migrate())
     # Without a cache directory, the next start takes longer: no reason to fail.
     with contextlib.suppress(OSError, sqlite3.Error):
-        _publish_copy(path, template)
+        template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=template.parent, prefix=template.name, suffix=".tmp")
+        os.close(handle)
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(path)) as source,
+                contextlib.closing(sqlite3.connect(name)) as copy,
+            ):
+                source.backup(copy)
+            os.replace(name, template)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def copy_empty_database(path: Path) -> None:
@@ -246,21 +253,6 @@ def _copy_sound_database(template: Path, path: Path) -> bool:
             return sound and migrated
     except sqlite3.Error:
         return False
-
-
-def _publish_copy(path: Path, template: Path) -> None:
-    template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=template.parent, prefix=template.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        with (
-            contextlib.closing(sqlite3.connect(path)) as source,
-            contextlib.closing(sqlite3.connect(name)) as copy,
-        ):
-            source.backup(copy)
-        os.replace(name, template)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

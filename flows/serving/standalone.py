@@ -174,18 +174,14 @@ def _expect_nothing_of_a_lost_server(until: ExitStack) -> None:
         until.callback(setattr, log, "disabled", log.disabled)
         log.disabled = True
         for sender in list(QueueService._instances.values()):  # type: ignore[misc]
-            _stop(sender)
+            # End one of Prefect's threads, which the interpreter would wait for, with what it has not sent.
+            task, loop = sender._task, sender._loop
+
+            async def ended(task: asyncio.Task[None]) -> None:
+                task.cancel()
+                await asyncio.wait([task], timeout=_LAST_TRY_S)
+
+            if task is not None and loop is not None:
+                asyncio.run_coroutine_threadsafe(ended(task), loop).result()
     else:
         until.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: patient}))
-
-
-def _stop(sender: QueueService[Any]) -> None:
-    """End one of Prefect's threads, which the interpreter would wait for, with what it has not sent."""
-    task, loop = sender._task, sender._loop
-
-    async def ended(task: asyncio.Task[None]) -> None:
-        task.cancel()
-        await asyncio.wait([task], timeout=_LAST_TRY_S)
-
-    if task is not None and loop is not None:
-        asyncio.run_coroutine_threadsafe(ended(task), loop).result()

@@ -1,10 +1,11 @@
 """The same model for frozen clips, of which it computes only what differs along time.
 
-In a frozen clip every frame is the same picture. Behind a convolution, all frames are equal whose window holds
-the same frames, and those at either end differ since padding is in theirs: 3 of 16 behind C3D's first layer, 5
-behind its second. Where a window holds one picture several times, one convolution in space by the sum of its
-kernels does. Relevance that arrives at equal frames is only ever needed as a sum, so every rule of the engine
-holds as it is, and what arrives at the picture is the sum over time of the frozen clip's relevance.
+In a frozen clip every frame is the same picture. Behind a convolution, all frames are equal whose window
+holds the same frames, and those at either end differ since padding is in theirs: 3 of 16 differ behind
+C3D's first layer, 5 behind its second. Where a window holds one picture several times, one convolution in
+space by the sum of its kernels does. Relevance that arrives at equal frames is only ever needed as a sum,
+so every rule of the engine holds as it is, and what arrives at the picture is the sum over time of the
+clip's relevance.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class FrozenConvolution(Layer):
     windows: Sequence[tuple[int, ...]]
 
     in_space: dict[tuple[tuple[int, ...], Part], Convolution] = field(default_factory=dict, repr=False)
-    """The convolutions by the sums of a part of the kernel at some places in time, as they were first needed."""
+    """The convolutions by sums of a part of the kernel along time, made when they are first needed."""
 
     def _steps(self) -> dict[tuple[int, ...], list[tuple[int, int]]]:
         """Pairs of an output and a frame by the places of the kernel at which that frame is."""

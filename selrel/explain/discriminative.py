@@ -79,10 +79,11 @@ def _of_frames(forward: Forward[Tensor], targets: Tensor, *, variant: str) -> di
 
 def _of_clips(forward: Forward[Tensor], targets: Tensor) -> Tensor:
     """Deep Taylor relevance of the clips, in units of the logit: what starts from 1 by the logit."""
-    shares = forward.once(deep_taylor.explain, targets, {})
+    shares: Tensor = forward.once(deep_taylor.explain, targets, {})
     return shares * deep_taylor.amount(forward, targets, "logit").view(-1, 1, 1, 1)
 
 
 def _by_largest(relevance: Tensor) -> Tensor:
     largest = relevance.abs().amax(dim=(1, 2, 3), keepdim=True)
-    return torch.where(largest > 0, relevance / largest, 0.0)
+    divided: Tensor = torch.where(largest > 0, relevance / largest, 0.0)
+    return divided

@@ -304,7 +304,8 @@ def _labelled_grid(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) 
         write_words(sheet, label, x=left + place * (width + _GAP), y=_TEXT_HEIGHT - 5)
     for row, (label, pictures) in enumerate(rows.items()):
         top = _TEXT_HEIGHT + row * (height + _GAP)
-        for line, words in enumerate(_lines(label)):
+        first, comma, rest = label.partition(", ")
+        for line, words in enumerate([first + comma.strip(), rest] if comma else [first]):
             write_words(sheet, words, x=_GAP, y=top + height // 2 + 14 * line)
         for place, picture in enumerate(pictures):
             start = left + place * (width + _GAP)
@@ -312,9 +313,3 @@ def _labelled_grid(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) 
             sheet[top - 1 : top + height + 1, start - 1 : start + width + 1] = UNKNOWN
             sheet[top : top + height, start : start + width] = picture
     return sheet
-
-
-def _lines(label: str) -> list[str]:
-    """Break a label after its comma."""
-    first, comma, rest = label.partition(", ")
-    return [first + comma.strip(), rest] if comma else [first]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from selrel.clips.profiles import Profile
@@ -121,7 +121,25 @@ class Trainer:
             If a loss or a weight is not finite any more; the epoch then counts as not done.
         """
         while self.epoch < self._recipe.epochs:
-            yield self._next()
+            number, recipe = self.epoch + 1, self._recipe
+            chance, pixels = _seeded((self._seed, number), self._device), _pixels_in_unit
+            with chance, in_mode(self._model, training=True), pixels(self._model, recipe.pixel_unit):
+                loss, accuracy = self._learn()
+            # The last step of an epoch comes after its last loss.
+            weights = all(bool(value.isfinite().all()) for value in self._model.state_dict().values())
+            self._check_finite("loss or a weight", weights and math.isfinite(loss))
+            record = Epoch(number, self._optimiser.param_groups[0]["lr"], loss, accuracy)
+            if self._validation is not None:
+                logits = measure(
+                    self._model, self._validation, profile=self._profile, batch_size=recipe.batch_size
+                )
+                held_out = _quality(logits, self._validation.labels)
+                # Clips that were not learnt from can overflow first, and dropout hides what comes without it.
+                self._check_finite("validation loss", math.isfinite(held_out[0]))
+                record = Epoch(number, record.learning_rate, loss, accuracy, *held_out)
+            self._schedule.after_epoch(loss)
+            self.epoch = number
+            yield record
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and plain values: weights, momentum, chance."""
@@ -141,27 +159,6 @@ class Trainer:
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.restore(state["schedule"])
         self._rng.bit_generator.state = json.loads(state["chance"])
-
-    def _next(self) -> Epoch:
-        number, recipe = self.epoch + 1, self._recipe
-        chance, pixels = _seeded((self._seed, number), self._device), _pixels_in_unit
-        with chance, in_mode(self._model, training=True), pixels(self._model, recipe.pixel_unit):
-            loss, accuracy = self._learn()
-        # The last step of an epoch comes after its last loss.
-        weights = all(bool(value.isfinite().all()) for value in self._model.state_dict().values())
-        self._check_finite("loss or a weight", weights and math.isfinite(loss))
-        record = Epoch(number, self._optimiser.param_groups[0]["lr"], loss, accuracy)
-        if self._validation is not None:
-            logits = measure(
-                self._model, self._validation, profile=self._profile, batch_size=recipe.batch_size
-            )
-            held_out = _quality(logits, self._validation.labels)
-            # Clips that were not learnt from can overflow first, and dropout hides what comes without it.
-            self._check_finite("validation loss", math.isfinite(held_out[0]))
-            record = Epoch(number, record.learning_rate, loss, accuracy, *held_out)
-        self._schedule.after_epoch(loss)
-        self.epoch = number
-        return record
 
     def _check_finite(self, what: str, finite: bool) -> None:
         if not finite:
@@ -188,18 +185,15 @@ class Trainer:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = self._model(given)
             loss = functional.cross_entropy(logits.float(), labels)
-            self._step(loss)
+            self._optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self._recipe.max_gradient_norm is not None:
+                nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.max_gradient_norm)
+            self._optimiser.step()
+            self._schedule.after_step()
             total += loss.item() * len(numbers)
             correct += int((first_highest(logits) == labels).sum())
         return total / len(order), correct / len(order)
-
-    def _step(self, loss: Tensor) -> None:
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._recipe.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.max_gradient_norm)
-        self._optimiser.step()
-        self._schedule.after_step()
 
 
 def fit(model: nn.Module, samples: Samples, **settings: Any) -> Iterator[Epoch]:
@@ -314,7 +308,7 @@ def _cosine_share(done: float, *, first: float) -> float:
 @contextmanager
 def _pixels_in_unit(model: nn.Module, unit: float) -> Iterator[None]:
     """Let the model take pixels that were divided by the unit, and undo it on the way out."""
-    first = _first_convolution(model).weight
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv3d)).weight
     first.data.mul_(unit)
     try:
         yield
@@ -331,7 +325,3 @@ def _seeded(seed: tuple[int, int], device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices), deterministic:
         torch.manual_seed(value)
         yield
-
-
-def _first_convolution(model: nn.Module) -> nn.Conv3d:
-    return next(layer for layer in model.modules() if isinstance(layer, nn.Conv3d))

@@ -66,7 +66,15 @@ def _suited(
     def suit(layer: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
         assert isinstance(layer, nn.Conv3d | nn.Linear)
         passed.append(layer)
-        return _suit(layer, outputs)
+        # Scale a layer so that each unit's output has mean 0 and deviation 1, and give that output.
+        deviation, mean = torch.std_mean(outputs.transpose(0, 1).flatten(1), dim=1, correction=0)
+        # A unit that never changes has no scale to find.
+        deviation = torch.where(deviation > 0, deviation, 1.0)
+        mean = mean if layer.bias is not None else torch.zeros_like(mean)
+        layer.weight.data.div_(deviation.view(-1, *[1] * (layer.weight.ndim - 1)))
+        _set_bias(layer, -mean / deviation)
+        others = [1] * (outputs.ndim - 2)
+        return (outputs - mean.view(-1, *others)) / deviation.view(-1, *others)
 
     with ExitStack() as stack:
         for layer in layers:
@@ -75,18 +83,6 @@ def _suited(
         stack.enter_context(in_mode(model, training=False))
         model(clips)
     return passed[-1]
-
-
-def _suit(layer: nn.Conv3d | nn.Linear, outputs: Tensor) -> Tensor:
-    """Scale a layer so that each unit's output has mean 0 and deviation 1, and give that output."""
-    deviation, mean = torch.std_mean(outputs.transpose(0, 1).flatten(1), dim=1, correction=0)
-    # A unit that never changes has no scale to find.
-    deviation = torch.where(deviation > 0, deviation, 1.0)
-    mean = mean if layer.bias is not None else torch.zeros_like(mean)
-    layer.weight.data.div_(deviation.view(-1, *[1] * (layer.weight.ndim - 1)))
-    _set_bias(layer, -mean / deviation)
-    others = [1] * (outputs.ndim - 2)
-    return (outputs - mean.view(-1, *others)) / deviation.view(-1, *others)
 
 
 def _set_bias(layer: nn.Conv3d | nn.Linear, values: Tensor) -> None:

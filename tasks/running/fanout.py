@@ -183,7 +183,10 @@ class _Fanout(Generic[Block, Result]):
             self.threads.check_scheduler(error)
             raise
         finally:
-            self._cancel_running()
+            futures = [future for _, future in self.running.values()]
+            self.running.clear()
+            if futures and self.client.status == "running":
+                self.client.cancel(futures, force=True)
         return FanoutReport(self.done, self.failed, self.killers)
 
     def _fill(self, fresh: Iterator[_Attempt[Block]]) -> None:
@@ -253,12 +256,6 @@ class _Fanout(Generic[Block, Result]):
         retry = _Attempt(attempt.block, attempt.number + 1, alone)
         (self.suspects if alone else self.again).append(retry)
         on_retry(attempt.block, _reason(error))
-
-    def _cancel_running(self) -> None:
-        futures = [future for _, future in self.running.values()]
-        self.running.clear()
-        if futures and self.client.status == "running":
-            self.client.cancel(futures, force=True)
 
 
 class _Threads:
