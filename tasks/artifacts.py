@@ -9,18 +9,17 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from selrel.scores.paper import PAPER
 from storage.report.columns import shown_table
 from storage.report.figures import counted, mean_and_interval
 from storage.report.reliance import MEANING, answer, value
 from storage.runs import Run, list_runs, read_run
 from storage.stores.root import Root
+from tasks.views import views
 
 Row = Mapping[str, Any]
 
 # Keys stay the same from run to run: an artifact's page in Prefect then shows them all.
 HEADLINE, REPORT, HISTORY = "selrel-headline", "selrel-report", "selrel-history"
-_TABLES = ("reliance", "table1", "table2", "table3", "table4")
 _LONGEST_HISTORY = 50
 
 
@@ -41,9 +40,10 @@ def show_result(place: Root, run: str, tables: Mapping[str, Sequence[Row]], summ
     about = f"Result of {run}"
     create_markdown_artifact(headline(run, summary, link), key=HEADLINE, description=about)
     create_link_artifact(link, link_text=f"Report of {run}", key=REPORT, description=about)
-    for name in _TABLES:
-        if tables.get(name):
-            shown = shown_table(name, tables[name], PAPER.get(name, ()))
+    for name, table in views().items():
+        # The answer, and what the paper has too; the report has the rest.
+        if (name == "reliance" or table["paper"]) and tables.get(name):
+            shown = shown_table(table, tables[name])
             rows = [dict(zip(shown["columns"], row, strict=True)) for row in shown["rows"]]
             told = " ".join([f"{shown['title']} ({run}).", *shown["reasons"]])
             create_table_artifact(rows, key=f"selrel-{name}", description=told)

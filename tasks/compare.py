@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.compare import compare
+from selrel.scores.compare import columns_read, compare
+from selrel.scores.metrics import compared
 from selrel.scores.reliance import RELIANCE_OF
 from storage.forms import Stored
 from storage.layout import RunPaths
@@ -27,11 +28,6 @@ Row = dict[str, Any]
 _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
-_KINDS = {
-    "clip": "integer", "method": "text", "sigma": "number",
-    **dict.fromkeys(("kept_relevance", "precision", "base_rate"), "number or none"),
-}  # fmt: skip
-_SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
 # Of a video in dataset.json: so many values say what it is called and belongs to, the rest what it holds.
 _NAMES = 5
 # What of a data set is how it was read, and not what is in it.
@@ -120,7 +116,8 @@ def comparison(before: Side, after: Side) -> list[Row]:
     found = _compared(before.clips, after.clips, [*reliances, "accuracy"])
     rows = [{"method": None, "sigma": None, **row} for row in found]
     for method in before.methods:
-        for sigma, names in ((SIGMA, ["kept_relevance", "precision", "lift"]), (0.0, ["precision", "lift"])):
+        for sigma in (SIGMA, 0.0):
+            names = compared(baseline=sigma == 0)
             first, second = (
                 side.scores[(side.scores.method == method) & (side.scores.sigma == sigma)]
                 for side in (before, after)
@@ -202,8 +199,10 @@ def read_side(place: Root, paths: RunPaths) -> Side:
     clips = clip_rows(place, paths, CLIPS)
     decisions = [name for name in map(str, clips) if name.startswith("decision")]
     wanted = pc.field("sigma").isin([0.0, SIGMA])
-    columns = ["clip", *_SCORES]
-    scores = read_tables(place, paths.scores, columns=columns, where=wanted, kinds=_KINDS).to_pandas()
+    columns = columns_read(compared(baseline=False))
+    kinds = {"clip": "integer", "method": "text", "sigma": "number"}
+    kinds |= dict.fromkeys(columns, "number or none")
+    scores = read_tables(place, paths.scores, columns=list(kinds), where=wanted, kinds=kinds).to_pandas()
     if scores.duplicated(["clip", "method", "sigma"]).any():
         raise DamagedTable(f"{place.join(paths.scores)} holds a score twice: {REPAIR}")
     description = read_run(place, paths)

@@ -14,7 +14,6 @@ import torch
 from selrel.pictures.films import explained, film
 from selrel.pictures.images import Palette, contact_sheet, png, relevance_scale
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.arrays.cubes import open_run, read_block
 from storage.report import exports, vector_figures
@@ -23,24 +22,12 @@ from storage.results import result_rows
 from storage.runs import finished_run, read_run
 from tasks.clips import clips_of
 from tasks.page import FLOW_SCALE
+from tasks.views import views
 
 Kind = Literal["webm", "gif", "mp4", "png", "npz"]
 
 FPS = 8.0
 _MAX_FPS = 60.0
-# What of each table fits a page: the report has the rest.
-_PRINTED = {
-    "table1": (
-        "Method", "Map", "Precision, % (sd)", "95 % interval", "Paper, % (sd)", "Base rate, %", "Lift",
-        "Lift, 95 %",
-    ),
-    "table2": ("Methods", "Map", "Agreement, % (sd)", "95 % interval", "Paper, % (sd)"),
-    "table3": (
-        "Method", "Voxels kept, % (sd)", "Paper: voxels", "Relevance kept, % (sd)", "Relevance, 95 %",
-        "Paper: relevance",
-    ),
-    "table4": ("Step", "Median, ms", "Quartiles, ms", "Paper, ms (in all)"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,33 +186,20 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     """
     root, paths = finished_run(url)
     found = {}
-    for name, columns in _PRINTED.items():
-        # A single method agrees with none.
-        if root.exists(paths.table(name)):
-            rows = result_rows(root, paths, name)
-            shown = printed_table(name, rows, PAPER.get(name, ()), columns=columns)
-            found[f"{name}.{kind}"] = vector_figures.table_figure(**shown, kind=kind)
+    for name, table in views().items():
+        # Those that the paper has, too. A single method agrees with none.
+        if table["paper"] and root.exists(paths.table(name)):
+            shown = shown_table(table, result_rows(root, paths, name), drawn=True)
+            found[f"{name}.{kind}"] = vector_figures.table_figure(
+                shown["columns"],
+                shown["rows"],
+                text_columns=shown["text_columns"],
+                kind=kind,
+                notes=shown["reasons"],
+            )
     sweep = overall(result_rows(root, paths, "sweep"))
-    found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, kind=kind)
+    found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, views()["sweep"]["columns"], kind=kind)
     return found
-
-
-def printed_table(
-    name: str,
-    rows: Sequence[Mapping[str, Any]],
-    paper: Sequence[Mapping[str, Any]],
-    *,
-    columns: Sequence[str],
-) -> dict[str, Any]:
-    """Columns of one table as text, for `storage.report.vector_figures.table_figure`."""
-    shown = shown_table(name, rows, paper)
-    places = [shown["columns"].index(column) for column in columns]
-    return {
-        "columns": columns,
-        "rows": [[row[place] for place in places] for row in shown["rows"]],
-        "text_columns": shown["text_columns"],
-        "notes": shown["reasons"],
-    }
 
 
 def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:

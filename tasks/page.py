@@ -16,7 +16,7 @@ from selrel.explain import units
 from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_scale, steps, webp
 from selrel.pictures.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.paper import PAPER
+from selrel.scores.metrics import swept, terms
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.arrays.cubes import read_block, read_relevance
 from storage.layout import ReportPaths
@@ -28,13 +28,13 @@ from storage.stores.root import Root
 from storage.tables import check_kinds, read_table, read_tables
 from tasks.clips import clips_of
 from tasks.command import command
+from tasks.views import views
 
 Row = Mapping[str, Any]
 
 FLOW_SCALE = 4.0
 # Clips of a class, and of the whole run, that get a player.
 PLACES = ("highest", "typical", "lowest")
-_FIGURES = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift")
 _KINDS = {"clip": "integer", "method": "text", "sigma": "number", "kept_relevance": "number or none"}
 _THREADS = 4
 # Of the shown frames and flows; the relevance is not compressed with losses.
@@ -119,7 +119,8 @@ def _context(
         "summary": dict(summary),
         "description": description,
         "tables": tables,
-        "paper": PAPER,
+        "shown": list(views().values()),
+        "words": terms(),
         "exclusions": _exclusions(place, exclusions, most_rows),
         "flags": clips[clips.flag != ""].to_dict("records"),
         "command": command(str(place), description, made_from),
@@ -205,19 +206,20 @@ def _cubes(place: Root, run: str, description: Row, row: Row) -> dict[str, npt.N
 
 def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str, Any]]:
     """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
+    names = [column.name for column in swept()]
     wanted = read_tables(
         place,
         place.run(run).scores,
-        columns=["clip", "method", "sigma", *_FIGURES],
+        columns=["clip", "method", "sigma", *names],
         where=pc.field("clip").isin([row["clip"] for row in shown]),
-        kinds=_KINDS | dict.fromkeys(_FIGURES, "number or none"),
+        kinds=_KINDS | dict.fromkeys(names, "number or none"),
     ).to_pandas()
     figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
     for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):
         clip, method = cast(tuple[int, str], key)
         figures[clip][method] = {
             name: [None if pd.isna(value) else round(float(value), 5) for value in rows[name]]
-            for name in _FIGURES
+            for name in names
         }
     return [{**row, "figures": figures[row["clip"]]} for row in shown]
 

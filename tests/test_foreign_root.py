@@ -38,6 +38,7 @@ from tasks.compare import read_side
 from tasks.running.effort import effort_damage, overhead
 from tasks.train import _resume
 from tasks.verify import verify_run
+from tasks.views import views
 from tests.made_run import DATASET, RUN, make_run
 from tests.test_training import FAST, PROFILE, samples_of
 from tests.test_training import made as made_model
@@ -630,7 +631,7 @@ def test_a_table_of_another_form_is_a_line(root: Path, name: str) -> None:
     for told, other in columns_changed(pq.read_table(path)):
         pq.write_table(other, path)
         attempt(lambda: print_result(Console(file=io.StringIO()), str(root / PATHS.directory)), told)
-        attempt(lambda: shown_table(name, result_rows(Root(str(root)), PATHS, name), ()), told)
+        attempt(lambda: shown_table(views()[name], result_rows(Root(str(root)), PATHS, name)), told)
 
 
 @pytest.mark.parametrize("path", [PATHS.table("clips"), PATHS.score(0), DATA.index])

@@ -16,10 +16,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from selrel.scores.aggregate import SIGMA, motion_share, object_motion, sweep, table1, table2, table3, table4
-from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
+from selrel.scores.aggregate import SIGMA, build
+from selrel.scores.cells import columns_read, score_cells
 from selrel.scores.intervals import mean_interval, no_interval
+from selrel.scores.metrics import tables as all_tables
+from selrel.scores.overhead import overhead as time_rows
 from selrel.scores.reliance import RELIANCE_OF, clip_decisions, clip_reliance, reliance_rows
+from selrel.scores.selectivity import motion_share
 from storage.arrays.cubes import FROZEN_SHARE, logits_of, read_block
 from storage.layout import RunPaths, content_hash
 from storage.report.columns import MAIN_METHOD
@@ -53,8 +56,8 @@ _HEADLINE = (
     "kept", "kept_low", "kept_high", "accuracy", "accuracy_low", "accuracy_high", "intact_accuracy",
     "intact_accuracy_low", "intact_accuracy_high",
 )  # fmt: skip
-TABLES = ("reliance", "table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
-# Those that follow from the clips alone, not from a clock or from other runs.
+# Tables that follow from the clips alone, not from a clock or from other runs, in the order of their hash;
+# those of further metrics come after them.
 _RESULTS = ("clips", "reliance", "table1", "table2", "table3", "sweep", "object_motion")
 # Whose decisions are read at a time.
 _BLOCKS = 32
@@ -149,7 +152,7 @@ def report_elsewhere(run: str, directory: str) -> str:
             f"{directory} lies in the run, which is finished and never changed; give another directory"
         )
     summary = read_summary(place, paths)
-    names = [name for name in TABLES if place.exists(paths.table(name))]
+    names = [name for name, t in all_tables().items() if not t.rows_of and place.exists(paths.table(name))]
     tables: Tables = {name: list(result_rows(place, paths, name)) for name in names}
     clips = _flagged(clip_rows(place, paths, SHOWN_CLIPS))
     write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
@@ -238,17 +241,18 @@ def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
     """
     paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
     files = recorded_files(place, paths, SCORE.name)
-    scores = score_cells(_batches(place, paths.scores, files, SCORE_COLUMNS))
-    tables = {
-        "table1": table1(scores),
-        "table3": table3(scores),
-        "sweep": sweep(scores),
-        "object_motion": object_motion(scores),
-        "table4": table4(_times(place, paths)),
-    }
+    scores = score_cells(_batches(place, paths.scores, files, columns_read()))
+    times = read_tables(place, paths.overheads, files=recorded_files(place, paths, EXPLAIN.name)).to_pandas()
+    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
+    tables = {"table4": time_rows(_columns(times[times.warm] if times.warm.any() else times))}
+    of_pairs = [name for name, table in all_tables().items() if table.row and "method" not in table.by]
     if len(methods) > 1:
-        agreements = agreement_cells(_batches(place, paths.agreements, files, AGREEMENT_COLUMNS))
-        tables["table2"] = table2(agreements)
+        batches = _batches(place, paths.agreements, files, columns_read(pairs=True))
+        agreements = score_cells(batches, pairs=True)
+        tables |= {name: build(all_tables()[name], agreements) for name in of_pairs}
+    for name, table in all_tables().items():
+        if table.row and name not in of_pairs:
+            tables[name] = build(table, scores)
     return tables, motion_share(scores) if "deep_taylor" in methods else None
 
 
@@ -328,14 +332,6 @@ def _batches(
     yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
 
 
-def _times(place: Root, paths: RunPaths) -> Columns:
-    """The measured times of the explanations."""
-    files = recorded_files(place, paths, EXPLAIN.name)
-    times = read_tables(place, paths.overheads, files=files).to_pandas()
-    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
-    return _columns(times[times.warm] if times.warm.any() else times)
-
-
 def _columns(frame: pd.DataFrame) -> Columns:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
@@ -390,7 +386,8 @@ def results_hash(place: Root, run: str) -> str:
     for receipt in receipts:
         for clip in sorted(receipt.sha256, key=int):
             digest.update(f"{receipt.stage} {clip} {receipt.sha256[clip]}\n".encode())
-    for name in _RESULTS:
+    further = sorted(name for name, table in all_tables().items() if table.row and name not in _RESULTS)
+    for name in (*_RESULTS, *further):
         if place.exists(paths.table(name)):
             for rows in read_table(place, paths.table(name)).to_batches(max_chunksize=_CLIPS):
                 for row in plain_rows(rows.to_pylist()):
