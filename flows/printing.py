@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.terminal import Console
-from storage.layout import RunPaths
 from storage.report.columns import shown_table
 from storage.report.figures import (
     MISSING,
@@ -27,8 +26,7 @@ from storage.report.figures import (
 )
 from storage.report.reliance import CHANGES, MEANING, answer, beside_frozen, right, told, value
 from storage.results import result_rows
-from storage.runs import Run, finished_run, read_run, read_summary
-from storage.stores.root import Root
+from storage.runs import ListedRun, Run, finished_run
 from storage.tables import plain_rows
 from storage.text import all_visible, decimal, visible
 from tasks.command import command
@@ -44,7 +42,7 @@ Row = Mapping[str, Any]
 _FIRST = ("motion reliance", "motion share", "accuracy")
 
 
-def print_runs(console: Console, runs: Sequence[Run]) -> None:
+def print_runs(console: Console, runs: Sequence[ListedRun]) -> None:
     """Print a line a run."""
     if not runs:
         console.print("No runs here yet; `selrel explain --help` shows how to make one.")
@@ -73,9 +71,9 @@ def print_result(console: Console, url: str, *, tables: bool = True) -> dict[str
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
-    summary: dict[str, Any] = all_visible(read_summary(root, paths))
-    reliances = result_rows(root, paths, "reliance") if root.exists(paths.table("reliance")) else []
+    run = finished_run(url)
+    summary: dict[str, Any] = all_visible(run.summary)
+    reliances = result_rows(run, "reliance") if run.has_table("reliance") else []
     console.print(*_headline(summary, reliances), sep="\n", soft_wrap=True)
     if found := summary.get("comparison"):
         since = f"The run before is {found['previous']}.\n"
@@ -87,13 +85,13 @@ def print_result(console: Console, url: str, *, tables: bool = True) -> dict[str
         console.print(since, soft_wrap=True)
     for name, table in views().items():
         # A single method agrees with none.
-        if tables and table["short_title"] and root.exists(paths.table(name)):
-            shown = shown_table(table, all_visible(result_rows(root, paths, name)), short=True)
+        if tables and table["short_title"] and run.has_table(name):
+            shown = shown_table(table, all_visible(result_rows(run, name)), short=True)
             printed = _table(shown["title"], *shown["columns"], words=shown["text_columns"])
             for row in shown["rows"]:
                 printed.add_row(*row)
             console.print(printed, *shown["reasons"], "", sep="\n")
-    console.print(_places(root, paths, summary), soft_wrap=True)
+    console.print(_places(run, summary), soft_wrap=True)
     return summary
 
 
@@ -105,15 +103,15 @@ def result_of(url: str) -> dict[str, Any]:
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
-    names = [name.removesuffix(".parquet") for name in root.listdir(paths.tables)]
+    run = finished_run(url)
+    names = [name.removesuffix(".parquet") for name in run.root.listdir(run.paths.tables)]
     shown = [name for name in names if name != "clips"]
     return {
-        "run": root.join(paths.directory),
-        "report": root.join(paths.report.page),
-        "description": read_run(root, paths),
-        "summary": read_summary(root, paths),
-        "tables": {name: plain_rows(result_rows(root, paths, name)) for name in shown},
+        "run": run.url,
+        "report": run.root.join(run.paths.report.page),
+        "description": run.description,
+        "summary": run.summary,
+        "tables": {name: plain_rows(result_rows(run, name)) for name in shown},
     }
 
 
@@ -290,8 +288,8 @@ def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
-    odd = []
+def _places(run: Run, summary: Mapping[str, Any]) -> str:
+    root, paths, odd = run.root, run.paths, []
     if summary["excluded_videos"]:
         odd.append(f"Excluded: {counted(summary['excluded_videos'], 'video')} (exclusions.parquet says why).")
     if summary.get("left_out_clips"):

@@ -19,7 +19,7 @@ from storage.arrays.cubes import open_run, read_block
 from storage.report import exports, vector_figures
 from storage.report.columns import main_method, overall, shown_table
 from storage.results import result_rows
-from storage.runs import finished_run, read_run
+from storage.runs import finished_run
 from tasks.clips import clips_of
 from tasks.page import FLOW_SCALE
 from tasks.views import views
@@ -80,7 +80,7 @@ def method_of_film(url: str) -> str:
     ValueError
         If there is no finished run.
     """
-    return main_method(read_run(*finished_run(url))["settings"]["methods"])
+    return main_method(finished_run(url).settings["methods"])
 
 
 def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigma: float = SIGMA) -> Clip:
@@ -102,21 +102,20 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     ValueError
         If there is no finished run, the run has no such clip or method, or sigma means nothing.
     """
-    root, paths = finished_run(url)
-    description = read_run(root, paths)
-    axes = clips_of(root, description["dataset_id"]).axes
-    run = open_run(url, axes=axes)
-    chosen = _chosen(methods, list(description["settings"]["methods"]))
-    parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
-    row = _row(run, clip, root.join(paths.table("clips")))
-    dataset, n = root.dataset(description["dataset_id"]), int(row["n_valid_frames"])
+    run = finished_run(url)
+    root, dataset = run.root, run.dataset.paths
+    axes = clips_of(root, run.description["dataset_id"]).axes
+    chosen = _chosen(methods, list(run.settings["methods"]))
+    parameters = SelectiveParameters(**run.settings["selective"], sigma=sigma)
+    row = _row(open_run(url, axes=axes), clip, root.join(run.paths.table("clips")))
+    n = int(row["n_valid_frames"])
     relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
     if not all(np.isfinite(cube).all() for cube in relevance.values()):
         raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
     frames = read_block(root, dataset.frames, clip, clip + 1, ["frames"], axes=axes)["frames"][0, :n]
     flow = read_block(root, dataset.motion, clip, clip + 1, ["flow"], axes=axes)["flow"][0, :n]
     return Clip(
-        about=_about(row, root.join(paths.directory)),
+        about=_about(row, run.url),
         frames=frames,
         flow=flow.astype(np.float32),
         relevance=relevance,
@@ -184,12 +183,12 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
+    run = finished_run(url)
     found = {}
     for name, table in views().items():
         # Those that the paper has, too. A single method agrees with none.
-        if table["paper"] and root.exists(paths.table(name)):
-            shown = shown_table(table, result_rows(root, paths, name), drawn=True)
+        if table["paper"] and run.has_table(name):
+            shown = shown_table(table, result_rows(run, name), drawn=True)
             found[f"{name}.{kind}"] = vector_figures.table_figure(
                 shown["columns"],
                 shown["rows"],
@@ -197,7 +196,7 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
                 kind=kind,
                 notes=shown["reasons"],
             )
-    sweep = overall(result_rows(root, paths, "sweep"))
+    sweep = overall(result_rows(run, "sweep"))
     found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, views()["sweep"]["columns"], kind=kind)
     return found
 

@@ -13,7 +13,7 @@ from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
 from selrel.scores.reliance import RELIANCE_OF
 from storage.report.figures import OLDER
-from storage.runs import read_summary
+from storage.runs import Run, read_summary
 from storage.stores.receipts import sealed
 from storage.stores.root import run_at
 from storage.tables import read_table, write_table
@@ -26,17 +26,17 @@ from tests.made_run import MADE_FROZEN_SHARE, make_run
 def test_what_the_model_said_is_of_the_scored_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_BLOCKS", 2)
     place, paths = run_at(make_run(tmp_path, n_clips=70, size=(12, 16), sigmas=(2.0,)).url)
-    whole, none = report.explained_clips(place, paths.name)
+    whole, none = report.explained_clips(Run(place, paths))
     assert (len(whole), len(none)) == (70, 0)
     place.delete(paths.receipts("score", 1))
-    some, others = report.explained_clips(place, paths.name)
+    some, others = report.explained_clips(Run(place, paths))
     assert others["clip"].tolist() == list(range(16, 32))
     pd.testing.assert_frame_equal(some, whole[~whole["clip"].isin(others["clip"])])
 
 
 def test_a_clip_is_flagged_where_its_target_is_not_its_prediction(tmp_path: Path) -> None:
     place, paths = run_at(make_run(tmp_path, n_clips=8, size=(12, 16), sigmas=(2.0,)).url)
-    clips, _ = report.explained_clips(place, paths.name)
+    clips, _ = report.explained_clips(Run(place, paths))
     assert (clips.target != clips.predicted).tolist() == [True, False] * 4
     assert clips.flag.tolist() == [report.NOT_THE_ANSWER, ""] * 4
     assert read_summary(place, paths)["other_target_clips"] == 4
