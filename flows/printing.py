@@ -10,29 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.terminal import Console
-from selrel.scores.paper import PAPER
-from storage.layout import RunPaths
+from storage.report.columns import shown_table
 from storage.report.figures import (
+    MISSING,
     OLDER,
+    absent,
+    count,
     counted,
     difference_range,
-    lift,
     map_name,
-    mean_and_deviation,
     mean_and_interval,
-    milliseconds,
     percent,
-    percent_range,
     reasons,
-    same_row,
-    without_interval,
+    signed,
 )
 from storage.report.reliance import CHANGES, MEANING, answer, beside_frozen, right, told, value
 from storage.results import result_rows
-from storage.runs import Run, finished_run, read_run, read_summary
-from storage.stores.root import Root
-from storage.text import all_visible, visible
+from storage.runs import ListedRun, Run, finished_run
+from storage.tables import plain_rows
+from storage.text import all_visible, decimal, visible
 from tasks.command import command
+from tasks.views import views
 
 if TYPE_CHECKING:
     from tasks.checkup import Finding
@@ -40,8 +38,11 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+# Scores of a comparison that stand above the others, and that are given by class.
+_FIRST = ("motion reliance", "motion share", "accuracy")
 
-def print_runs(console: Console, runs: Sequence[Run]) -> None:
+
+def print_runs(console: Console, runs: Sequence[ListedRun]) -> None:
     """Print a line a run."""
     if not runs:
         console.print("No runs here yet; `selrel explain --help` shows how to make one.")
@@ -70,24 +71,27 @@ def print_result(console: Console, url: str, *, tables: bool = True) -> dict[str
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
-    summary: dict[str, Any] = all_visible(read_summary(root, paths))
-    reliances = result_rows(root, paths, "reliance") if root.exists(paths.table("reliance")) else []
+    run = finished_run(url)
+    summary: dict[str, Any] = all_visible(run.summary)
+    reliances = result_rows(run, "reliance") if run.has_table("reliance") else []
     console.print(*_headline(summary, reliances), sep="\n", soft_wrap=True)
-    if summary.get("comparison"):
-        console.print(_since(summary["comparison"]), soft_wrap=True)
-    for name, table in (
-        ("table1", _precision),
-        ("object_motion", _object_motion),
-        ("table2", _agreement),
-        ("table3", _selectivity),
-        ("table4", _overhead),
-    ):
+    if found := summary.get("comparison"):
+        since = f"The run before is {found['previous']}.\n"
+        if found["difference"] is not None:
+            since = (
+                f"Since the run before, {found['previous']}: {signed(found['difference'])} points"
+                f"{difference_range(found)}; `selrel compare` says more.\n"
+            )
+        console.print(since, soft_wrap=True)
+    for name, table in views().items():
         # A single method agrees with none.
-        if tables and root.exists(paths.table(name)):
-            rows = [all_visible(row) for row in result_rows(root, paths, name) if row.get("class") is None]
-            console.print(table(rows), *reasons(rows), "", sep="\n")
-    console.print(_places(root, paths, summary), soft_wrap=True)
+        if tables and table["short_title"] and run.has_table(name):
+            shown = shown_table(table, all_visible(result_rows(run, name)), short=True)
+            printed = _table(shown["title"], *shown["columns"], words=shown["text_columns"])
+            for row in shown["rows"]:
+                printed.add_row(*row)
+            console.print(printed, *shown["reasons"], "", sep="\n")
+    console.print(_places(run, summary), soft_wrap=True)
     return summary
 
 
@@ -99,24 +103,16 @@ def result_of(url: str) -> dict[str, Any]:
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
-    names = [name.removesuffix(".parquet") for name in root.listdir(paths.tables)]
+    run = finished_run(url)
+    names = [name.removesuffix(".parquet") for name in run.root.listdir(run.paths.tables)]
     shown = [name for name in names if name != "clips"]
     return {
-        "run": root.join(paths.directory),
-        "report": root.join(paths.report.page),
-        "description": read_run(root, paths),
-        "summary": read_summary(root, paths),
-        "tables": {name: _plain(result_rows(root, paths, name)) for name in shown},
+        "run": run.url,
+        "report": run.root.join(run.paths.report.page),
+        "description": run.description,
+        "summary": run.summary,
+        "tables": {name: plain_rows(result_rows(run, name)) for name in shown},
     }
-
-
-def _plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as JSON knows them: a number that is none is null."""
-    return [
-        {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
-        for row in rows
-    ]
 
 
 def print_comparison(
@@ -133,44 +129,34 @@ def print_comparison(
     rows = all_visible(rows)
     console.print(*lines, "", sep="\n", soft_wrap=True)
     of_all = [row for row in rows if row["class"] is None]
-    of_all.sort(key=_is_detail)
-    _print_differences(console, of_all, "score (%)", _score_name)
+    of_all.sort(key=lambda row: _score_name(row) not in _FIRST)
+    console.print(_differences(of_all, "score (%)", _score_name), *reasons(of_all), "", sep="\n")
     if by_class:
-        for name in ("motion reliance", "motion share", "accuracy"):
+        for name in _FIRST:
             of_score = [row for row in rows if row["class"] is not None and _score_name(row) == name]
             of_score.sort(key=lambda row: row["difference"] if row["difference"] is not None else 0.0)
             if of_score:
-                _print_differences(console, of_score, name, lambda row: str(row["class"]))
+                by_name = _differences(of_score, name, lambda row: str(row["class"]))
+                console.print(by_name, *reasons(of_score), "", sep="\n")
 
 
-def _print_differences(
-    console: Console, rows: Sequence[Row], heading: str, name: Callable[[Row], str]
-) -> None:
+def _differences(rows: Sequence[Row], heading: str, name: Callable[[Row], str]) -> Table:
     table = _table(None, heading, "before", "after", "change", "95 %", "clips")
-    table.columns[0].justify = "left"
     # Where the terminal is narrow, names are folded and no figure is cut.
     table.columns[0].no_wrap = False
+    ratios = views()["comparison"]["ratios"]
     for row in rows:
-        unit, digits = (1, 2) if row["score"] == "lift" else (100, 1)
-        values = [
-            "-" if row[key] is None else f"{unit * row[key]:{sign}.{digits}f}"
-            for key, sign in (("before", ""), ("after", ""), ("difference", "+"))
-        ]
-        known = row["low"] is not None
-        interval = (
-            f"{unit * row['low']:+.{digits}f} to {unit * row['high']:+.{digits}f}"
-            if known
-            else without_interval(row)
+        unit, digits = (1, 2) if row["score"] in ratios else (100, 1)
+        before, after, change, low, high = (
+            MISSING if row[key] is None else decimal(unit * row[key], digits, sign)
+            for key, sign in (("before", ""), ("after", ""), ("difference", "+"), ("low", "+"), ("high", "+"))
         )
+        known = row["low"] is not None
+        interval = f"{low} to {high}" if known else absent(row, "no_interval")
         # A space instead keeps the figures below each other.
-        values[2] += "*" if known and not row["low"] <= 0 <= row["high"] else " "
-        table.add_row(name(row), *values, interval, f"{row['n_clips']:,}")
-    console.print(table, *reasons(rows), "", sep="\n")
-
-
-def _is_detail(row: Row) -> bool:
-    """Whether a score stands below the motion share and the accuracy."""
-    return _score_name(row) not in ("motion reliance", "motion share", "accuracy")
+        change += "*" if known and not row["low"] <= 0 <= row["high"] else " "
+        table.add_row(name(row), before, after, change, interval, count(row["n_clips"]))
+    return table
 
 
 def _score_name(row: Row) -> str:
@@ -290,95 +276,6 @@ def _headline(summary: Row, rows: Sequence[Row]) -> list[str | Text]:
     return [*lines, ""]
 
 
-def _since(found: Row) -> str:
-    """The line about the run before."""
-    if found["difference"] is None:
-        return f"The run before is {found['previous']}.\n"
-    return (
-        f"Since the run before, {found['previous']}: {100 * found['difference']:+.1f} points"
-        f"{difference_range(found)}; "
-        "`selrel compare` says more.\n"
-    )
-
-
-def _precision(rows: list[Row]) -> Table:
-    title = "Table 1. Precision: the share of relevant voxels that move (%)"
-    table = _table(title, "method", "map", "mean (sd)", "95 %", "base", "lift", "paper (sd)")
-    for row in rows:
-        table.add_row(
-            row["method"],
-            _map(row["sigma"]),
-            mean_and_deviation(row),
-            percent_range(row),
-            percent(row["base_rate"], ""),
-            lift(row),
-            mean_and_deviation(same_row(row, PAPER["table1"])),
-        )
-    return table
-
-
-def _object_motion(rows: list[Row]) -> Table:
-    title = "Object motion: the same with the camera's motion taken off, and recall (%)"
-    columns = ("precision", "95 %", "base", "lift", "recall", "recall, all")
-    table = _table(title, "method", "map", *columns)
-    for row in rows:
-        table.add_row(
-            row["method"],
-            _map(row["sigma"]),
-            percent(row["object_precision"], ""),
-            percent_range(row, "object_precision_low", "object_precision_high"),
-            percent(row["object_base_rate"], ""),
-            lift(row, "object_"),
-            percent(row["object_recall"], ""),
-            percent(row["recall"], ""),
-        )
-    return table
-
-
-def _agreement(rows: list[Row]) -> Table:
-    title = "Table 2. Agreement: the share of voxels that are relevant for both (%)"
-    table = _table(title, "methods", "map", "mean (sd)", "95 %", "paper (sd)")
-    for row in rows:
-        table.add_row(
-            f"{row['method_a']} / {row['method_b']}",
-            _map(row["sigma"]),
-            mean_and_deviation(row),
-            percent_range(row),
-            mean_and_deviation(same_row(row, PAPER["table2"])),
-        )
-    return table
-
-
-def _selectivity(rows: list[Row]) -> Table:
-    title = "Table 3. Selectivity: what the selective map of 2 sigma keeps (%)"
-    columns = ("method", "voxels (sd)", "relevance (sd)", "95 %", "paper voxels", "relevance")
-    table = _table(title, *columns)
-    for row in rows:
-        paper = same_row(row, PAPER["table3"])
-        table.add_row(
-            row["method"],
-            mean_and_deviation(row, "voxels_mean", "voxels_std"),
-            mean_and_deviation(row, "relevance_mean", "relevance_std"),
-            percent_range(row, "relevance_low", "relevance_high"),
-            mean_and_deviation(paper, "voxels_mean", "voxels_std"),
-            mean_and_deviation(paper, "relevance_mean", "relevance_std"),
-        )
-    return table
-
-
-def _overhead(rows: list[Row]) -> Table:
-    title = "Table 4. Time a clip, on top of the steps before (ms)"
-    table = _table(title, "step", "median", "quartiles", "paper (its device)")
-    for row in rows:
-        table.add_row(
-            row["method"],
-            milliseconds(row, "median"),
-            milliseconds(row, "low", "high"),
-            milliseconds(same_row(row, PAPER["table4"]), "low", "high"),
-        )
-    return table
-
-
 def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
     """How much of the workers' time was not arithmetic; nothing for a run that kept no record of it."""
     found = summary.get("overhead") or {}
@@ -391,8 +288,8 @@ def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
-    odd = []
+def _places(run: Run, summary: Mapping[str, Any]) -> str:
+    root, paths, odd = run.root, run.paths, []
     if summary["excluded_videos"]:
         odd.append(f"Excluded: {counted(summary['excluded_videos'], 'video')} (exclusions.parquet says why).")
     if summary.get("left_out_clips"):
@@ -422,17 +319,9 @@ def _places(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _map(sigma: float) -> str:
-    """A name short enough for 80 columns, as `storage.report.figures.map_name` is not."""
-    return "all" if sigma == 0 else f"{sigma:g} sigma"
-
-
-def _table(title: str | None, *columns: str) -> Table:
+def _table(title: str | None, *columns: str, words: int = 1) -> Table:
+    """A table without rows; its first columns are words, and aligned at the left."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(
-            column,
-            justify="left" if column in ("method", "methods", "map", "step") else "right",
-            no_wrap=True,
-        )
+    for at, column in enumerate(columns):
+        table.add_column(column, justify="left" if at < words else "right", no_wrap=True)
     return table

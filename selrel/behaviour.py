@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax  # type: ignore[import-untyped]
 
 from selrel.engine.ties import first_highest
 from selrel.training.samples import Samples
@@ -110,13 +111,8 @@ def freeze_effect(intact: npt.NDArray[Any], frozen: npt.NDArray[Any]) -> npt.NDA
     """
     chosen = first_highest(torch.from_numpy(intact)).numpy()[:, None]
     before, after = (
-        np.take_along_axis(_softmax(logits), chosen, axis=1)[:, 0] for logits in (intact, frozen)
+        np.take_along_axis(softmax(logits.astype(np.float64), axis=1), chosen, axis=1)[:, 0]
+        for logits in (intact, frozen)
     )
     loss: npt.NDArray[np.float64] = before - after
     return loss
-
-
-def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares

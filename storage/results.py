@@ -6,10 +6,8 @@ import pandas as pd
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from storage.forms import Stored, rows
-from storage.layout import RunPaths
-from storage.runs import read_run, read_summary
+from storage.runs import Run
 from storage.stores.receipts import REPAIR
-from storage.stores.root import Root
 from storage.tables import DamagedTable, check_kinds, read_table
 
 # More than any data set of actions has.
@@ -26,7 +24,7 @@ SHOWN_CLIPS = {
 _NAMES = ("method", "method_a", "method_b", "score")
 
 
-def result_rows(root: Root, paths: RunPaths, name: str) -> list[Stored]:
+def result_rows(run: Run, name: str) -> list[Stored]:
     """Read the rows of one of a finished run's aggregated tables.
 
     Raises
@@ -36,20 +34,24 @@ def result_rows(root: Root, paths: RunPaths, name: str) -> list[Stored]:
     DamagedTable
         If it holds more rows than the run's classes, methods and thresholds make, or values of another kind.
     """
-    path = paths.table(name)
-    table = read_table(root, path, most_rows=_most_rows(root, paths))
-    check_kinds(table, {column: _kind(name, column) for column in table.column_names}, root.join(path))
+    path, where = run.paths.table(name), run.root.join(run.paths.table(name))
+    methods, maps = len(run.settings["methods"]), len(run.settings["sigmas"]) + 1
+    classes = min(run.summary["clips"], MAX_CLASSES)
+    # Pairs of methods on each map, or five scores of each method; and the few steps that are no method.
+    most = min((1 + classes) * max(methods**2 * maps, 5 * methods + 1) + 10, MAX_ROWS)
+    table = read_table(run.root, path, most_rows=most)
+    check_kinds(table, {column: _kind(name, column) for column in table.column_names}, where)
     for low in (column for column in table.column_names if column.endswith("low")):
         high = f"{low[:-3]}high"
         if (
             high in table.column_names
             and not pc.all(pc.equal(table[low].is_null(), table[high].is_null()), min_count=0).as_py()
         ):
-            raise DamagedTable(f"{root.join(path)} has ends of intervals without the other end: {REPAIR}")
-    return rows(table.to_pylist(), root.join(path))
+            raise DamagedTable(f"{where} has ends of intervals without the other end: {REPAIR}")
+    return rows(table.to_pylist(), where)
 
 
-def clip_rows(root: Root, paths: RunPaths, kinds: dict[str, str]) -> pd.DataFrame:
+def clip_rows(run: Run, kinds: dict[str, str]) -> pd.DataFrame:
     """Read the clips of a run, a row each.
 
     Raises
@@ -59,22 +61,14 @@ def clip_rows(root: Root, paths: RunPaths, kinds: dict[str, str]) -> pd.DataFram
     DamagedTable
         If it lacks a column, holds values of another kind, or a clip twice.
     """
-    path = paths.table("clips")
-    table = read_table(root, path)
+    path, where = run.paths.table("clips"), run.root.join(run.paths.table("clips"))
+    table = read_table(run.root, path)
     decisions = [name for name in table.column_names if name.startswith("decision")]
-    check_kinds(table, kinds | dict.fromkeys(decisions, "number or none"), root.join(path))
+    check_kinds(table, kinds | dict.fromkeys(decisions, "number or none"), where)
     clips: pd.DataFrame = table.to_pandas()
     if clips.duplicated(["clip"]).any() or clips.duplicated(["video", "start_frame"]).any():
-        raise DamagedTable(f"{root.join(path)} holds a clip twice: {REPAIR}")
+        raise DamagedTable(f"{where} holds a clip twice: {REPAIR}")
     return clips
-
-
-def _most_rows(root: Root, paths: RunPaths) -> int:
-    settings = read_run(root, paths)["settings"]
-    methods, maps = len(settings["methods"]), len(settings["sigmas"]) + 1
-    classes: int = min(read_summary(root, paths)["clips"], MAX_CLASSES)
-    # Pairs of methods on each map, or five scores of each method; and the few steps that are no method.
-    return min((1 + classes) * max(methods**2 * maps, 5 * methods + 1) + 10, MAX_ROWS)
 
 
 def _kind(table: str, column: str) -> str:

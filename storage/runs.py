@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from storage.forms import DATASET, RUN, SUMMARY, Stored, checked
 from storage.layout import RUNS, DatasetPaths, RunPaths
@@ -23,8 +22,69 @@ class FinishedRun(ValueError):
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """A data set of a root: where its files lie, and its dataset.json, which is read once."""
+
+    root: Root
+    paths: DatasetPaths
+
+    @cached_property
+    def description(self) -> Stored:
+        """What its dataset.json says; raises as `read_dataset_description`."""
+        return read_dataset_description(self.root, self.paths)
+
+
+@dataclass(frozen=True)
 class Run:
-    """One run of a root.
+    """A run of a root: where its files lie, and its run.json and success marker, each read once."""
+
+    root: Root
+    paths: RunPaths
+
+    @classmethod
+    def of(cls, root: Root, name: str) -> Run:
+        """The run of this name under a root."""
+        return cls(root, root.run(name))
+
+    @property
+    def name(self) -> str:
+        """``<checkpoint-name>-<run-id>``."""
+        return self.paths.name
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self.root.join(self.paths.directory)
+
+    @cached_property
+    def description(self) -> Stored:
+        """What its run.json says; raises as `read_run`."""
+        return read_run(self.root, self.paths)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting of its methods and metrics."""
+        settings: dict[str, Any] = self.description["settings"]
+        return settings
+
+    @cached_property
+    def summary(self) -> Stored:
+        """What its success marker says; raises as `read_summary`."""
+        return read_summary(self.root, self.paths)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set that it is on."""
+        return Dataset(self.root, self.root.dataset(self.description["dataset_id"]))
+
+    def has_table(self, name: str) -> bool:
+        """Whether one of its aggregated tables is there."""
+        return self.root.exists(self.paths.table(name))
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One run of a root, as a list of all shows it, be it damaged or not.
 
     Parameters
     ----------
@@ -82,7 +142,7 @@ def read_run(root: Root, paths: RunPaths) -> Stored:
     ValueError
         If the file is damaged.
     """
-    return _checked(RUN, root, paths.run_json)
+    return checked(RUN, _mapping(root, paths.run_json), root.join(paths.run_json))
 
 
 def read_dataset_description(root: Root, paths: DatasetPaths) -> Stored:
@@ -95,7 +155,7 @@ def read_dataset_description(root: Root, paths: DatasetPaths) -> Stored:
     ValueError
         If the file is damaged.
     """
-    return _checked(DATASET, root, paths.description)
+    return checked(DATASET, _mapping(root, paths.description), root.join(paths.description))
 
 
 def mark_success(root: Root, paths: RunPaths, summary: Mapping[str, Any]) -> None:
@@ -134,8 +194,8 @@ def is_finished(root: Root, paths: RunPaths) -> bool:
     return root.exists(paths.success)
 
 
-def finished_run(url: str) -> tuple[Root, RunPaths]:
-    """Root and paths of a finished run.
+def finished_run(url: str) -> Run:
+    """The finished run at a URL.
 
     Raises
     ------
@@ -144,7 +204,7 @@ def finished_run(url: str) -> tuple[Root, RunPaths]:
     """
     root, paths = run_at(url)
     if is_finished(root, paths):
-        return root, paths
+        return Run(root, paths)
     if root.exists(paths.directory):
         raise ValueError(
             f"{url} is not finished: the `selrel explain` command that started it goes on where it stopped"
@@ -217,12 +277,12 @@ def name_of_run(root: Root, run_id: str) -> str | None:
     return min(names, key=lambda name: (not is_finished(root, root.run(name)), name), default=None)
 
 
-def list_runs(root: Root) -> list[Run]:
-    """All runs under a root, sorted by name, finished or not; a damaged one is listed with a note."""
-    return [_run(root, name) for name in root.listdir(RUNS)]
+def list_runs(root: Root, *, but: str | None = None) -> list[ListedRun]:
+    """All runs under a root but one, sorted by name, finished or not; a damaged one is listed with a note."""
+    return [_listed(root, name) for name in root.listdir(RUNS) if name != but]
 
 
-def _run(root: Root, name: str) -> Run:
+def _listed(root: Root, name: str) -> ListedRun:
     url = root.join(f"{RUNS}/{name}")
     description: dict[str, Any] = {}
     ended = False
@@ -232,12 +292,8 @@ def _run(root: Root, name: str) -> Run:
         description = read_run(root, paths)
         summary = read_summary(root, paths) if ended else None
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
-        return Run(name, url, description, None, note=str(error), ended=ended)
-    return Run(name, url, description, summary, ended=ended)
-
-
-def _checked(form: TypeAdapter[Any], root: Root, path: str) -> Stored:
-    return checked(form, _mapping(root, path), root.join(path))
+        return ListedRun(name, url, description, None, note=str(error), ended=ended)
+    return ListedRun(name, url, description, summary, ended=ended)
 
 
 def _mapping(root: Root, path: str) -> dict[str, Any]:

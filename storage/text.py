@@ -1,4 +1,4 @@
-"""Text from files, as it may be shown: what would command a terminal is written out instead."""
+"""Text as it may be shown: numbers, and what files hold, without what would command a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 def visible(text: str, *, lines: bool = False) -> str:
     r"""Write out what is no sign (``\x1b``, ``\n``, ``\u202e``); keep line breaks if asked to."""
     return "".join(
-        char if char.isprintable() or (lines and char == "\n") else _written_out(char) for char in text
+        char
+        if char.isprintable() or (lines and char == "\n")
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
     )
 
 
@@ -26,11 +29,12 @@ def all_visible(value: Any) -> Any:
     return [all_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def decimal(value: float, digits: int, sign: str = "") -> str:
+    """Write a number with so many decimals, and ``+`` before it if asked to; none is written as -0."""
+    return f"{value:{sign}z,.{digits}f}"
+
+
 def first_line(error: Exception) -> str:
     """The first line of what an error says, cut to 120 characters; its kind if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:120]
-
-
-def _written_out(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

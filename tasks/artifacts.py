@@ -9,46 +9,43 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from selrel.scores.paper import PAPER
 from storage.report.columns import shown_table
 from storage.report.figures import counted, mean_and_interval
 from storage.report.reliance import MEANING, answer, value
-from storage.runs import Run, list_runs, read_run
-from storage.stores.root import Root
+from storage.runs import ListedRun, Run, list_runs
+from tasks.views import views
 
 Row = Mapping[str, Any]
 
 # Keys stay the same from run to run: an artifact's page in Prefect then shows them all.
 HEADLINE, REPORT, HISTORY = "selrel-headline", "selrel-report", "selrel-history"
-_TABLES = ("reliance", "table1", "table2", "table3", "table4")
 _LONGEST_HISTORY = 50
 
 
-def show_result(place: Root, run: str, tables: Mapping[str, Sequence[Row]], summary: Row) -> None:
+def show_result(run: Run, tables: Mapping[str, Sequence[Row]], summary: Row) -> None:
     """Create the artifacts of a finished run.
 
     Parameters
     ----------
-    place : Root
-        Where the run lies.
-    run : str
-        Its name.
+    run : Run
+        Which.
     tables, summary
         Its tables, and what its success marker says.
     """
-    page = place.join(place.run(run).report.page)
-    link = Path(page).as_uri() if place.is_local else page
-    about = f"Result of {run}"
-    create_markdown_artifact(headline(run, summary, link), key=HEADLINE, description=about)
-    create_link_artifact(link, link_text=f"Report of {run}", key=REPORT, description=about)
-    for name in _TABLES:
-        if tables.get(name):
-            shown = shown_table(name, tables[name], PAPER.get(name, ()))
+    page = run.root.join(run.paths.report.page)
+    link = Path(page).as_uri() if run.root.is_local else page
+    about = f"Result of {run.name}"
+    create_markdown_artifact(headline(run.name, summary, link), key=HEADLINE, description=about)
+    create_link_artifact(link, link_text=f"Report of {run.name}", key=REPORT, description=about)
+    for name, table in views().items():
+        # The answer, and what the paper has too; the report has the rest.
+        if (name == "reliance" or table["paper"]) and tables.get(name):
+            shown = shown_table(table, tables[name])
             rows = [dict(zip(shown["columns"], row, strict=True)) for row in shown["rows"]]
-            told = " ".join([f"{shown['title']} ({run}).", *shown["reasons"]])
+            told = " ".join([f"{shown['title']} ({run.name}).", *shown["reasons"]])
             create_table_artifact(rows, key=f"selrel-{name}", description=told)
     create_table_artifact(
-        history(place, run), key=HISTORY, description="Motion reliance by checkpoint, the latest first"
+        history(run), key=HISTORY, description="Motion reliance by checkpoint, the latest first"
     )
 
 
@@ -76,19 +73,19 @@ def headline(run: str, summary: Row, link: str) -> str:
     return "\n\n".join(lines)
 
 
-def history(place: Root, run: str) -> list[dict[str, str]]:
+def history(run: Run) -> list[dict[str, str]]:
     """A row for every finished run on the same clips, the latest first: its checkpoint and its reliance."""
-    dataset = read_run(place, place.run(run))["dataset_id"]
+    dataset = run.description["dataset_id"]
     alike = [
         found
-        for found in list_runs(place)
+        for found in list_runs(run.root)
         if found.summary is not None and found.description.get("dataset_id") == dataset
     ]
     alike.sort(key=lambda found: str((found.summary or {}).get("finished_at", "")), reverse=True)
     return [_told(found) for found in alike[:_LONGEST_HISTORY]]
 
 
-def _told(run: Run) -> dict[str, str]:
+def _told(run: ListedRun) -> dict[str, str]:
     summary = run.summary or {}
     return {
         "finished": _text(summary.get("finished_at", "-")),

@@ -10,15 +10,15 @@ import pandas as pd
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.compare import compare
+from selrel.scores.compare import columns_read, compare
+from selrel.scores.metrics import compared
 from selrel.scores.reliance import RELIANCE_OF
 from storage.forms import Stored
-from storage.layout import RunPaths
 from storage.report.figures import percent
 from storage.results import CLIPS, clip_rows
-from storage.runs import finished_run, list_runs, read_dataset_description, read_run, read_summary
+from storage.runs import Run, finished_run, list_runs
 from storage.stores.receipts import REPAIR
-from storage.stores.root import Root, UnreadableFile
+from storage.stores.root import UnreadableFile
 from storage.tables import DamagedTable, read_tables
 
 Row = dict[str, Any]
@@ -27,11 +27,6 @@ Row = dict[str, Any]
 _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
-_KINDS = {
-    "clip": "integer", "method": "text", "sigma": "number",
-    **dict.fromkeys(("kept_relevance", "precision", "base_rate"), "number or none"),
-}  # fmt: skip
-_SCORES = ["method", "sigma", "kept_relevance", "precision", "base_rate"]
 # Of a video in dataset.json: so many values say what it is called and belongs to, the rest what it holds.
 _NAMES = 5
 # What of a data set is how it was read, and not what is in it.
@@ -98,7 +93,7 @@ def compare_runs(before: str, after: str) -> tuple[list[Row], list[str]]:
     ValueError
         If a run is not finished, both are the same, or `NotComparable`: they share no clip.
     """
-    first, second = (read_side(*finished_run(url)) for url in (before, after))
+    first, second = (read_side(finished_run(url)) for url in (before, after))
     if first.url == second.url:
         raise ValueError(f"{before} is on both sides; give two runs (`selrel runs` lists them)")
     notes = _notes(first, second)
@@ -120,7 +115,8 @@ def comparison(before: Side, after: Side) -> list[Row]:
     found = _compared(before.clips, after.clips, [*reliances, "accuracy"])
     rows = [{"method": None, "sigma": None, **row} for row in found]
     for method in before.methods:
-        for sigma, names in ((SIGMA, ["kept_relevance", "precision", "lift"]), (0.0, ["precision", "lift"])):
+        for sigma in (SIGMA, 0.0):
+            names = compared(baseline=sigma == 0)
             first, second = (
                 side.scores[(side.scores.method == method) & (side.scores.sigma == sigma)]
                 for side in (before, after)
@@ -140,15 +136,14 @@ def headline(rows: Sequence[Mapping[str, Any]], measure: str) -> Mapping[str, An
     return next((row for row in rows if wanted.items() <= row.items()), None)
 
 
-def previous_run(place: Root, run: str) -> str | None:
+def previous_run(run: Run) -> str | None:
     """Where the run before another lies; None where there is none.
 
     That is the last to finish of those on the same data set with the same settings: another checkpoint, or
     the same one under an older version of the code. A run that did not pass the gate itself is no measure. A
     damaged run that may be the one comes first: nobody can say any more whether it is.
     """
-    mine = read_run(place, place.run(run))
-    others = [other for other in list_runs(place) if other.name != run]
+    mine, others = run.description, list_runs(run.root, but=run.name)
     for other in others:
         if other.ended and other.note and not (other.description and _differing(other.description, mine)):
             return other.url
@@ -170,8 +165,7 @@ def check_alike(url: str, description: Mapping[str, Any]) -> None:
     ValueError
         If it is not finished, or `NotComparable`: the message names what differs.
     """
-    other = read_run(*finished_run(url))
-    if differing := _differing(other, description):
+    if differing := _differing(finished_run(url).description, description):
         raise NotComparable(
             f"{url} can't be the measure of this run: they differ in {', '.join(differing)}; name a run of "
             "the same data set and settings, or leave --against out"
@@ -186,10 +180,11 @@ def read_measure(url: str) -> Side:
     ValueError
         If it is not finished, or damaged: the message says what to do.
     """
-    place, paths = finished_run(url)
+    run = finished_run(url)
     try:
-        read_summary(place, paths)
-        return read_side(place, paths)
+        # Reading it checks its seal.
+        _ = run.summary
+        return read_side(run)
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
         raise ValueError(
             f"the run {url} is damaged ({error}): `selrel verify {url} --repair` and the command that made "
@@ -197,23 +192,26 @@ def read_measure(url: str) -> Side:
         ) from error
 
 
-def read_side(place: Root, paths: RunPaths) -> Side:
+def read_side(run: Run) -> Side:
     """Read what is compared of a run whose scores and clips are written."""
-    clips = clip_rows(place, paths, CLIPS)
+    clips = clip_rows(run, CLIPS)
     decisions = [name for name in map(str, clips) if name.startswith("decision")]
     wanted = pc.field("sigma").isin([0.0, SIGMA])
-    columns = ["clip", *_SCORES]
-    scores = read_tables(place, paths.scores, columns=columns, where=wanted, kinds=_KINDS).to_pandas()
+    columns = columns_read(compared(baseline=False))
+    kinds = {"clip": "integer", "method": "text", "sigma": "number"}
+    kinds |= dict.fromkeys(columns, "number or none")
+    scores = read_tables(
+        run.root, run.paths.scores, columns=list(kinds), where=wanted, kinds=kinds
+    ).to_pandas()
     if scores.duplicated(["clip", "method", "sigma"]).any():
-        raise DamagedTable(f"{place.join(paths.scores)} holds a score twice: {REPAIR}")
-    description = read_run(place, paths)
+        raise DamagedTable(f"{run.root.join(run.paths.scores)} holds a score twice: {REPAIR}")
     try:
-        dataset = read_dataset_description(place, place.dataset(description["dataset_id"]))
+        dataset = run.dataset.description
     except FileNotFoundError:
         dataset = Stored()
     return Side(
-        url=place.join(paths.directory),
-        description=description,
+        url=run.url,
+        description=run.description,
         clips=clips[[*_CLIP, *_LABELS, *decisions]].assign(accuracy=clips.correct.astype(float)),
         scores=scores.merge(clips[["clip", *_CLIP, *_LABELS]], on="clip"),
         dataset=dataset,

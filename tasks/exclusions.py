@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from selrel.clips.flow import STILL_SHARE
-from storage.runs import read_run
-from storage.stores.root import Root
+from storage.runs import Run
 from storage.tables import read_table
 from tasks.clips import clips_of
 from tasks.running.blocks import Quarantined
@@ -19,16 +18,14 @@ NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 
 
 def exclusions_of_run(
-    place: Root, run: str, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
+    run: Run, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
 ) -> pd.DataFrame:
     """The data set's exclusions, those in which nothing moves, and those of which this run leaves clips out.
 
     Parameters
     ----------
-    place : Root
-        Where the run lies.
-    run : str
-        Its name.
+    run : Run
+        Which.
     clips, left_out : DataFrame
         As `tasks.stages.report.explained_clips` gives them.
     quarantined : sequence of Quarantined
@@ -39,9 +36,7 @@ def exclusions_of_run(
     DataFrame
         A row a video: ``video``, ``class``, ``n_frames``, ``header_frames``, ``kind``, ``reason``.
     """
-    description = read_run(place, place.run(run))
-    dataset = place.dataset(description["dataset_id"])
-    of_dataset: pd.DataFrame = read_table(place, dataset.exclusions).to_pandas()
+    of_dataset: pd.DataFrame = read_table(run.root, run.dataset.paths.exclusions).to_pandas()
     of_dataset = _with_still(of_dataset, clips)
     rows = [
         {
@@ -77,11 +72,9 @@ def _reason(clips: pd.DataFrame, quarantined: Sequence[Quarantined]) -> str:
     return "the target of its video needs clips that were left out"
 
 
-def left_out_summary(
-    place: Root, run: str, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
-) -> dict[str, Any]:
+def left_out_summary(run: Run, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]) -> dict[str, Any]:
     """What the success marker says about it."""
-    block_clips = clips_of(place, read_run(place, place.run(run))["dataset_id"]).block_clips
+    block_clips = clips_of(run.root, run.description["dataset_id"]).block_clips
     return {
         "state": "completed with exclusions" if len(left_out) else "completed",
         "quarantined": list(quarantined),

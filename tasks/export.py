@@ -14,33 +14,20 @@ import torch
 from selrel.pictures.films import explained, film
 from selrel.pictures.images import Palette, contact_sheet, png, relevance_scale
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.paper import PAPER
 from selrel.selective import SelectiveParameters, selective_mask
 from storage.arrays.cubes import open_run, read_block
 from storage.report import exports, vector_figures
 from storage.report.columns import main_method, overall, shown_table
 from storage.results import result_rows
-from storage.runs import finished_run, read_run
+from storage.runs import finished_run
 from tasks.clips import clips_of
 from tasks.page import FLOW_SCALE
+from tasks.views import views
 
 Kind = Literal["webm", "gif", "mp4", "png", "npz"]
 
 FPS = 8.0
 _MAX_FPS = 60.0
-# What of each table fits a page: the report has the rest.
-_PRINTED = {
-    "table1": (
-        "Method", "Map", "Precision, % (sd)", "95 % interval", "Paper, % (sd)", "Base rate, %", "Lift",
-        "Lift, 95 %",
-    ),
-    "table2": ("Methods", "Map", "Agreement, % (sd)", "95 % interval", "Paper, % (sd)"),
-    "table3": (
-        "Method", "Voxels kept, % (sd)", "Paper: voxels", "Relevance kept, % (sd)", "Relevance, 95 %",
-        "Paper: relevance",
-    ),
-    "table4": ("Step", "Median, ms", "Quartiles, ms", "Paper, ms (in all)"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ def method_of_film(url: str) -> str:
     ValueError
         If there is no finished run.
     """
-    return main_method(read_run(*finished_run(url))["settings"]["methods"])
+    return main_method(finished_run(url).settings["methods"])
 
 
 def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigma: float = SIGMA) -> Clip:
@@ -115,24 +102,20 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     ValueError
         If there is no finished run, the run has no such clip or method, or sigma means nothing.
     """
-    root, paths = finished_run(url)
-    description = read_run(root, paths)
-    axes = clips_of(root, description["dataset_id"]).axes
-    run = open_run(url, axes=axes)
-    known = list(description["settings"]["methods"])
-    if unknown := [name for name in methods or () if name not in known]:
-        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
-    chosen = list(dict.fromkeys(methods)) if methods else known
-    parameters = SelectiveParameters(**description["settings"]["selective"], sigma=sigma)
-    row = _row(run, clip, root.join(paths.table("clips")))
-    dataset, n = root.dataset(description["dataset_id"]), int(row["n_valid_frames"])
+    run = finished_run(url)
+    root, dataset = run.root, run.dataset.paths
+    axes = clips_of(root, run.description["dataset_id"]).axes
+    chosen = _chosen(methods, list(run.settings["methods"]))
+    parameters = SelectiveParameters(**run.settings["selective"], sigma=sigma)
+    row = _row(open_run(url, axes=axes), clip, root.join(run.paths.table("clips")))
+    n = int(row["n_valid_frames"])
     relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
     if not all(np.isfinite(cube).all() for cube in relevance.values()):
         raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
     frames = read_block(root, dataset.frames, clip, clip + 1, ["frames"], axes=axes)["frames"][0, :n]
     flow = read_block(root, dataset.motion, clip, clip + 1, ["flow"], axes=axes)["flow"][0, :n]
     return Clip(
-        about=_about(row, root.join(paths.directory)),
+        about=_about(row, run.url),
         frames=frames,
         flow=flow.astype(np.float32),
         relevance=relevance,
@@ -200,35 +183,28 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     ValueError
         If there is no finished run.
     """
-    root, paths = finished_run(url)
+    run = finished_run(url)
     found = {}
-    for name, columns in _PRINTED.items():
-        # A single method agrees with none.
-        if root.exists(paths.table(name)):
-            rows = result_rows(root, paths, name)
-            shown = printed_table(name, rows, PAPER.get(name, ()), columns=columns)
-            found[f"{name}.{kind}"] = vector_figures.table_figure(**shown, kind=kind)
-    sweep = overall(result_rows(root, paths, "sweep"))
-    found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, kind=kind)
+    for name, table in views().items():
+        # Those that the paper has, too. A single method agrees with none.
+        if table["paper"] and run.has_table(name):
+            shown = shown_table(table, result_rows(run, name), drawn=True)
+            found[f"{name}.{kind}"] = vector_figures.table_figure(
+                shown["columns"],
+                shown["rows"],
+                text_columns=shown["text_columns"],
+                kind=kind,
+                notes=shown["reasons"],
+            )
+    sweep = overall(result_rows(run, "sweep"))
+    found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, views()["sweep"]["columns"], kind=kind)
     return found
 
 
-def printed_table(
-    name: str,
-    rows: Sequence[Mapping[str, Any]],
-    paper: Sequence[Mapping[str, Any]],
-    *,
-    columns: Sequence[str],
-) -> dict[str, Any]:
-    """Columns of one table as text, for `storage.report.vector_figures.table_figure`."""
-    shown = shown_table(name, rows, paper)
-    places = [shown["columns"].index(column) for column in columns]
-    return {
-        "columns": columns,
-        "rows": [[row[place] for place in places] for row in shown["rows"]],
-        "text_columns": shown["text_columns"],
-        "notes": shown["reasons"],
-    }
+def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
+    return list(dict.fromkeys(methods)) if methods else known
 
 
 def _row(run: Any, clip: int, table: str) -> Any:

@@ -10,9 +10,9 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from selrel.scores.compare import dropped
-from storage.report.figures import difference_range
-from storage.runs import finished_run, read_run, read_summary
-from storage.stores.root import Root, run_at
+from storage.report.figures import difference_range, percent
+from storage.runs import Run, finished_run
+from storage.stores.root import run_at
 from tasks.compare import comparison, headline, previous_run, read_measure, read_side
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class NotJudged(RuntimeError):
     """The gate: a finished run that can't be compared with the run before it, so it does not pass."""
 
 
-def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
+def with_previous(run: Run) -> tuple[list[Row], Row | None]:
     """Compare a run, whose scores and clips are written, with the one before it, or with the one named.
 
     Returns
@@ -49,13 +49,12 @@ def with_previous(place: Root, run: str) -> tuple[list[Row], Row | None]:
         ``high``, ``n_clips`` and ``no_interval`` (null where it has none), ``max_drop`` (null: any fall
         passes), ``passed``; and ``error`` (why it could not be judged), where it could not.
     """
-    paths = place.run(run)
-    gate = read_run(place, paths).get("gate", {})
-    url = gate.get("against") or previous_run(place, run)
+    gate = run.description.get("gate", {})
+    url = gate.get("against") or previous_run(run)
     if url is None:
         return [], None
     try:
-        rows = comparison(read_measure(url), read_side(place, paths))
+        rows = comparison(read_measure(url), read_side(run))
     except (FileNotFoundError, ValueError) as error:
         # A gate that can't judge must not pass; without one, an old damaged run stops no new one.
         if gate.get("max_drop") is not None:
@@ -105,31 +104,27 @@ def check_gate(
             resource={"prefect.resource.id": f"selrel.run.{run_at(url)[1].name}", "selrel.run": url},
             payload={**found, "max_drop": max_drop, "passed": False},
         )
-    raise MotionDropped(_explained(found, url, max_drop, measure))
-
-
-def _explained(found: Row, url: str, max_drop: float, measure: str) -> str:
-    return (
-        f"the {_CALLED[measure]} fell from {100 * found['before']:.1f} % in {found['previous']} to "
-        f"{100 * found['after']:.1f} %: by {-100 * found['difference']:.1f} points"
-        f"{difference_range(found)}, where at most {100 * max_drop:g} are allowed; the run is complete: {url}"
+    raise MotionDropped(
+        f"the {_CALLED[measure]} fell from {percent(found['before'])} in {found['previous']} to "
+        f"{percent(found['after'])}: by {percent(-found['difference'], '')} points{difference_range(found)}, "
+        f"where at most {100 * max_drop:g} are allowed; the run is complete: {url}"
     )
 
 
 def _found(url: str, max_drop: float, against: str | None, measure: str) -> Row | None:
     """The comparison stored with the run, or a new one where that says nothing, or of another run."""
-    place, paths = finished_run(url)
-    stored: Row | None = read_summary(place, paths).get("comparison")
+    run = finished_run(url)
+    stored: Row | None = run.summary.get("comparison")
     if stored is None and against is None:
         return None
     if stored is not None:
-        against = against or place.join(place.run(stored["previous"]).directory)
+        against = against or Run.of(run.root, stored["previous"]).url
         alike = stored.get("measure", MOTION_SHARE) == measure
         if alike and stored["difference"] is not None and stored["previous"] == run_at(against)[1].name:
             return stored
     assert against is not None
     try:
-        rows = comparison(read_measure(against), read_side(place, paths))
+        rows = comparison(read_measure(against), read_side(run))
         found = _verdict(headline(rows, measure), against, max_drop, measure)
     except (FileNotFoundError, ValueError) as error:
         found = {"error": str(error)}

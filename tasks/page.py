@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -16,25 +16,26 @@ from selrel.explain import units
 from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_scale, steps, webp
 from selrel.pictures.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
-from selrel.scores.paper import PAPER
+from selrel.scores.metrics import swept, terms
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.arrays.cubes import read_block, read_relevance
 from storage.layout import ReportPaths
 from storage.report import write_clip, write_report
 from storage.report.columns import main_method
 from storage.report.media import clip_script
-from storage.runs import read_dataset_description, read_run
+from storage.runs import Run
 from storage.stores.root import Root
 from storage.tables import check_kinds, read_table, read_tables
 from tasks.clips import clips_of
 from tasks.command import command
+from tasks.views import views
 
 Row = Mapping[str, Any]
+Axes = Mapping[str, int]
 
 FLOW_SCALE = 4.0
 # Clips of a class, and of the whole run, that get a player.
 PLACES = ("highest", "typical", "lowest")
-_FIGURES = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift")
 _KINDS = {"clip": "integer", "method": "text", "sigma": "number", "kept_relevance": "number or none"}
 _THREADS = 4
 # Of the shown frames and flows; the relevance is not compressed with losses.
@@ -42,8 +43,7 @@ _QUALITY = 85
 
 
 def write_page(
-    place: Root,
-    run: str,
+    run: Run,
     *,
     clips: pd.DataFrame,
     tables: Mapping[str, Sequence[Row]],
@@ -54,10 +54,8 @@ def write_page(
 
     Parameters
     ----------
-    place : Root
-        Where the run lies.
-    run : str
-        Its name.
+    run : Run
+        Which.
     clips : DataFrame
         A row a clip, with ``predicted`` (class name), ``correct`` and ``flag``.
     tables, summary
@@ -65,27 +63,42 @@ def write_page(
     at : Root and ReportPaths, optional
         Where to write, if not into the run.
     """
-    description = read_run(place, place.run(run))
-    root, paths = at or (place, place.run(run).report)
-    methods = description["settings"]["methods"]
-    main = main_method(methods)
-    ranked = _ranked(place, run, clips, main)
+    root, paths = at or (run.root, run.paths.report)
+    methods = run.settings["methods"]
+    main, axes = main_method(methods), clips_of(run.root, run.description["dataset_id"]).axes
+    ranked = _ranked(run, clips, main)
     featured = {row["clip"]: row["place"] for row in _examples(ranked)}
     shown = _shown(ranked, list(featured))
 
     def publish(row: Row) -> str | None:
-        script = _clip(place, run, description, row, scales)
+        script = _script(run, row, axes, scales)
         write_clip(root, paths, row["clip"], script)
         return script if row["clip"] in featured else None
 
     # What takes the time, compressing, lets other threads run.
     with ThreadPoolExecutor(_THREADS) as pool:
-        own = pool.map(lambda row: _own_scales(_cubes(place, run, description, row)), shown)
-        scales = _scales(list(own), methods)
+        of_clips = list(
+            pool.map(
+                lambda row: {n: relevance_scale(c) for n, c in _cubes(run, row, axes).items() if c.any()},
+                shown,
+            )
+        )
+        # One scale a method for all clips: the middle one of those that have any relevance.
+        own = {name: [scale[name] for scale in of_clips if name in scale] for name in methods}
+        scales = {name: float(f"{np.median(found or [1.0]):.2g}") for name, found in own.items()}
         scripts = dict(zip((row["clip"] for row in shown), pool.map(publish, shown), strict=True))
+    first = next((row for row in shown if row["clip"] == next(iter(featured))), None)
     context = {
-        **_context(place, run, description, clips=clips, tables=tables, summary=summary),
-        "clips": _with_figures(place, run, shown),
+        "run": run.name,
+        "summary": dict(summary),
+        "description": run.description,
+        "tables": tables,
+        "shown": list(views().values()),
+        "words": terms(),
+        "exclusions": _exclusions(run),
+        "flags": clips[clips.flag != ""].to_dict("records"),
+        "command": command(str(run.root), run.description, run.dataset.description),
+        "clips": _with_figures(run, shown),
         "featured": [{"clip": c, "place": at, "script": scripts[c]} for c, at in featured.items()],
         "legends": {
             "palettes": {name: list(ends) for name, ends in PALETTES.items()},
@@ -93,51 +106,30 @@ def write_page(
             "flow_scale": FLOW_SCALE,
             "scales": scales,
             "units": {name: units(name, chosen) for name, chosen in methods.items()},
-            "steps": _first_steps(place, run, description, shown, featured, main, scales[main]),
+            "steps": None if first is None else _first_steps(run, first, axes, main, scales[main]),
         },
     }
     write_report(root, paths, context)
 
 
-def _context(
-    place: Root,
-    run: str,
-    description: Row,
-    *,
-    clips: pd.DataFrame,
-    tables: Mapping[str, Sequence[Row]],
-    summary: Row,
-) -> dict[str, Any]:
-    paths, dataset = place.run(run), place.dataset(description["dataset_id"])
+def _exclusions(run: Run) -> list[dict[str, Any]]:
     # A run of the first release has no exclusions of its own.
-    exclusions = paths.exclusions if place.exists(paths.exclusions) else dataset.exclusions
-    made_from = read_dataset_description(place, dataset)
+    own = run.root.exists(run.paths.exclusions)
+    path = run.paths.exclusions if own else run.dataset.paths.exclusions
     # A row a video of the data set, and one of those that the run left out.
-    most_rows = max(1000, 2 * len(made_from["videos"]))
-    return {
-        "run": run,
-        "summary": dict(summary),
-        "description": description,
-        "tables": tables,
-        "paper": PAPER,
-        "exclusions": _exclusions(place, exclusions, most_rows),
-        "flags": clips[clips.flag != ""].to_dict("records"),
-        "command": command(str(place), description, made_from),
-    }
-
-
-def _exclusions(place: Root, path: str, most_rows: int) -> list[dict[str, Any]]:
-    table = read_table(place, path, most_rows=most_rows)
-    check_kinds(table, dict.fromkeys(("video", "class", "kind", "reason"), "text or none"), place.join(path))
+    most_rows = max(1000, 2 * len(run.dataset.description["videos"]))
+    table = read_table(run.root, path, most_rows=most_rows)
+    kinds = dict.fromkeys(("video", "class", "kind", "reason"), "text or none")
+    check_kinds(table, kinds, run.root.join(path))
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
-def _ranked(place: Root, run: str, clips: pd.DataFrame, method: str) -> pd.DataFrame:
+def _ranked(run: Run, clips: pd.DataFrame, method: str) -> pd.DataFrame:
     """All clips with a motion share, the lowest first."""
     columns = ["clip", "method", "sigma", "kept_relevance"]
     chosen = (pc.field("method") == method) & (pc.field("sigma") == SIGMA)
-    found = read_tables(place, place.run(run).scores, columns=columns, where=chosen, kinds=_KINDS)
+    found = read_tables(run.root, run.paths.scores, columns=columns, where=chosen, kinds=_KINDS)
     scores = found.select(["clip", "kept_relevance"]).to_pandas().dropna()
     rows = clips.merge(scores, on="clip", validate="one_to_one")
     return rows.sort_values(["kept_relevance", "clip"])
@@ -167,14 +159,13 @@ def _shown(ranked: pd.DataFrame, featured: Sequence[int]) -> list[dict[str, Any]
     return shown + [{**row, "place": None} for row in _examples(ranked) if row["clip"] in missing]
 
 
-def _clip(place: Root, run: str, description: Row, row: Row, scales: Mapping[str, float]) -> str:
+def _script(run: Run, row: Row, axes: Axes, scales: Mapping[str, float]) -> str:
     """One clip's file."""
-    frames, flow = _seen(place, description, row)
-    settings = description["settings"]
-    parameters = SelectiveParameters(**settings["selective"])
+    frames, flow = _seen(run, row, axes)
+    parameters = SelectiveParameters(**run.settings["selective"])
     layers = {
-        name: layer(cube, settings["sigmas"], parameters, scale=scales[name])
-        for name, cube in _cubes(place, run, description, row).items()
+        name: layer(cube, run.settings["sigmas"], parameters, scale=scales[name])
+        for name, cube in _cubes(run, row, axes).items()
     }
     return clip_script(
         row["clip"],
@@ -184,66 +175,48 @@ def _clip(place: Root, run: str, description: Row, row: Row, scales: Mapping[str
     )
 
 
-def _seen(place: Root, description: Row, row: Row) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating]]:
+def _seen(run: Run, row: Row, axes: Axes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating]]:
     """The valid frames of a clip, and their flow."""
-    dataset, at, n_valid = place.dataset(description["dataset_id"]), row["clip"], row["n_valid_frames"]
-    axes = clips_of(place, description["dataset_id"]).axes
-    frames = read_block(place, dataset.frames, at, at + 1, ["frames"], axes=axes)["frames"][0, :n_valid]
-    flow = read_block(place, dataset.motion, at, at + 1, ["flow"], axes=axes)["flow"][0, :n_valid]
+    dataset, at, n_valid = run.dataset.paths, row["clip"], row["n_valid_frames"]
+    frames = read_block(run.root, dataset.frames, at, at + 1, ["frames"], axes=axes)["frames"][0, :n_valid]
+    flow = read_block(run.root, dataset.motion, at, at + 1, ["flow"], axes=axes)["flow"][0, :n_valid]
     return frames, flow
 
 
-def _cubes(place: Root, run: str, description: Row, row: Row) -> dict[str, npt.NDArray[np.float32]]:
+def _cubes(run: Run, row: Row, axes: Axes) -> dict[str, npt.NDArray[np.float32]]:
     """The explanations of a clip's valid frames, by method."""
-    store, at, n_valid = place.run(run).relevance, row["clip"], row["n_valid_frames"]
-    axes = clips_of(place, description["dataset_id"]).axes
+    at, n_valid = row["clip"], row["n_valid_frames"]
     return {
-        name: read_relevance(place, store, name, at, at + 1, axes=axes)[0, :n_valid]
-        for name in description["settings"]["methods"]
+        name: read_relevance(run.root, run.paths.relevance, name, at, at + 1, axes=axes)[0, :n_valid]
+        for name in run.settings["methods"]
     }
 
 
-def _with_figures(place: Root, run: str, shown: Sequence[Row]) -> list[dict[str, Any]]:
+def _with_figures(run: Run, shown: Sequence[Row]) -> list[dict[str, Any]]:
     """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
+    names = [column.name for column in swept()]
     wanted = read_tables(
-        place,
-        place.run(run).scores,
-        columns=["clip", "method", "sigma", *_FIGURES],
+        run.root,
+        run.paths.scores,
+        columns=["clip", "method", "sigma", *names],
         where=pc.field("clip").isin([row["clip"] for row in shown]),
-        kinds=_KINDS | dict.fromkeys(_FIGURES, "number or none"),
+        kinds=_KINDS | dict.fromkeys(names, "number or none"),
     ).to_pandas()
     figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
     for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):
         clip, method = cast(tuple[int, str], key)
         figures[clip][method] = {
             name: [None if pd.isna(value) else round(float(value), 5) for value in rows[name]]
-            for name in _FIGURES
+            for name in names
         }
     return [{**row, "figures": figures[row["clip"]]} for row in shown]
 
 
-def _own_scales(cubes: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, float]:
-    """The scale of each explanation that has any relevance."""
-    return {name: relevance_scale(cube) for name, cube in cubes.items() if cube.any()}
-
-
-def _scales(of_clips: Sequence[Mapping[str, float]], methods: Iterable[str]) -> dict[str, float]:
-    """One scale a method for all clips: the middle one of theirs; 1 where no clip has any."""
-    own = {name: [scales[name] for scales in of_clips if name in scales] for name in methods}
-    return {name: float(f"{np.median(scales or [1.0]):.2g}") for name, scales in own.items()}
-
-
-def _first_steps(
-    place: Root, run: str, description: Row, shown: Sequence[Row], featured: Mapping[int, str], method: str,
-    scale: float,
-) -> bytes | None:  # fmt: skip
-    """The method in one picture: of the first featured clip, the frame that keeps the most."""
-    row = next((row for row in shown if row["clip"] == next(iter(featured))), None)
-    if row is None:
-        return None
-    frames, _ = _seen(place, description, row)
-    cube = _cubes(place, run, description, row)[method]
-    parameters = SelectiveParameters(**description["settings"]["selective"], sigma=SIGMA)
+def _first_steps(run: Run, row: Row, axes: Axes, method: str, scale: float) -> bytes:
+    """The method in one picture: of a clip, the frame that keeps the most."""
+    frames, _ = _seen(run, row, axes)
+    cube = _cubes(run, row, axes)[method]
+    parameters = SelectiveParameters(**run.settings["selective"], sigma=SIGMA)
     mask = selective_mask(torch.from_numpy(cube), len(cube), parameters).numpy()
     edges = temporal_edges(torch.from_numpy(cube), border=parameters.border).numpy()
     at = int(np.where(mask, np.maximum(cube, 0), 0).sum((1, 2)).argmax())

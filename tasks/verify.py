@@ -12,7 +12,7 @@ from typing import Any
 from storage.datasets.fingerprints import sha256_of
 from storage.datasets.ucf101 import video_path
 from storage.layout import DatasetPaths, RunPaths
-from storage.runs import is_finished, read_run, read_summary
+from storage.runs import Run, is_finished, read_run, read_summary
 from storage.stores.receipts import LINK, HasReceipts, blocks_done, damages, discard, is_sealed
 from storage.stores.root import MAX_JSON_BYTES, Root, UnreadableFile
 from tasks.clips import clips_of, videos_of
@@ -96,7 +96,7 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     found.damaged += [f"{root.join(path)} {what}" for path, what in every.items()]
     found.videos = _videos(root, paths)
     found.receipts, found.left_out = len(pieces), len(summary.get("left_out_blocks", []))
-    if summary and not found.damaged and results_hash(root, paths.name) != summary["results_sha256"]:
+    if summary and not found.damaged and results_hash(Run(root, paths)) != summary["results_sha256"]:
         found.damaged.append(f"{root.join(paths.success)} belongs to other results than the receipts")
     if repair and (found.damaged or found.left_out):
         # First: a run half repaired must not look finished.

@@ -248,7 +248,7 @@ def _check(place: str, request: Request, tries: int) -> None:
 def _check_shared(request: Request) -> None:
     """Check what no checkpoint can mend, so that none is refused for it."""
     if request.against is not None:
-        measure = read_run(*finished_run(request.against))
+        measure = finished_run(request.against).description
         # Its data set hangs on each checkpoint's profile.
         wanted = {"dataset_id": measure.get("dataset_id"), "settings": request.settings()}
         check_alike(request.against, wanted)

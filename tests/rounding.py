@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from selrel.scores import score_clip
-from selrel.scores.aggregate import sweep, table1, table2, table3
-from selrel.scores.cells import agreement_cells, score_cells
+from selrel.scores.aggregate import build
+from selrel.scores.cells import score_cells
+from selrel.scores.metrics import tables
 from selrel.selective import SIGMAS, SelectiveParameters
 from storage.arrays.cubes import decode, encode
 
@@ -33,12 +34,10 @@ def tables_of(cubes: Cubes, flow: np.ndarray, *, n_groups: int = 4) -> Tables:
         labels = {"clip": clip, "class": "all", "group": f"all/g{clip % n_groups:02d}"}
         for rows, new in zip((scores, agreements), found, strict=True):
             rows.extend({**labels, **row} for row in new)
-    of_scores, of_pairs = score_cells([columns(scores)]), agreement_cells([columns(agreements)])
+    of_scores, of_pairs = score_cells([columns(scores)]), score_cells([columns(agreements)], pairs=True)
     return {
-        "table1": table1(of_scores),
-        "table2": table2(of_pairs),
-        "table3": table3(of_scores),
-        "sweep": sweep(of_scores),
+        name: build(tables()[name], of_pairs if name == "table2" else of_scores)
+        for name in ("table1", "table2", "table3", "sweep")
     }
 
 

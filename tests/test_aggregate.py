@@ -12,20 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selrel.scores import score_clip
-from selrel.scores.aggregate import (
-    motion_share,
-    object_motion,
-    sweep,
-    table1,
-    table2,
-    table3,
-    table4,
-)
-from selrel.scores.cells import AREA_PRECISIONS, Cells, agreement_cells, score_cells
+from selrel.scores import aggregate, score_clip
+from selrel.scores.cells import Cells, score_cells
 from selrel.scores.intervals import mean_interval, no_interval
-from selrel.scores.paper import PAPER
+from selrel.scores.metrics import tables
+from selrel.scores.overhead import overhead
 from selrel.scores.precision import NO_LIFT
+from selrel.scores.selectivity import motion_share
 from selrel.scores.sums import GroupSums, group_sums, merge
 from selrel.selective import PRESETS
 
@@ -33,6 +26,11 @@ Row = dict[str, Any]
 Rows = list[Row]
 Columns = Mapping[str, npt.NDArray[Any]]
 Clip = tuple[float | None, str, int]
+
+table1, table2, table3, sweep, object_motion = (
+    functools.partial(aggregate.build, tables()[name])
+    for name in ("table1", "table2", "table3", "sweep", "object_motion")
+)
 
 METHODS = ("deep_taylor", "grad_cam")
 SIGMAS = (1.0, 2.0)
@@ -82,7 +80,7 @@ def columns(rows: Rows) -> Columns:
 
 
 def cells(rows: Rows) -> Cells:
-    return (score_cells if "method" in rows[0] else agreement_cells)([columns(rows)])
+    return score_cells([columns(rows)], pairs="method" not in rows[0])
 
 
 def scores() -> Rows:
@@ -175,7 +173,8 @@ def test_table_1_restated(class_name: str | None, method: str) -> None:
         assert row["base_rate"] == pytest.approx(base_rate)
         assert row["lift"] == pytest.approx(row["mean"] / base_rate)
         assert row["lift_low"] <= row["lift"] <= row["lift_high"]
-        for score, counter in [(name, name.replace("precision", "clips")) for name in AREA_PRECISIONS]:
+        for score in [name for name in clips[0] if name.startswith("area_precision")]:
+            counter = score.replace("precision", "clips")
             values = [clip[score] for clip in clips if clip[score] is not None]
             assert row[score] == (pytest.approx(statistics.fmean(values)) if values else None)
             assert row[counter] == len(values)
@@ -317,7 +316,7 @@ def test_any_split_into_batches_gives_the_same_rows(build: Callable[..., Rows], 
     rows = [row | {"group": row["group"].partition("/")[2]} for row in scored()[build is table2]]
     batch_of = np.random.default_rng(n_batches).integers(0, n_batches, 36)
     parts = [[row for row in rows if batch_of[row["clip"]] == batch] for batch in range(n_batches)]
-    reduce = agreement_cells if build is table2 else score_cells
+    reduce = functools.partial(score_cells, pairs=build is table2)
     whole, split = build(reduce([columns(rows)])), build(reduce(columns(p) for p in parts if p))
     assert len(whole) == len(split) > 0
     for row, other in zip(split, whole, strict=True):
@@ -417,7 +416,7 @@ def test_no_rows_make_no_table() -> None:
     rows = columns(scores())
     for empty in (score_cells([]), score_cells([{name: column[:0] for name, column in rows.items()}])):
         assert table1(empty) == table3(empty) == sweep(empty) == []
-    assert table4({"method": np.array([], object), "seconds_per_clip": np.array([])}) == []
+    assert overhead({"method": np.array([], object), "seconds_per_clip": np.array([])}) == []
 
 
 def test_table_4_is_the_median_and_the_quartiles() -> None:
@@ -427,7 +426,7 @@ def test_table_4_is_the_median_and_the_quartiles() -> None:
         "seconds_per_clip": np.array([time for times in seconds.values() for time in times]),
     }
     # As they were measured, since each is on top of those before.
-    grad_cam, deep_taylor = table4(timings)
+    grad_cam, deep_taylor = overhead(timings)
     assert deep_taylor == {
         "method": "deep_taylor", "median": 2.0, "low": None, "high": None, "least": 2.0, "n": 1,
     }  # fmt: skip
@@ -440,12 +439,13 @@ def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
     ours = {"table1": table1(cells(scores())), "table3": table3(cells(scores()))}
     ours["table2"] = table2(cells(agreements()))
     ours["table4"] = [{"method": "", "low": 0.0, "high": 0.0}]
-    for table, rows in PAPER.items():
-        assert rows
+    papers = {name: table.paper for name, table in tables().items() if table.paper}
+    assert papers.keys() == ours.keys()
+    for table, rows in papers.items():
         for row in rows:
             assert set(row) <= set(ours[table][0])
             assert all(0 < row[name] < 1 for name in row if not name.startswith(("method", "sigma")))
-    by_label = {(row["method"], row["sigma"]): row["mean"] for row in PAPER["table1"]}
+    by_label = {(row["method"], row["sigma"]): row["mean"] for row in papers["table1"]}
     assert by_label["deep_taylor", 2.0] / by_label["deep_taylor", 0.0] == pytest.approx(1.48, abs=0.01)
 
 
@@ -462,7 +462,7 @@ def test_the_papers_figures_have_the_columns_of_our_tables() -> None:
             lambda c: motion_share(score_cells([c]), method="guided"),
             "no score of 'guided' at sigma 2.0; scored methods",
         ),
-        (lambda c: table4(c), "columns seconds_per_clip are missing"),
+        (lambda c: overhead(c), "columns seconds_per_clip are missing"),
     ],
 )
 def test_bad_columns_are_refused_in_one_line(build: Callable[[Columns], object], message: str) -> None:

@@ -1,6 +1,6 @@
 from selrel.scores.intervals import no_interval
 from storage.report.figures import percent
-from storage.runs import read_summary
+from storage.runs import Run, read_summary
 from storage.stores.root import run_at
 from tasks.artifacts import headline, history
 from tests.made_run import make_run
@@ -15,7 +15,7 @@ def test_headline_and_history_tell_the_motion_share(tmp_path):
     assert share in said and "[The report](s3://bucket/page)" in said
     assert "FAILED: -3.1 points against `before`" in said
     assert share not in headline(paths.name, summary | {"motion_share": None}, "x")
-    (row,) = history(place, paths.name)
+    (row,) = history(Run(place, paths))
     assert row["run"] == paths.name and row["checkpoint"] == "c3d.pth.tar"
     # Three clips are of three groups.
     assert row["motion share"].startswith(share) and "no interval" not in row["motion share"]
@@ -27,5 +27,5 @@ def test_two_groups_give_no_interval_and_say_so(tmp_path):
     reason = summary["motion_share"]["no_interval"]
     assert reason == no_interval(2)
     assert reason in headline(paths.name, summary, "x")
-    (row,) = history(place, paths.name)
+    (row,) = history(Run(place, paths))
     assert row["motion share"].endswith("% (no interval)")

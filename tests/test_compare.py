@@ -25,7 +25,7 @@ from selrel.scores.aggregate import SIGMA
 from selrel.scores.compare import compare, dropped
 from selrel.scores.intervals import difference_interval, no_interval
 from selrel.scores.precision import NO_LIFT, NOTHING_RELEVANT
-from storage.runs import mark_success, write_run
+from storage.runs import Run, mark_success, write_run
 from storage.stores.root import Root
 from storage.tables import write_table
 from tasks.compare import NotComparable, check_alike, compare_runs, headline, previous_run
@@ -269,13 +269,13 @@ def test_the_run_before_is_the_last_of_its_series(make_run: MakeRun, tmp_path: P
     make_run("other-settings", 0.0, finished_at="2026-04-01T00:00:00+00:00", target="true")
     make_run("unfinished", 0.0, finished_at=None)
     make_run("new", 0.0, finished_at=None, batch_clips=2)
-    assert previous_run(place, "new") == expected
+    assert previous_run(Run.of(place, "new")) == expected
 
 
 def finish(root: Path, name: str) -> str:
     """End a run as the report does."""
     place = Root(str(root))
-    _, verdict = with_previous(place, name)
+    _, verdict = with_previous(Run.of(place, name))
     mark_success(place, place.run(name), {"finished_at": "2026-05-01", "comparison": verdict})
     return place.join(place.run(name).directory)
 
@@ -301,7 +301,7 @@ def test_a_run_that_the_gate_refused_is_no_measure(make_run: MakeRun, tmp_path: 
     make_run("worse", -0.2, finished_at=None, gate={"max_drop": 0.05})
     finish(tmp_path / "root", "worse")
     make_run("as-bad", -0.2, finished_at=None, gate={"max_drop": 0.05})
-    assert previous_run(place, "as-bad") == good
+    assert previous_run(Run.of(place, "as-bad")) == good
     with pytest.raises(MotionDropped, match="in good to"):
         check_gate(finish(tmp_path / "root", "as-bad"), 0.05)
 
@@ -309,7 +309,7 @@ def test_a_run_that_the_gate_refused_is_no_measure(make_run: MakeRun, tmp_path: 
 def test_a_worse_checkpoint_trips_the_gate(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("good", 0.0)
     make_run("worse", -0.1, finished_at=None, gate={"max_drop": 0.05})
-    rows, verdict = with_previous(Root(str(tmp_path / "root")), "worse")
+    rows, verdict = with_previous(Run.of(Root(str(tmp_path / "root")), "worse"))
     assert verdict is not None
     assert (verdict["previous"], verdict["max_drop"], verdict["passed"]) == ("good", 0.05, False)
     found = headline(rows, MOTION_SHARE)
@@ -329,7 +329,7 @@ def test_too_few_groups_are_judged_by_the_mean_alone(
     monkeypatch.setattr(logging.getLogger("selrel"), "propagate", True)
     make_run("good", 0.0, groups=1)
     make_run("worse", -0.1, groups=1, finished_at=None, gate={"max_drop": 0.05})
-    _, verdict = with_previous(Root(str(tmp_path / "root")), "worse")
+    _, verdict = with_previous(Run.of(Root(str(tmp_path / "root")), "worse"))
     assert verdict is not None
     assert (verdict["passed"], verdict["low"], verdict["no_interval"]) == (False, None, no_interval(2))
     url = finish(tmp_path / "root", "worse")
@@ -363,11 +363,11 @@ def test_a_gate_that_cannot_judge_does_not_pass(make_run: MakeRun, tmp_path: Pat
     make_run("free", 0.0, finished_at=None)
     make_run("gated", 0.0, finished_at=None, gate={"max_drop": 0.05})
     place = Root(str(tmp_path / "root"))
-    rows, verdict = with_previous(place, "free")
+    rows, verdict = with_previous(Run.of(place, "free"))
     assert rows == []
     assert verdict is not None and verdict["passed"] and "damaged" in verdict["error"]
     with pytest.raises(ValueError, match=r"clips\.parquet is damaged"):
-        with_previous(place, "gated")
+        with_previous(Run.of(place, "gated"))
     # Asked later of the run that finished without a gate: what is stored says nothing.
     url = finish(tmp_path / "root", "free")
     check_gate(url, None)
@@ -390,9 +390,9 @@ def test_a_damaged_run_before_is_not_passed_over(file: str, make_run: MakeRun, t
     make_run("gated", 0.0, finished_at=None, gate={"max_drop": 0.05})
     todo = rf"{bad} is damaged .*verify {bad} --repair.* remove it.*--against"
     with pytest.raises(ValueError, match=todo) as said:
-        with_previous(place, "gated")
+        with_previous(Run.of(place, "gated"))
     assert "\n" not in str(said.value)
-    assert with_previous(place, "free")[0] == []
+    assert with_previous(Run.of(place, "free"))[0] == []
     url = finish(tmp_path / "root", "free")
     with pytest.raises(NotJudged, match=todo):
         check_gate(url, 0.05)
@@ -403,7 +403,7 @@ def test_a_damaged_run_before_is_not_passed_over(file: str, make_run: MakeRun, t
     Path(place.join(place.run("damaged").success)).unlink()
     make_run("elsewhere", 0.0, dataset="d2")
     Path(place.join(place.run("elsewhere").success)).write_text("")
-    assert previous_run(place, "gated") == url
+    assert previous_run(Run.of(place, "gated")) == url
 
 
 def test_runs_without_a_motion_share_do_not_pass(make_run: MakeRun, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_runs_without_a_motion_share_do_not_pass(make_run: MakeRun, tmp_path: Pa
     place = Root(str(tmp_path / "root"))
     make_run("good", 0.0)
     make_run("empty", np.nan, finished_at=None, gate={"max_drop": 0.05})
-    _, verdict = with_previous(place, "empty")
+    _, verdict = with_previous(Run.of(place, "empty"))
     assert verdict is not None and not verdict["passed"] and verdict["difference"] is None
     with pytest.raises(NotJudged, match="no clip of both it and .*/good has a motion share"):
         check_gate(finish(tmp_path / "root", "empty"), 0.05)

@@ -29,7 +29,7 @@ from storage.checkpoints.ledger import Entry, append, read_ledger
 from storage.checkpoints.trainings import DamagedState, describe, write_state
 from storage.report.columns import shown_table
 from storage.results import result_rows
-from storage.runs import list_runs, read_dataset_description, read_run
+from storage.runs import Run, list_runs, read_dataset_description, read_run
 from storage.stores.leases import read_holder
 from storage.stores.receipts import blocks_done, damages, sealed
 from storage.stores.root import Root, training_at
@@ -38,6 +38,7 @@ from tasks.compare import read_side
 from tasks.running.effort import effort_damage, overhead
 from tasks.train import _resume
 from tasks.verify import verify_run
+from tasks.views import views
 from tests.made_run import DATASET, RUN, make_run
 from tests.test_training import FAST, PROFILE, samples_of
 from tests.test_training import made as made_model
@@ -630,7 +631,7 @@ def test_a_table_of_another_form_is_a_line(root: Path, name: str) -> None:
     for told, other in columns_changed(pq.read_table(path)):
         pq.write_table(other, path)
         attempt(lambda: print_result(Console(file=io.StringIO()), str(root / PATHS.directory)), told)
-        attempt(lambda: shown_table(name, result_rows(Root(str(root)), PATHS, name), ()), told)
+        attempt(lambda: shown_table(views()[name], result_rows(Run(Root(str(root)), PATHS), name)), told)
 
 
 @pytest.mark.parametrize("path", [PATHS.table("clips"), PATHS.score(0), DATA.index])
@@ -640,7 +641,7 @@ def test_rows_of_clips_of_another_form_are_a_line(root: Path, path: str) -> None
         pq.write_table(other, root / path)
         clips_of.cache_clear()
         attempt(lambda: clips_of(place, DATASET), told)
-        attempt(lambda: read_side(place, PATHS), told)
+        attempt(lambda: read_side(Run(place, PATHS)), told)
 
 
 def test_a_ledger_of_another_form_is_a_line(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_legend, webp
 from selrel.pictures.playback import layer
-from selrel.scores.paper import PAPER
+from selrel.scores.metrics import terms
 from selrel.selective import SelectiveParameters
 from storage.report import render_report, write_clip, write_report
-from storage.report.columns import COLUMNS, TERMS
 from storage.report.media import clip_script
 from storage.stores.root import Root, report_at
+from tasks.views import views
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7*7 }}</table>"
 METHODS = ("deep_taylor", "grad_cam", "guided_backprop", "guided_grad_cam")
@@ -151,7 +151,8 @@ def context_of(classes=("Archery", "Biking")):
             "settings": {"sigmas": [1.0, 2.0], "target": "predicted"},
         },
         "tables": tables,
-        "paper": PAPER,
+        "shown": list(views().values()),
+        "words": terms(),
         "exclusions": [{"video": "a/b.avi", "class": "a", "kind": "excluded", "reason": "no frame"}],
         "flags": [{"clip": 244, "video": "c/d.avi", "class": "c", "start_frame": 16, "flag": FLAG}],
         "clips": [
@@ -404,14 +405,14 @@ def test_a_row_of_a_class_opens_its_clips(page):
 def test_every_term_on_hover_is_in_the_glossary(page):
     terms = [attributes for _, attributes in page.tags if attributes.get("class") == "term"]
     glossary = {attributes["id"] for tag, attributes in page.tags if tag == "dt"}
-    of_columns = {column for columns in COLUMNS.values() for column in columns}
+    columns = [column for table in views().values() for column in table["columns"]]
     plain = {
         "Paper, % (sd)", "Paper: voxels", "Paper: relevance", "Paper, ms (in all)", "Step", "Median, ms",
         "Quartiles, ms", "Measured", "Score", "Before", "Now", "Difference", "Change", "Asked about",
         "Answers kept, %", "Right as it is, %", "Right when changed, %",
     }  # fmt: skip
-    assert of_columns - TERMS.keys() == plain
-    assert TERMS.keys() <= of_columns
+    assert {column["heading"] for column in columns if not column["term"]} == plain
+    assert {column["term"] for column in columns if column["term"]} <= {name[5:] for name in glossary}
     assert {attributes["href"] for attributes in terms} == {f"#{name}" for name in glossary}
     assert all(attributes["data-word"] for attributes in terms)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,11 @@ from selrel.scores.intervals import no_interval
 from selrel.scores.precision import NO_LIFT
 from selrel.scores.reliance import RELIANCE_OF
 from storage.report.figures import OLDER
-from storage.runs import read_summary
+from storage.runs import Run, read_summary
 from storage.stores.receipts import sealed
-from storage.stores.root import run_at
+from storage.stores.root import Root, run_at
 from storage.tables import read_table, write_table
+from tasks.clips import clips_of
 from tasks.compare import compare_runs
 from tasks.gate import MotionDropped, check_gate
 from tasks.stages import report
@@ -26,17 +28,17 @@ from tests.made_run import MADE_FROZEN_SHARE, make_run
 def test_what_the_model_said_is_of_the_scored_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_BLOCKS", 2)
     place, paths = run_at(make_run(tmp_path, n_clips=70, size=(12, 16), sigmas=(2.0,)).url)
-    whole, none = report.explained_clips(place, paths.name)
+    whole, none = report.explained_clips(Run(place, paths))
     assert (len(whole), len(none)) == (70, 0)
     place.delete(paths.receipts("score", 1))
-    some, others = report.explained_clips(place, paths.name)
+    some, others = report.explained_clips(Run(place, paths))
     assert others["clip"].tolist() == list(range(16, 32))
     pd.testing.assert_frame_equal(some, whole[~whole["clip"].isin(others["clip"])])
 
 
 def test_a_clip_is_flagged_where_its_target_is_not_its_prediction(tmp_path: Path) -> None:
     place, paths = run_at(make_run(tmp_path, n_clips=8, size=(12, 16), sigmas=(2.0,)).url)
-    clips, _ = report.explained_clips(place, paths.name)
+    clips, _ = report.explained_clips(Run(place, paths))
     assert (clips.target != clips.predicted).tolist() == [True, False] * 4
     assert clips.flag.tolist() == [report.NOT_THE_ANSWER, ""] * 4
     assert read_summary(place, paths)["other_target_clips"] == 4
@@ -192,3 +194,34 @@ def test_the_gate_is_about_the_motion_reliance(tmp_path: Path) -> None:
     (row,) = (row for row in rows if (row["class"], row["score"]) == (None, "motion_reliance"))
     assert (row["before"], row["after"]) == pytest.approx((0.75, 0.5))
     assert row["high"] == pytest.approx(-0.25)
+
+
+def test_one_report_reads_its_descriptions_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set's is read by the list of its clips, too, which a process keeps."""
+    reads: Counter[str] = Counter()
+    read_json, report_task = Root.read_json, report.report.fn
+
+    def counted(root: Root, path: str) -> object:
+        reads[path] += 1
+        return read_json(root, path)
+
+    def told(*arguments: str) -> None:
+        clips_of.cache_clear()
+        reads.clear()
+        report_task(*arguments)
+
+    monkeypatch.setattr(Root, "read_json", counted)
+    monkeypatch.setattr(report.report, "fn", told)
+    url = make_run(tmp_path / "root", n_clips=8, size=(12, 16), sigmas=(2.0,)).url
+    run = Run(*run_at(url))
+    # Once more where the run is marked as finished, in case the description was damaged meanwhile.
+    assert reads[run.paths.run_json] <= 2
+    assert reads[run.dataset.paths.description] <= 2
+    clips_of.cache_clear()
+    reads.clear()
+    report.report_elsewhere(url, str(tmp_path / "page"))
+    assert reads[run.paths.run_json] == reads[run.paths.success] == 1
+    assert reads[run.dataset.paths.description] <= 2
+    reads.clear()
+    assert main(["report", url]) == 0
+    assert reads[run.paths.run_json] == reads[run.paths.success] == 1

@@ -11,7 +11,7 @@ import pytest
 
 from storage.arrays.blocks import clip_hashes, read_block
 from storage.layout import RunPaths, content_hash
-from storage.runs import read_summary
+from storage.runs import Run, read_summary
 from storage.stores.receipts import Written, read_receipt, read_receipts, write_receipt
 from storage.stores.root import Root
 from storage.tables import read_table, write_table
@@ -43,7 +43,7 @@ def test_the_size_of_a_block_does_not_matter(
     place = Root(str(tmp_path))
     make_run(place.url, n_clips=N_CLIPS, block_clips=block_clips)
     hashes = [read_summary(root, root.run(RUN))["results_sha256"] for root in (made, place)]
-    assert hashes[0] == hashes[1] == results_hash(made, RUN)
+    assert hashes[0] == hashes[1] == results_hash(Run.of(made, RUN))
     assert len(read_receipts(place, place.run(RUN), "explain")) == -(-N_CLIPS // block_clips)
 
 
@@ -54,14 +54,14 @@ def test_sums_do_not_depend_on_the_size_of_a_block(
     monkeypatch.setattr(report, "_CLIPS", 5)
     place = Root(str(tmp_path))
     make_run(place.url, n_clips=N_CLIPS, block_clips=3)
-    first, second = (report.reduced(root, RUN)[0] for root in (made, place))
+    first, second = (report.reduced(Run.of(root, RUN))[0] for root in (made, place))
     for name in ("table1", "table2", "table3", "sweep", "object_motion"):
         assert json.dumps(first[name]) == json.dumps(second[name]), name
 
 
 @pytest.mark.parametrize("stage", ["decode", "motion", "explain"])
 def test_a_changed_value_of_an_array_gives_another(made: Root, paths: RunPaths, stage: str) -> None:
-    before = results_hash(made, RUN)
+    before = results_hash(Run.of(made, RUN))
     group, name, owner = {
         "decode": (made.dataset(DATASET).frames, "frames", made.dataset(DATASET)),
         "motion": (made.dataset(DATASET).motion, "flow", made.dataset(DATASET)),
@@ -80,7 +80,7 @@ def test_a_changed_value_of_an_array_gives_another(made: Root, paths: RunPaths, 
 
 @pytest.mark.parametrize("name", ["score", "agreement"])
 def test_a_changed_score_gives_another(made: Root, paths: RunPaths, name: str) -> None:
-    before = results_hash(made, RUN)
+    before = results_hash(Run.of(made, RUN))
     tables = {
         kind: read_table(made, getattr(paths, kind)(1)).to_pandas().to_dict("records")
         for kind in ("score", "agreement")
@@ -101,15 +101,15 @@ def check_other(made: Root, owner: object, stage: str, written: Written, before:
     sound = made.read_bytes(path)
     try:
         write_receipt(made, owner, stage, 1, written)  # type: ignore[arg-type]
-        assert results_hash(made, RUN) != before
+        assert results_hash(Run.of(made, RUN)) != before
     finally:
         made.write_bytes(path, sound)
-    assert results_hash(made, RUN) == before
+    assert results_hash(Run.of(made, RUN)) == before
 
 
 @pytest.mark.parametrize("name", ["clips", "table1", "table2", "table3", "sweep", "object_motion"])
 def test_a_changed_entry_of_a_table_gives_another(made: Root, paths: RunPaths, name: str) -> None:
-    before, sound = results_hash(made, RUN), made.read_bytes(paths.table(name))
+    before, sound = results_hash(Run.of(made, RUN)), made.read_bytes(paths.table(name))
     table = read_table(made, paths.table(name)).to_pandas()
     column = next(
         c for c in table.columns if pd.api.types.is_float_dtype(table[c]) and table[c].notna().any()
@@ -118,20 +118,20 @@ def test_a_changed_entry_of_a_table_gives_another(made: Root, paths: RunPaths, n
     table.loc[row, column] = np.nextafter(table.loc[row, column], np.inf)
     try:
         write_table(made, paths.table(name), table)
-        assert results_hash(made, RUN) != before
+        assert results_hash(Run.of(made, RUN)) != before
     finally:
         made.write_bytes(paths.table(name), sound)
-    assert results_hash(made, RUN) == before
+    assert results_hash(Run.of(made, RUN)) == before
 
 
 @pytest.mark.parametrize("name", ["table4", "comparison"])
 def test_what_depends_on_the_clock_or_on_other_runs_is_no_result(
     made: Root, paths: RunPaths, name: str
 ) -> None:
-    before, path = results_hash(made, RUN), paths.table(name)
+    before, path = results_hash(Run.of(made, RUN)), paths.table(name)
     sound = made.read_bytes(path) if made.exists(path) else None
     write_table(made, path, pd.DataFrame([{"seconds": 1.0}]))
-    assert results_hash(made, RUN) == before
+    assert results_hash(Run.of(made, RUN)) == before
     made.delete(path) if sound is None else made.write_bytes(path, sound)
 
 
@@ -149,4 +149,4 @@ def test_the_hash_of_a_run_of_an_older_version_is_what_it_was(tmp_path: Path) ->
     for stage, sha256 in old.items():
         owner = dataset if stage in ("decode", "motion") else paths
         write_receipt(place, owner, stage, 0, Written(sha256))
-    assert results_hash(place, RUN) == content_hash([[stage, 0, old[stage]] for stage in old])
+    assert results_hash(Run.of(place, RUN)) == content_hash([[stage, 0, old[stage]] for stage in old])

@@ -202,7 +202,7 @@ def test_camera_that_moves_the_whole_frame_leaves_the_object() -> None:
 def assert_same(rows: Sequence[Mapping[str, Any]], expected: Rows) -> None:
     assert len(rows) == len(expected)
     for row, other in zip(rows, expected, strict=True):
-        assert list(row) == list(other)
+        assert row.keys() == other.keys()
         for name, value in other.items():
             if isinstance(value, float):
                 assert row[name] == pytest.approx(value, rel=1e-9), name
@@ -224,11 +224,11 @@ def test_every_row_restated(n_valid: int, edge: Any, border: Any) -> None:
     assert any(row["sigma"] and row["relevant_voxels"] for row in scores)
 
 
-def test_rows_hold_plain_values_in_the_order_of_the_columns() -> None:
+def test_rows_hold_plain_values_in_every_column() -> None:
     relevance, flow = clip()
     scores, agreements = score_clip(relevance, flow, 6, sigmas=SIGMAS, parameters=PRESETS["default"])
-    assert [list(row) for row in scores] == [SCORE_COLUMNS] * 3 * 9
-    assert [list(row) for row in agreements] == [AGREEMENT_COLUMNS] * 3 * 9
+    assert [sorted(row) for row in scores] == [sorted(SCORE_COLUMNS)] * 3 * 9
+    assert [sorted(row) for row in agreements] == [sorted(AGREEMENT_COLUMNS)] * 3 * 9
     assert [row["sigma"] for row in scores] == [0.0, *SIGMAS] * 3
     kinds = {type(value) for row in (*scores, *agreements) for value in row.values()}
     assert kinds == {str, int, float, type(None)}

@@ -1,37 +1,20 @@
 """Sums of scores in cells, one for each class, group and map: they do not grow with the number of clips."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.precision import LEAST_BASE_RATE, SHARES
+from selrel.scores.metric import Columns
+from selrel.scores.metrics import metrics
 from selrel.scores.sums import GroupSums, group_sums, merge
-
-Columns = Mapping[str, npt.NDArray[Any]]
-
-# All motion, and what is left of it without the camera's.
-KINDS = ("", "object_")
-# Precision and base rate of the clips that have a lift, which is the ratio of their sums.
-LIFTS = {kind: (f"{kind}lift_precision", f"{kind}lift_base_rate") for kind in KINDS}
-AREA_PRECISIONS = tuple(f"area_precision_{100 * area:g}" for area in SHARES)
 
 _LABELS = ("class", "group")
 _BY = ("method", "sigma")
-_BASE_RATES = {f"{kind}base_rate": f"{kind}precision" for kind in KINDS}
-_SCORES = (
-    *_BASE_RATES.values(), *(f"{kind}recall" for kind in KINDS), "weighted_precision", *AREA_PRECISIONS,
-    "kept_voxels", "kept_relevance",
-)  # fmt: skip
 _AGREEMENT_BY = ("method_a", "method_b", "sigma")
-_AGREEMENTS = ("agreement", "iou")
-
-# What is read of the rows that `selrel.scores.score_clip` makes.
-SCORE_COLUMNS = (*_LABELS, *_BY, "counted_voxels", *_BASE_RATES, *_SCORES)
-AGREEMENT_COLUMNS = (*_LABELS, *_AGREEMENT_BY, "counted_voxels", *_AGREEMENTS)
 
 
 class Cells:
@@ -78,55 +61,42 @@ class Cells:
         return merge([GroupSums(groups, *parts)])
 
 
-def score_cells(batches: Iterable[Columns]) -> Cells:
+def columns_read(*, pairs: bool = False) -> tuple[str, ...]:
+    """Return what is read of the rows that `selrel.scores.score_clip` makes: of scores, or of agreements."""
+    scores = (name for metric in metrics() if metric.pairs == pairs for name in metric.scores)
+    return (*_LABELS, *(_AGREEMENT_BY if pairs else _BY), "counted_voxels", *scores)
+
+
+def score_cells(batches: Iterable[Columns], *, pairs: bool = False) -> Cells:
     """Sum the scores of clips that come in batches; only one batch is held at a time.
 
     Parameters
     ----------
     batches : iterable of mapping of name to array
-        `SCORE_COLUMNS` of the rows of some clips, in one batch or in many; null is NaN or None.
+        `columns_read` of the rows of some clips, in one batch or in many; null is NaN or None.
+    pairs : bool
+        Whether they are of two methods each: agreements.
 
     Returns
     -------
     Cells
-        By class, group, method and sigma: the scores, ``uncounted`` (1 for a clip without any voxel of known
-        flow), the base rates of the clips that have a precision, and both of those with a lift (`LIFTS`).
+        By class, group, method (or both methods) and sigma: the scores of every metric, and ``uncounted`` (1
+        for a clip without any voxel of known flow).
 
     Raises
     ------
     ValueError
         If a column is missing.
     """
-    lifts = [name for names in LIFTS.values() for name in names]
-    cells = Cells(_BY, (*_SCORES, *_BASE_RATES, *lifts, "uncounted"))
+    chosen = [metric for metric in metrics() if metric.pairs == pairs]
+    summed = [name for metric in chosen for name in (*metric.scores, *metric.derived)]
+    cells = Cells(_AGREEMENT_BY if pairs else _BY, (*summed, "uncounted"))
     for columns in batches:
-        check_columns(columns, SCORE_COLUMNS)
-        cells.add({**columns, **_of_lift(columns), **_uncounted(columns)})
-    return cells
-
-
-def agreement_cells(batches: Iterable[Columns]) -> Cells:
-    """Sum the agreement of methods on clips that come in batches, as `score_cells` does.
-
-    Parameters
-    ----------
-    batches : iterable of mapping of name to array
-        `AGREEMENT_COLUMNS` of the rows of some clips.
-
-    Returns
-    -------
-    Cells
-        By class, group, both methods and sigma: the scores and ``uncounted``.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-    """
-    cells = Cells(_AGREEMENT_BY, (*_AGREEMENTS, "uncounted"))
-    for columns in batches:
-        check_columns(columns, AGREEMENT_COLUMNS)
-        cells.add({**columns, **_uncounted(columns)})
+        check_columns(columns, columns_read(pairs=pairs))
+        found = {**columns, "uncounted": (columns["counted_voxels"] == 0).astype(np.float64)}
+        for metric in chosen:
+            found |= metric.derive(columns) if metric.derive else {}
+        cells.add(found)
     return cells
 
 
@@ -142,19 +112,3 @@ def check_columns(names: Iterable[str], needed: Iterable[str]) -> None:
         raise ValueError(
             f"columns {', '.join(missing)} are missing; give those of score_clip, with class and group"
         )
-
-
-def _of_lift(columns: Columns) -> Columns:
-    """The base rates of the clips that have a precision, and both of those that have a lift."""
-    found: dict[str, npt.NDArray[Any]] = {}
-    for kind, names in LIFTS.items():
-        precision, rate = (np.asarray(columns[f"{kind}{n}"], np.float64) for n in ("precision", "base_rate"))
-        rate = np.where(np.isnan(precision), np.nan, rate)
-        has_lift = rate >= LEAST_BASE_RATE
-        lifts = (np.where(has_lift, values, np.nan) for values in (precision, rate))
-        found |= {f"{kind}base_rate": rate, **dict(zip(names, lifts, strict=True))}
-    return found
-
-
-def _uncounted(columns: Columns) -> Columns:
-    return {"uncounted": (columns["counted_voxels"] == 0).astype(np.float64)}

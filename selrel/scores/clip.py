@@ -10,11 +10,12 @@ import torch
 
 from selrel.clips.camera import Camera, object_flow
 from selrel.clips.flow import Rule, known, moving
-from selrel.scores import agreement, object_motion, precision, recall, selectivity
+from selrel.scores import agreement
+from selrel.scores.metric import Maps, Row
+from selrel.scores.metrics import metrics
 from selrel.scores.nested import reach
 from selrel.selective import SelectiveParameters, check_sigmas, levels
 
-Row = dict[str, Any]
 Cube = npt.NDArray[np.float32]
 
 
@@ -53,7 +54,7 @@ def score_clip(
     -------
     scores : list of dict
         A row for each method and map, sigma ascending and 0 for the baseline: ``method``, ``sigma``,
-        the sums and counts, then the ratios.
+        the sums, counts and ratios of every metric.
     agreements : list of dict
         A row for each pair of methods (``method_a``, ``method_b``, in the order given) and sigma.
 
@@ -81,44 +82,24 @@ def score_clip(
         # A copy, since torch takes no read-only arrays, which is what comes out of stores and workers.
         selected = levels(torch.from_numpy(np.array(cube)), n_valid, steps, parameters).numpy()
         reaches[method] = reach(cube[counted], selected[counted])
-        rows = _map_rows(cube[counted], moves, by_itself, reaches[method], len(maps))
+        rows = _map_rows(Maps(cube[counted], moves, by_itself, reaches[method], len(maps)))
         for sigma, row in zip(maps, rows, strict=True):
             scores.append({"method": method, "sigma": sigma, **voxels, **row})
     return scores, _agreement_rows(reaches, maps)
 
 
-def _map_rows(
-    cube: Cube,
-    moves: npt.NDArray[np.bool_],
-    by_itself: npt.NDArray[np.bool_],
-    reached: npt.NDArray[np.uint8],
-    n: int,
-) -> list[Row]:
+def _map_rows(maps: Maps) -> list[Row]:
     """Counts and ratios of one method's maps, the baseline first."""
-    counts = precision.nested_counts(cube, moves, reached, n)
-    areas = precision.nested_area_matched(cube, moves, reached, n)
-    objects = precision.nested_counts(cube, by_itself, reached, n)
-    baseline = {
-        "baseline_voxels": counts[0]["relevant_voxels"],
-        "baseline_relevance": counts[0]["positive_relevance"],
-    }
-    return [
-        {
-            **row,
-            **baseline,
-            **precision.ratios(row),
-            **selectivity.ratios(row | baseline),
-            **area,
-            **recall.ratios(row),
-            **_object_columns(row, own),
-        }
-        for row, area, own in zip(counts, areas, objects, strict=True)
-    ]
-
-
-def _object_columns(counts: precision.Counts, of_objects: precision.Counts) -> Row:
-    named = object_motion.of_objects(of_objects)
-    return {**named, **object_motion.ratios(counts | named)}
+    rows: list[Row] = [{} for _ in range(maps.n)]
+    for metric in metrics():
+        if metric.count is not None:
+            for row, counted in zip(rows, metric.count(maps), strict=True):
+                row.update(counted)
+    for metric in metrics():
+        if metric.ratios is not None:
+            for row in rows:
+                row.update(metric.ratios(row))
+    return rows
 
 
 def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.uint8]], maps: Sequence[float]) -> list[Row]:

@@ -7,13 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from selrel.scores.intervals import Ratio, difference_interval, no_interval
+from selrel.scores.metric import CLIPS, MAP, METHOD, Column, Metric, Row, Table
 from selrel.scores.precision import LEAST_BASE_RATE, NO_LIFT, NOTHING_RELEVANT
 from selrel.scores.reliance import LEAST_SCORE, RELIANCE_OF
 from selrel.scores.sums import group_sums
 
 Columns = Mapping[str, npt.NDArray[Any]]
-Row = dict[str, Any]
 
+# A lift is the ratio of their sums.
+_LIFT_OF = ("precision", "base_rate")
 _CHANGE_OF = {name: change for change, name in RELIANCE_OF.items()}
 
 
@@ -47,6 +49,12 @@ def compare(before: Columns, after: Columns, scores: Sequence[str]) -> list[Row]
         for name, first, second in _by_class(before, after)
         for score in scores
     ]
+
+
+def columns_read(scores: Sequence[str]) -> list[str]:
+    """Return the columns of clips that `compare` reads for scores."""
+    read = (name for score in scores for name in (_LIFT_OF if score == "lift" else (score,)))
+    return list(dict.fromkeys(read))
 
 
 def dropped(row: Mapping[str, Any], max_drop: float) -> bool:
@@ -128,7 +136,7 @@ def _has(columns: Columns, score: str) -> npt.NDArray[np.bool_]:
 def _ratio(columns: Columns, score: str) -> Ratio:
     """Numerator and denominator of each group: of a mean over clips, or of the lift over the base rate."""
     if score == "lift":
-        above, below = (group_sums(columns[name], columns["group"]) for name in ("precision", "base_rate"))
+        above, below = (group_sums(columns[name], columns["group"]) for name in _LIFT_OF)
         return above.total, below.total
     if score in _CHANGE_OF:
         whole, left = (
@@ -143,3 +151,25 @@ def _ratio(columns: Columns, score: str) -> Ratio:
 def _of_totals(ratio: Ratio) -> float | None:
     total = float(ratio[1].sum())
     return float(ratio[0].sum()) / total if total else None
+
+
+METRIC = Metric(
+    tables=(
+        Table(
+            name="comparison",
+            title="Against the run before, clip by clip",
+            note="Per cent, but for the lift; over the clips that both runs have.",
+            order=2,
+            columns=(
+                Column("score", "Score", "words"),
+                MAP,
+                METHOD,
+                Column("before", "Before", "score"),
+                Column("after", "Now", "score"),
+                Column("difference", "Difference", "score"),
+                Column("low", "Difference, 95 %", "score range", "interval", reason="no_interval"),
+                CLIPS,
+            ),
+        ),
+    ),
+)

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
+from scipy import stats  # type: ignore[import-untyped]
+from scipy.special import expit, logit  # type: ignore[import-untyped]
 
 from selrel.scores.sums import group_sums
 
 CONFIDENCE = 0.95
-# With two, t is 12.7 and hangs on a single difference; with one, nothing is known of other groups.
+# With two, t is 12.7 and depends on a single difference; with one, nothing is known of other groups.
 LEAST_GROUPS = 3
 
 Interval = tuple[float, float]
@@ -134,7 +135,7 @@ def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
 
 def student(freedom: float) -> float:
     """Student's t of the confidence, for 1 or more degrees of freedom, whole or not."""
-    return float(stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, max(freedom, 1.0)))
 
 
 def _left_out(

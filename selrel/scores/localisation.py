@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from selrel.scores.precision import share
+from selrel.scores.metric import share
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]

@@ -5,35 +5,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats  # type: ignore[import-untyped]
 
 from selrel.scores.intervals import CONFIDENCE, LEAST_GROUPS, Interval, jackknife_error, student
 
 Floats = npt.NDArray[np.float64]
 
 # Of the normal distribution, at that confidence.
-_Z = 1.959963984540054
-
-
-def ranks(values: npt.NDArray[Any]) -> Floats:
-    """Rank values from 1 on; equal ones share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    shared: Floats = (counts.cumsum() - (counts - 1) / 2)[place]
-    return shared
+_Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
 
 def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
     """Spearman's rank correlation, -1..1; None where one side is constant or there are fewer than 3 pairs."""
-    if len(first) < 3:
+    if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
         return None
-    ours, theirs = _centred(first), _centred(second)
-    spread = (ours @ ours) * (theirs @ theirs)
-    # Ranks are multiples of a half, so what is less than that is rounding.
-    return float(ours @ theirs / np.sqrt(spread)) if spread > 1e-9 else None
+    return float(stats.spearmanr(first, second).statistic)
 
 
 def _centred(values: npt.NDArray[Any]) -> Floats:
     """Rank values about their mean rank, which is the same whatever the values."""
-    return ranks(values) - (len(values) + 1) / 2
+    centred: Floats = stats.rankdata(values) - (len(values) + 1) / 2
+    return centred
 
 
 def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float | None:
@@ -45,8 +37,8 @@ def auc(positive: npt.NDArray[Any], negative: npt.NDArray[Any]) -> float | None:
     n, m = len(positive), len(negative)
     if not n or not m:
         return None
-    above = ranks(np.concatenate([positive, negative]))[:n].sum() - n * (n + 1) / 2
-    return float(above / (n * m))
+    # Of its methods, the one that counts no orders, since only the statistic is asked for.
+    return float(stats.mannwhitneyu(positive, negative, method="asymptotic").statistic / (n * m))
 
 
 def spearman_of_kinds(
@@ -177,4 +169,4 @@ def _auc_variance(area: float, n: int, m: int) -> float:
 
 def at_edge(n: int) -> float:
     """Largest share (97.5 %) of what was never seen in n independent trials (Clopper and Pearson 1934)."""
-    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
+    return float(stats.binomtest(0, n).proportion_ci(CONFIDENCE, method="exact").high)

@@ -6,9 +6,16 @@ On object motion, `selrel.scores.object_motion`, it is defined. A map that marks
 
 from collections.abc import Mapping
 
-from selrel.scores.precision import Ratios, share
+from selrel.scores.metric import Metric, Ratios, share
 
 
 def ratios(counts: Mapping[str, int | float]) -> Ratios:
     """Divide the counts of `selrel.scores.precision.counts`: ``recall``, 0..1; None where nothing moves."""
     return {"recall": share(counts["relevant_moving_voxels"], counts["moving_voxels"])}
+
+
+METRIC = Metric(
+    terms={"recall": ("Recall", "Of the points that move, the share that a map marks.")},
+    ratios=ratios,
+    scores=("recall",),
+)

@@ -21,10 +21,10 @@ import torch
 
 from selrel.engine.ties import first_highest
 from selrel.scores.intervals import jackknife_error, mean_interval, no_interval, student
+from selrel.scores.metric import CLIPS, Column, Metric, Row, Table, interval
 from selrel.scores.sums import group_sums
 
 Floats = npt.NDArray[np.float64]
-Row = dict[str, Any]
 _DECISIONS = {"predicted": "decision", "true": "decision_true"}
 
 RELIANCE_OF = {"frozen": "motion_reliance", "shuffled": "order_reliance", "reversed": "direction_reliance"}
@@ -244,3 +244,38 @@ def in_words(row: Row) -> str:
     ends = [row["low"], row["high"]] if row["low"] is not None else [row["reliance"]] * 2
     first, last = ("hardly" if end < _HARDLY else "partly" if end < _PARTLY else "mostly" for end in ends)
     return first if first == last else f"{first} to {last}"
+
+
+METRIC = Metric(
+    terms={
+        "reliance": (
+            "Motion reliance",
+            "The part of the score of the model's answers that is lost when every clip is frozen at its "
+            "middle frame: 0 % if the still picture says as much, 100 % if it says nothing, more if it "
+            "speaks against the answer. With the frames shuffled it is the reliance on their order, and "
+            "with time reversed that on its direction.",
+        ),
+    },
+    tables=(
+        Table(
+            name="reliance",
+            title="Reliance: what is left of the decision when the clips are changed",
+            note="The part of a class's score (its logit less the mean of the others') that goes when a "
+            "clip is frozen at its middle frame, its frames are shuffled, or time runs backwards: 0 if "
+            "nothing is lost, 100 if all is, more if the changed clips speak against the class, less than 0 "
+            "if they speak for it even more. No model was trained on such clips. For the predicted class "
+            "chance is on the side of the intact clips; for the true one it isn't.",
+            order=1,
+            columns=(
+                Column("change", "Change", "text"),
+                Column("target", "Asked about", "target"),
+                Column("reliance", "Reliance, %", term="reliance", reason="no_decision"),
+                interval("low"),
+                Column("kept", "Answers kept, %"),
+                Column("intact_accuracy", "Right as it is, %"),
+                Column("accuracy", "Right when changed, %"),
+                CLIPS,
+            ),
+        ),
+    ),
+)

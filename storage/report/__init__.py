@@ -20,17 +20,9 @@ from storage.report.media import as_script, clip_file
 from storage.report.words import WORDS, method_name
 from storage.stores.root import Root
 
-# What the page shows, and the table that it is of.
-_TABLES = {
-    "reliance": "reliance", "comparison": "comparison", "table1": "table1", "areas": "table1",
-    "object_motion": "object_motion",
-    "table2": "table2", "table3": "table3", "table4": "table4",
-}  # fmt: skip
 _STYLES = ("page.css", "player.css")
 _SCRIPTS = ("painting.js", "player.js", "page.js")
 _KEYS = ("run", "summary", "exclusions", "flags", "clips", "featured", "legends", "command")
-# Quantities that the page shows for the threshold of its slider.
-_SWEPT = ("kept_relevance", "kept_voxels", "precision", "base_rate", "lift", "no_lift", "empty_share")
 
 
 def write_clip(root: Root, paths: ReportPaths, clip: int, script: str) -> None:
@@ -71,10 +63,13 @@ def render_report(context: Mapping[str, Any]) -> str:
         ``description`` : dict
             run.json, of any depth.
         ``tables`` : dict of str to list of dict
-            ``table1`` to ``table4`` and ``sweep``, rows of `selrel.scores.aggregate`; rows with ``class``
-            None are of all classes; and ``comparison`` with the run before. A missing table is left out.
-        ``paper`` : dict of str to sequence of dict
-            The paper's figures under the same names and keys.
+            The rows of each table, such as ``table1``; those with ``class`` None are of all classes. A
+            missing table is left out.
+        ``shown`` : list of dict
+            What the tables are, in the order of the page: the fields of `selrel.scores.metric.Table`. The
+            one of the name ``sweep`` stands with the charts.
+        ``words`` : dict of str to (str, str)
+            The terms that the tables' columns name, and what they mean.
         ``exclusions`` : list of dict
             ``video``, ``class``, ``kind``, ``reason``.
         ``flags`` : list of dict
@@ -115,42 +110,49 @@ def render_report(context: Mapping[str, Any]) -> str:
         "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
-    tables, paper = context["tables"], context["paper"]
-    shared = _for_scripts(context)
+    tables, shown = context["tables"], {table["name"]: table for table in context["shown"]}
+    swept = shown["sweep"]["columns"]
+    shared = _for_scripts(context, swept)
     inlined = [charts.script(), *map(_file, _SCRIPTS), *(clip["script"] for clip in context["featured"])]
     method = shared["mainMethod"]
     return page.render(
         **{key: context[key] for key in _KEYS},
         answer=reliance.answer(context["summary"].get("motion_reliance")),
         changed=reliance.told(tables.get("reliance", ())),
-        words=WORDS,
+        words=WORDS | context["words"],
         older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],
         scripts=[Markup(text) for text in inlined],
         hashes=[_hash(text) for text in inlined],
         shared=Markup(as_script(shared)),
         tables=[
-            shown_table(name, tables[source], paper.get(name, ()))
-            for name, source in _TABLES.items()
-            if tables.get(source)
+            shown_table(table, tables[table["rows_of"] or name])
+            for name, table in shown.items()
+            if name != "sweep" and tables.get(table["rows_of"] or name)
         ],
-        sweep=shown_table("sweep", tables["sweep"], ()) if tables.get("sweep") else None,
+        sweep=shown_table(shown["sweep"], tables["sweep"]) if tables.get("sweep") else None,
+        swept=[column for column in swept if column["name"] not in ("method", "sigma")],
         sweep_names=list(shared["charts"]),
         methods=shared["methods"],
         sigmas=shared["sigmas"],
-        chance=_chance(tables.get("table3", ())),
+        chance=next(
+            (r["voxels_mean"] for r in overall(tables.get("table3", ())) if r["method"] == MAIN_METHOD), None
+        ),
         classes=_classes(context, method),
         main_method=method,
-        share_words=_share_words(context["summary"], method),
+        # Without deep Taylor there is no motion share.
+        share_words="motion share"
+        if context["summary"]["motion_share"] or method is None
+        else f"relevance kept ({method_name(method)})",
         facts=_flat(context["description"]),
     )
 
 
-def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
+def _for_scripts(context: Mapping[str, Any], swept: Sequence[Row]) -> dict[str, Any]:
     """What the page's scripts read."""
     sweep = context["tables"].get("sweep", ())
-    of_all = overall(sweep)
-    methods = list(dict.fromkeys(row["method"] for row in of_all))
+    of_all = sorted(overall(sweep), key=lambda row: float(row["sigma"]))
+    methods = list(dict.fromkeys(row["method"] for row in overall(sweep)))
     sigmas = sorted({row["sigma"] for row in of_all})
     names = ("clip", "video", "class", "predicted", "start_frame", "flag", "figures")
     return {
@@ -159,23 +161,18 @@ def _for_scripts(context: Mapping[str, Any]) -> dict[str, Any]:
         "mainMethod": main_method(methods) if methods else None,
         "sigmas": sigmas,
         "swept": {
-            name: {
-                method: [row.get(name) for row in sorted(of_all, key=_sigma) if row["method"] == method]
-                for method in methods
-            }
-            for name in _SWEPT
+            name: {method: [row.get(name) for row in of_all if row["method"] == method] for method in methods}
+            for column in swept
+            for name in (column["name"], column["reason"])
+            if name
         },
         "clips": [{name: clip[name] for name in names} for clip in context["clips"]],
         "files": {clip["clip"]: f"media/{clip_file(clip['clip'])}" for clip in context["clips"]},
         "scales": context["legends"]["scales"],
-        "charts": charts.sweep_charts(sweep),
+        "charts": charts.sweep_charts(sweep, swept),
         "curve": charts.curve_chart(methods),
         "palettes": context["legends"]["palettes"],
     }
-
-
-def _sigma(row: Row) -> float:
-    return float(row["sigma"])
 
 
 def _classes(context: Mapping[str, Any], method: str | None) -> list[dict[str, Any]]:
@@ -186,21 +183,6 @@ def _classes(context: Mapping[str, Any], method: str | None) -> list[dict[str, A
         of_class = (clip for clip in context["clips"] if clip["class"] == row["class"])
         row["examples"] = [clip for clip in of_class if clip["place"] is not None]
     return rows
-
-
-def _share_words(summary: Mapping[str, Any], method: str | None) -> str:
-    """What clips and classes are ranked by: without deep Taylor there is no motion share."""
-    if summary["motion_share"] or method is None:
-        return "motion share"
-    return f"relevance kept ({method_name(method)})"
-
-
-def _chance(table3: Sequence[Row]) -> float | None:
-    """What as many voxels, picked at random, would keep of the relevance: their own share."""
-    for row in overall(table3):
-        if row["method"] == MAIN_METHOD:
-            return row["voxels_mean"]  # type: ignore[no-any-return]
-    return None
 
 
 def _file(name: str) -> str:

@@ -12,7 +12,7 @@ import vl_convert
 
 from storage.report.columns import overall
 from storage.report.figures import Row
-from storage.report.panels import COLOURS, PANELS
+from storage.report.panels import COLOURS
 from storage.report.words import method_name
 
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "stroke")
@@ -26,15 +26,15 @@ def script() -> str:
     return f"(() => {{\n{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}\n}})();"
 
 
-def sweep_charts(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """One specification a quantity: a line with its band for each method, against sigma."""
+def sweep_charts(rows: Sequence[Row], columns: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """One specification a column with a ``chart``: a line with its band for each method, against sigma."""
     of_all = [row for row in overall(rows) if row["sigma"] >= 0]
     methods = list(dict.fromkeys(row["method"] for row in of_all))
-    return {name: _sweep_chart(name, of_all, methods) for name in PANELS} if of_all else {}
+    return {c["name"]: _sweep_chart(c, of_all, methods) for c in columns if c["chart"]} if of_all else {}
 
 
-def _sweep_chart(name: str, rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
-    title, form = PANELS[name], ".1f" if name == "lift" else "%"
+def _sweep_chart(column: Row, rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
+    name, title, form = column["name"], column["chart"], ".1f" if column["form"] == "ratio" else "%"
     data = altair.InlineData(
         values=[
             {

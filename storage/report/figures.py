@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from storage.text import decimal
+
 Row = Mapping[str, Any]
 
 MISSING = "-"
@@ -19,17 +21,24 @@ NONE = "none"
 
 def percent(share: float | None, unit: str = " %") -> str:
     """Write a share as per cent with one decimal, or a dash where there is none."""
-    return MISSING if share is None else f"{100 * share:.1f}{unit}"
+    return MISSING if share is None else f"{decimal(100 * share, 1)}{unit}"
 
 
 def signed(share: float) -> str:
     """Write a difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f}"
+    return decimal(100 * share, 1, "+")
+
+
+def number(value: float | None) -> str:
+    """Write a ratio with two decimals."""
+    return MISSING if value is None else decimal(value, 2)
 
 
 def percent_range(row: Row, low: str = "low", high: str = "high") -> str:
-    """Write the interval between two shares of a row."""
-    return without_interval(row) if row.get(low) is None else f"{100 * row[low]:.1f} to {100 * row[high]:.1f}"
+    """Write the interval between two shares of a row, or that there is none."""
+    if row.get(low) is None:
+        return absent(row, "no_interval")
+    return f"{percent(row[low], '')} to {percent(row[high], '')}"
 
 
 def difference_range(row: Row) -> str:
@@ -39,14 +48,9 @@ def difference_range(row: Row) -> str:
     return f" (no 95 % interval: {row['no_interval']})" if row.get("no_interval") else ""
 
 
-def without_interval(row: Row) -> str:
-    """Write that there is no interval: none of a value, or nothing to have one."""
-    return NONE if row.get("no_interval") else MISSING
-
-
-def lift(row: Row, kind: str = "") -> str:
-    """Write a row's lift, or that there is none."""
-    return NONE if row.get(f"{kind}no_lift") else number(row.get(f"{kind}lift"))
+def absent(row: Row, reason: str) -> str:
+    """Write that there is no value: "none" where the row says why, a dash where nobody could expect one."""
+    return NONE if row.get(reason) else MISSING
 
 
 def reasons(rows: Iterable[Row]) -> list[str]:
@@ -61,13 +65,6 @@ def reasons(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def mean_and_deviation(row: Row, mean: str = "mean", deviation: str = "std") -> str:
-    """Write a mean share with its standard deviation in brackets."""
-    if row.get(mean) is None:
-        return MISSING
-    return f"{percent(row[mean], '')} ({percent(row[deviation], '')})"
-
-
 def mean_and_interval(row: Row) -> str:
     """Write a mean share with its interval in brackets, if it has one."""
     if row.get("mean") is None:
@@ -75,23 +72,6 @@ def mean_and_interval(row: Row) -> str:
     known = row["low"] is not None or row.get("no_interval")
     between = "no interval" if row["low"] is None else percent_range(row)
     return percent(row["mean"]) + (f" ({between})" if known else "")
-
-
-def number(value: float | None) -> str:
-    """Write a ratio with two decimals."""
-    return MISSING if value is None else f"{value:.2f}"
-
-
-def number_range(row: Row, low: str, high: str) -> str:
-    """Write the interval between two ratios of a row."""
-    return without_interval(row) if row.get(low) is None else f"{row[low]:.2f} to {row[high]:.2f}"
-
-
-def milliseconds(row: Row, low: str = "low", high: str | None = None) -> str:
-    """Write seconds of a row as milliseconds, one value or a range."""
-    if row.get(low) is None:
-        return MISSING
-    return " to ".join(f"{1000 * row[name]:,.2f}" for name in (low, high) if name is not None)
 
 
 def count(value: int) -> str:
@@ -104,8 +84,10 @@ def counted(n: int, noun: str) -> str:
     return f"{count(n)} {noun}" + ("" if n == 1 else "s")
 
 
-def map_name(sigma: float) -> str:
-    """Name the map of a threshold; 0 is the baseline."""
+def map_name(sigma: float, *, short: bool = False) -> str:
+    """Name the map of a threshold, 0 being the baseline; a short name fits a console of 80 columns."""
+    if short:
+        return "all" if sigma == 0 else f"{sigma:g} sigma"
     return "baseline" if sigma == 0 else f"selective, {sigma:g} sigma"
 
 

@@ -1,15 +1,7 @@
-"""What the page's charts and a paper's figures draw alike: the sweep's panels, and the colours of methods."""
+"""What the page's charts and a paper's figures draw alike: the colours of methods."""
 
 from __future__ import annotations
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, the light ones darkened for a white page;
 # markers and dashes differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B37700", "#2E8BC0", "#000000")
-# Quantity to its title; all but the lift are shares.
-PANELS = {
-    "kept_relevance": "Relevance kept",
-    "kept_voxels": "Voxels kept",
-    "precision": "Precision: marked voxels that move",
-    "lift": "Lift over the base rate (1 is chance)",
-    "empty_share": "Clips left empty",
-}

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from storage.report.drawing import own_style
 from storage.report.figures import Row, reasons
-from storage.report.panels import COLOURS, PANELS
+from storage.report.panels import COLOURS
 
 Kind = Literal["pdf", "svg"]
 
@@ -72,13 +72,15 @@ def table_figure(
         return _saved(figure, kind)
 
 
-def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
+def sweep_figure(rows: Sequence[Row], columns: Sequence[Row], *, kind: Kind) -> bytes:
     """Draw the sweep: a panel a quantity, a line with its 95 % band a method, against sigma.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Those of `selrel.scores.aggregate.sweep` that are of all classes; sigma 0 is the baseline.
+        Those of the sweep that are of all classes; sigma 0 is the baseline.
+    columns : sequence of mapping
+        Those of the sweep, of which each with a ``chart`` has a panel.
     kind : "pdf" or "svg"
         Format.
 
@@ -89,20 +91,25 @@ def sweep_figure(rows: Sequence[Row], *, kind: Kind) -> bytes:
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     with own_style(_STYLE):
-        figure = Figure(figsize=(7.1, 4.4), layout="constrained")
-        panels = figure.subplots(2, 3, sharex=True).flat
-        for panel, (name, title) in zip(panels, PANELS.items(), strict=False):
-            _draw(panel, rows, methods, name)
-            panel.set_title(title, loc="left", fontsize=8)
+        charts = [column for column in columns if column["chart"]]
+        # One place more than there are charts, for the legend.
+        lines = len(charts) // 3 + 1
+        figure = Figure(figsize=(7.1, 2.2 * lines), layout="constrained")
+        panels = list(figure.subplots(lines, 3, sharex=True).flat)
+        for panel, column in zip(panels, charts, strict=False):
+            _draw(panel, rows, methods, column)
+            panel.set_title(column["chart"], loc="left", fontsize=8)
             panel.set_xlabel("threshold (sigma)")
             panel.tick_params(labelbottom=True)
-        panels[-1].set_axis_off()
+        for panel in panels[len(charts) :]:
+            panel.set_axis_off()
         panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
         _write_below(figure, reasons(rows))
         return _saved(figure, kind)
 
 
-def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], name: str) -> None:
+def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], column: Row) -> None:
+    name = column["name"]
     for place, method in enumerate(methods):
         line = sorted((row for row in rows if row["method"] == method), key=lambda row: row["sigma"])
         colour, sigmas = COLOURS[place % len(COLOURS)], [row["sigma"] for row in line]
@@ -113,7 +120,7 @@ def _draw(panel: Axes, rows: Sequence[Row], methods: Sequence[str], name: str) -
         low, high = ([_drawable(row, f"{name}_{end}") for row in line] for end in ("low", "high"))
         panel.fill_between(sigmas, low, high, color=colour, alpha=0.15, linewidth=0)
     panel.grid(color="#dddddd", linewidth=0.5)
-    if name == "lift":
+    if column["form"] == "ratio":
         panel.axhline(1, color="#555555", linewidth=0.8)
     else:
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -1,4 +1,4 @@
-"""The words of the page and what they mean: shown on hover, and in full at its end."""
+"""The page's own words and what they mean, shown on hover and in full at its end; metrics bring theirs."""
 
 # Names as people write them; a method that is not here is called by its own.
 _METHODS = {
@@ -40,19 +40,6 @@ WORDS = {
         "How large a change over time must be to count, in standard deviations of all changes in the clip. "
         "2 is the usual choice.",
     ),
-    "share": (
-        "Motion share",
-        "The part of the positive relevance that the selective step keeps at the usual threshold (2 standard "
-        "deviations) by deep Taylor, averaged over clips: "
-        "how much of the evidence changes over time.",
-    ),
-    "reliance": (
-        "Motion reliance",
-        "The part of the score of the model's answers that is lost when every clip is frozen at its middle "
-        "frame: 0 % if the still picture says as much, 100 % if it says nothing, more if it speaks against "
-        "the answer. With the frames shuffled it is the reliance on their order, and with time reversed that "
-        "on its direction.",
-    ),
     "interval": (
         "95 % interval",
         "The range of values that fit these videos; it knows nothing of other trainings of the model. "
@@ -72,40 +59,6 @@ WORDS = {
         "Optical flow",
         "How far and where to each point moves until the next frame, estimated from the video.",
     ),
-    "object_motion": (
-        "Object motion",
-        "What moves against the background: the motion seen, with the camera's taken off.",
-    ),
-    "precision": ("Precision", "Of the points that a map marks, the share that moves."),
-    "weighted": ("Weighted precision", "Precision with every point counted by its relevance."),
-    "area": (
-        "Top 2 to 20 %",
-        "Precision of only the most relevant points, as many as that share of the clip.",
-    ),
-    "recall": ("Recall", "Of the points that move, the share that a map marks."),
-    "base_rate": (
-        "Base rate",
-        "The share of all points that move: the precision of marking points at random.",
-    ),
-    "lift": (
-        "Lift",
-        "Precision over base rate. 1 is no better than chance, 2 is twice as good. Where fewer than 1 % of "
-        "the points move there is none: a handful of points would make it any number.",
-    ),
-    "kept_voxels": (
-        "Voxels kept",
-        "Of the points that a method marks, the share left by the selective step.",
-    ),
-    "kept_relevance": (
-        "Relevance kept",
-        "Of a method's positive relevance, the share left by the selective step.",
-    ),
-    "agreement": ("Agreement", "Of all points, the share that both of two maps mark."),
-    "iou": (
-        "Intersection over union",
-        "Of the points that at least one of two maps marks, the share that both mark.",
-    ),
-    "empty": ("Empty", "Clips in which a map has no positive point at all."),
     "edges": ("Change over time", "How fast the relevance at a point rises or falls from frame to frame."),
     "conservation": (
         "Conservation error",

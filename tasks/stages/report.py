@@ -16,15 +16,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from selrel.scores.aggregate import SIGMA, motion_share, object_motion, sweep, table1, table2, table3, table4
-from selrel.scores.cells import AGREEMENT_COLUMNS, SCORE_COLUMNS, agreement_cells, score_cells
+from selrel.scores.aggregate import SIGMA, build
+from selrel.scores.cells import columns_read, score_cells
 from selrel.scores.intervals import mean_interval, no_interval
+from selrel.scores.metrics import tables as all_tables
+from selrel.scores.overhead import overhead as time_rows
 from selrel.scores.reliance import RELIANCE_OF, clip_decisions, clip_reliance, reliance_rows
+from selrel.scores.selectivity import motion_share
 from storage.arrays.cubes import FROZEN_SHARE, logits_of, read_block
-from storage.layout import RunPaths, content_hash
+from storage.layout import content_hash
 from storage.report.columns import MAIN_METHOD
 from storage.results import SHOWN_CLIPS, clip_rows, result_rows
-from storage.runs import is_finished, mark_success, read_run, read_summary
+from storage.runs import Run, is_finished, mark_success
 from storage.stores.receipts import file_hashes, read_receipts, recorded_files, write_receipt
 from storage.stores.root import Root, report_at, run_at
 from storage.tables import plain_rows, read_table, read_tables, write_table
@@ -53,8 +56,8 @@ _HEADLINE = (
     "kept", "kept_low", "kept_high", "accuracy", "accuracy_low", "accuracy_high", "intact_accuracy",
     "intact_accuracy_low", "intact_accuracy_high",
 )  # fmt: skip
-TABLES = ("reliance", "table1", "table2", "table3", "table4", "sweep", "object_motion", "comparison")
-# Those that follow from the clips alone, not from a clock or from other runs.
+# Tables that follow from the clips alone, not from a clock or from other runs, in the order of their hash;
+# those of further metrics come after them.
 _RESULTS = ("clips", "reliance", "table1", "table2", "table3", "sweep", "object_motion")
 # Whose decisions are read at a time.
 _BLOCKS = 32
@@ -86,36 +89,36 @@ def report(
         Called before the report is written and before the run is complete; raises if another process has
         taken the run over.
     """
-    place = Root(root)
-    paths = place.run(run)
+    place, made = Root(root), Run.of(Root(root), run)
+    paths = made.paths
     check()
     if is_finished(place, paths):
         return
-    clips, left_out = explained_clips(place, run)
-    tables, share = reduced(place, run)
-    tables["reliance"] = _reliance(place, run, clips)
+    clips, left_out = explained_clips(made)
+    tables, share = reduced(made)
+    tables["reliance"] = _reliance(made, clips)
     write_table(place, paths.table("clips"), clips)
-    compared, verdict = with_previous(place, run)
+    compared, verdict = with_previous(made)
     if compared:
         tables["comparison"] = compared
     for name, rows in tables.items():
         if rows or name != "reliance":
             write_table(place, paths.table(name), pd.DataFrame(rows))
-    summary = _summary(place, run, clips, share) | {"comparison": verdict}
-    summary["motion_reliance"] = motion_reliance(tables["reliance"])
-    summary["frozen_share"] = _frozen_share(place, run, clips)
-    summary |= left_out_summary(place, run, left_out, quarantined)
-    write_table(place, paths.exclusions, exclusions_of_run(place, run, clips, left_out, quarantined))
-    write_page(place, run, clips=clips, tables=tables, summary=summary)
+    summary = _summary(made, clips, share) | {
+        "comparison": verdict,
+        "motion_reliance": motion_reliance(tables["reliance"]),
+        "frozen_share": _frozen_share(made, clips),
+        **left_out_summary(made, left_out, quarantined),
+    }
+    write_table(place, paths.exclusions, exclusions_of_run(made, clips, left_out, quarantined))
+    write_page(made, clips=clips, tables=tables, summary=summary)
     written = [*place.find(paths.tables), *place.find(paths.report.directory)]
     written += [paths.run_json, paths.exclusions]
     check()
     write_receipt(place, paths, RECEIPT, 0, file_hashes(place, written))
     mark_success(place, paths, summary)
     if TaskRunContext.get() is not None:
-        in_prefect(
-            "result", lambda: show_result(place, run, tables, summary), patience=_SECONDS_FOR_THE_RESULT
-        )
+        in_prefect("result", lambda: show_result(made, tables, summary), patience=_SECONDS_FOR_THE_RESULT)
 
 
 def report_elsewhere(run: str, directory: str) -> str:
@@ -148,26 +151,26 @@ def report_elsewhere(run: str, directory: str) -> str:
         raise ValueError(
             f"{directory} lies in the run, which is finished and never changed; give another directory"
         )
-    summary = read_summary(place, paths)
-    names = [name for name in TABLES if place.exists(paths.table(name))]
-    tables: Tables = {name: list(result_rows(place, paths, name)) for name in names}
-    clips = _flagged(clip_rows(place, paths, SHOWN_CLIPS))
-    write_page(place, paths.name, clips=clips, tables=tables, summary=summary, at=at)
+    made = Run(place, paths)
+    summary = made.summary
+    names = [name for name, table in all_tables().items() if not table.rows_of and made.has_table(name)]
+    tables: Tables = {name: list(result_rows(made, name)) for name in names}
+    clips = _flagged(clip_rows(made, SHOWN_CLIPS))
+    write_page(made, clips=clips, tables=tables, summary=summary, at=at)
     return at[0].join(at[1].page)
 
 
-def explained_clips(place: Root, run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def explained_clips(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The index rows of the scored clips, and those of the others.
 
     The first with what the model said and how exactly its relevance is conserved.
     """
-    paths, description = place.run(run), read_run(place, place.run(run))
-    clips = clips_of(place, description["dataset_id"])
-    done = done_blocks(place, paths, SCORE.name, len(clips.ranges))
+    clips = clips_of(run.root, run.description["dataset_id"])
+    done = done_blocks(run.root, run.paths, SCORE.name, len(clips.ranges))
     if not done:
         raise StageFailed("report: no block was scored, so there is nothing to report; see the lines above")
     scored = np.isin(np.arange(len(clips.table)) // clips.block_clips, list(done))
-    table, found = clips.table[scored], _decisions(place, paths, clips, done)
+    table, found = clips.table[scored], _decisions(run, clips, done)
     classes = np.array(clips.classes)
     explained = table.assign(
         predicted=classes[found["predicted"]],
@@ -194,19 +197,17 @@ def _flagged(clips: pd.DataFrame) -> pd.DataFrame:
     return clips.assign(flag=np.where(clips.target == clips.predicted, "", NOT_THE_ANSWER))
 
 
-def _decisions(place: Root, paths: RunPaths, clips: Clips, done: set[int]) -> dict[str, Any]:
+def _decisions(run: Run, clips: Clips, done: set[int]) -> dict[str, Any]:
     """What the model said about the clips of the scored blocks, in order, and how much of them moves.
 
     Of the logits, the target's, and what is left of the decision when the clips are changed.
     """
-    description = read_run(place, paths)
-    found, motion = [], place.dataset(description["dataset_id"]).motion
-    changes = description["settings"].get("changes", ())
+    found, changes = [], run.settings.get("changes", ())
     for start, stop in _stretches(clips, done):
         names = ["logits", "predicted", "target", "conservation_error", *map(logits_of, changes)]
         names += [FROZEN_SHARE] if "frozen" in changes else []
-        part = dict(read_block(place, paths.relevance, start, stop, names, axes=clips.axes))
-        part |= read_block(place, motion, start, stop, ["moved"], axes=clips.axes)
+        part = dict(read_block(run.root, run.paths.relevance, start, stop, names, axes=clips.axes))
+        part |= read_block(run.root, run.dataset.paths.motion, start, stop, ["moved"], axes=clips.axes)
         logits = part.pop("logits")
         changed = {change: part.pop(logits_of(change)) for change in changes}
         # A model of one class decides nothing.
@@ -231,33 +232,33 @@ def _stretches(clips: Clips, done: set[int]) -> list[tuple[int, int]]:
     return stretches
 
 
-def reduced(place: Root, run: str) -> tuple[Tables, Row | None]:
+def reduced(run: Run) -> tuple[Tables, Row | None]:
     """Reduce the scores of a run to its tables and its motion share (None without deep Taylor).
 
     Only some thousands of clips are held at a time, however many there are.
     """
-    paths, methods = place.run(run), read_run(place, place.run(run))["settings"]["methods"]
+    place, paths, methods = run.root, run.paths, run.settings["methods"]
     files = recorded_files(place, paths, SCORE.name)
-    scores = score_cells(_batches(place, paths.scores, files, SCORE_COLUMNS))
-    tables = {
-        "table1": table1(scores),
-        "table3": table3(scores),
-        "sweep": sweep(scores),
-        "object_motion": object_motion(scores),
-        "table4": table4(_times(place, paths)),
-    }
+    scores = score_cells(_batches(place, paths.scores, files, columns_read()))
+    times = read_tables(place, paths.overheads, files=recorded_files(place, paths, EXPLAIN.name)).to_pandas()
+    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
+    tables = {"table4": time_rows(_columns(times[times.warm] if times.warm.any() else times))}
+    of_pairs = [name for name, table in all_tables().items() if table.row and "method" not in table.by]
     if len(methods) > 1:
-        agreements = agreement_cells(_batches(place, paths.agreements, files, AGREEMENT_COLUMNS))
-        tables["table2"] = table2(agreements)
+        batches = _batches(place, paths.agreements, files, columns_read(pairs=True))
+        agreements = score_cells(batches, pairs=True)
+        tables |= {name: build(all_tables()[name], agreements) for name in of_pairs}
+    for name, table in all_tables().items():
+        if table.row and name not in of_pairs:
+            tables[name] = build(table, scores)
     return tables, motion_share(scores) if "deep_taylor" in methods else None
 
 
-def _reliance(place: Root, run: str, clips: pd.DataFrame) -> list[Row]:
+def _reliance(run: Run, clips: pd.DataFrame) -> list[Row]:
     """The table of reliances; empty where the model was not asked about changed clips, or has one class."""
-    description = read_run(place, place.run(run))
-    classes = clips_of(place, description["dataset_id"]).classes
     if "decision" not in clips:
         return []
+    classes = clips_of(run.root, run.description["dataset_id"]).classes
     number = {name: at for at, name in enumerate(classes)}
     columns: dict[str, npt.NDArray[Any]] = {
         name: clips[name].map(number).to_numpy() if name.startswith("answer") else clips[name].to_numpy()
@@ -266,7 +267,7 @@ def _reliance(place: Root, run: str, clips: pd.DataFrame) -> list[Row]:
     }
     return reliance_rows(
         columns,
-        description["settings"]["changes"],
+        run.settings["changes"],
         answer=np.asarray(clips.predicted.map(number), np.int64),
         labels=np.asarray(clips.label, np.int64),
         groups=clips.group.to_numpy(),
@@ -275,7 +276,7 @@ def _reliance(place: Root, run: str, clips: pd.DataFrame) -> list[Row]:
     )
 
 
-def _frozen_share(place: Root, run: str, clips: pd.DataFrame) -> Row | None:
+def _frozen_share(run: Run, clips: pd.DataFrame) -> Row | None:
     """The motion share of a sample of the clips, as they are and frozen, and the paired difference.
 
     None where there is no sample, or the share of none.
@@ -284,7 +285,7 @@ def _frozen_share(place: Root, run: str, clips: pd.DataFrame) -> Row | None:
         return None
     chosen = (pc.field("method") == MAIN_METHOD) & (pc.field("sigma") == SIGMA)
     columns = ["clip", "method", "sigma", "kept_relevance"]
-    scores = read_tables(place, place.run(run).scores, columns=columns, where=chosen)
+    scores = read_tables(run.root, run.paths.scores, columns=columns, where=chosen)
     both = clips.merge(scores.select(["clip", "kept_relevance"]).to_pandas(), on="clip").dropna(
         subset=[FROZEN_SHARE, "kept_relevance"]
     )
@@ -328,25 +329,17 @@ def _batches(
     yield _columns(pa.concat_tables(held, promote_options="default").to_pandas())
 
 
-def _times(place: Root, paths: RunPaths) -> Columns:
-    """The measured times of the explanations."""
-    files = recorded_files(place, paths, EXPLAIN.name)
-    times = read_tables(place, paths.overheads, files=files).to_pandas()
-    # The first batch of a worker pays for caches and memory; it counts only where there is no other.
-    return _columns(times[times.warm] if times.warm.any() else times)
-
-
 def _columns(frame: pd.DataFrame) -> Columns:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
-def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> dict[str, Any]:
-    description = read_run(place, place.run(run))
-    exclusions = read_table(place, place.dataset(description["dataset_id"]).exclusions).to_pandas()
+def _summary(run: Run, clips: pd.DataFrame, share: Row | None) -> dict[str, Any]:
+    exclusions = read_table(run.root, run.dataset.paths.exclusions).to_pandas()
     errors = clips.conservation_error.dropna()
+    stages = {stage.name: stage.where(run.paths, run.dataset.paths) for stage in STAGES}
     return {
         # Where run.json is damaged, what belongs to the run can still be told.
-        "dataset_id": description["dataset_id"],
+        "dataset_id": run.description["dataset_id"],
         "motion_share": share,
         "videos": int(clips.video.nunique()),
         "clips": len(clips),
@@ -354,31 +347,23 @@ def _summary(place: Root, run: str, clips: pd.DataFrame, share: Row | None) -> d
         "other_target_clips": int((clips.flag != "").sum()),
         "excluded_videos": int((exclusions.kind == "excluded").sum()),
         "largest_conservation_error": float(errors.max()) if len(errors) else None,
-        "overhead": _overhead(place, run),
-        "results_sha256": results_hash(place, run),
+        # The share of the workers' time that was not arithmetic.
+        "overhead": overhead(run.root, stages),
+        "results_sha256": results_hash(run),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _overhead(place: Root, run: str) -> dict[str, Any]:
-    """The share of the workers' time that was not arithmetic, of this run and of the data set it is on."""
-    paths = place.run(run)
-    dataset = place.dataset(read_run(place, paths)["dataset_id"])
-    return overhead(place, {stage.name: stage.where(paths, dataset) for stage in STAGES})
-
-
-def results_hash(place: Root, run: str) -> str:
+def results_hash(run: Run) -> str:
     """One hash of everything a run computed: equal for equal results, however clips were cut into blocks."""
-    paths, description = place.run(run), read_run(place, place.run(run))
-    dataset = place.dataset(description["dataset_id"])
     of_dataset, of_run = (
         [
             receipt
             for stage in STAGES
             if stage.of == of and stage.is_result
-            for receipt in read_receipts(place, where, stage.name)
+            for receipt in read_receipts(run.root, where, stage.name)
         ]
-        for of, where in (("dataset", dataset), ("run", paths))
+        for of, where in (("dataset", run.dataset.paths), ("run", run.paths))
     )
     # Another run may since have made blocks of the data set that this one had to do without.
     used = {r.block for r in of_run}
@@ -390,9 +375,9 @@ def results_hash(place: Root, run: str) -> str:
     for receipt in receipts:
         for clip in sorted(receipt.sha256, key=int):
             digest.update(f"{receipt.stage} {clip} {receipt.sha256[clip]}\n".encode())
-    for name in _RESULTS:
-        if place.exists(paths.table(name)):
-            for rows in read_table(place, paths.table(name)).to_batches(max_chunksize=_CLIPS):
-                for row in plain_rows(rows.to_pylist()):
-                    digest.update(f"{name} {content_hash(row)}\n".encode())
+    further = sorted(name for name, table in all_tables().items() if table.row and name not in _RESULTS)
+    for name in filter(run.has_table, (*_RESULTS, *further)):
+        for rows in read_table(run.root, run.paths.table(name)).to_batches(max_chunksize=_CLIPS):
+            for row in plain_rows(rows.to_pylist()):
+                digest.update(f"{name} {content_hash(row)}\n".encode())
     return digest.hexdigest()[:16]

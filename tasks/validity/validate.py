@@ -28,7 +28,7 @@ from selrel.clips.profiles import Profile
 from selrel.engine.ties import first_highest
 from selrel.explainer import Explainer
 from selrel.scores.localisation import control_orders
-from selrel.scores.precision import share
+from selrel.scores.metric import share
 from selrel.scores.ranks import spearman
 from selrel.scores.truth import score_truth
 from selrel.selective import PRESETS, selective_mask

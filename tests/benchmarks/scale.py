@@ -28,7 +28,7 @@ from flows.serving.cluster import cluster
 from selrel.clips.profiles import View
 from selrel.scores import score_clip
 from selrel.selective import PRESETS
-from storage.runs import write_run
+from storage.runs import Run, write_run
 from storage.stores.receipts import Written, write_receipt
 from storage.stores.root import Root
 from storage.tables import write_table, write_tables
@@ -101,7 +101,7 @@ def reduce_scores(root: Root) -> tuple[int, int, float]:
     """Memory before, peak memory (bytes) and seconds of a report's reduction."""
     began = time.perf_counter()
     with sampled_memory(every=0.02) as samples:
-        tables, _ = reduced(root, "scored")
+        tables, _ = reduced(Run.of(root, "scored"))
     assert len(tables["sweep"]) == (1 + 101) * len(METHODS) * (1 + len(SIGMAS))
     return samples[0], max(samples), time.perf_counter() - began
 
