@@ -29,8 +29,8 @@ def explain(forward: Forward[Clips], targets: Tensor) -> Clips:
     position = forward.graph.cam_value
     if position is None:
         raise ValueError(
-            "grad_cam needs a rectified feature map (clip, channel, time, height, width), and this "
-            "model has none; choose other methods"
+            "grad_cam needs a rectified feature map (clip, channel, time, height, width) that sees every "
+            "input, and this model has none; choose other methods"
         )
     maps = forward.value(position)
     gradients = forward.backward(RULES, forward.at_target(targets), stop=position)

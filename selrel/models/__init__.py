@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selrel.clips.profiles import Profile
+from selrel.engine.private_torch import uncompiled
 
 State = Mapping[str, Tensor]
 
@@ -336,11 +337,11 @@ def _kind(value: object) -> str:
 
 def _plain(model: nn.Module, path: str) -> nn.Module:
     """Take a model out of what parallelises or compiles it, in eval mode and float32, on the CPU."""
-    # It takes a second, and only models of the user's own need it.
-    from torch._dynamo import OptimizedModule
-
-    while isinstance(model, nn.DataParallel | DistributedDataParallel | OptimizedModule):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    inner: Any = model
+    while inner is not None:
+        model = inner
+        parallel = isinstance(inner, nn.DataParallel | DistributedDataParallel)
+        inner = inner.module if parallel else uncompiled(inner)
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise ValueError(
