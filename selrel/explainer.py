@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from selrel.engine.ties import first_highest
 from selrel.explain import default_settings, method
 from selrel.explain.deep_taylor import amount, conservation_error
 
-Result = TypeVar("Result")
 Frames = npt.NDArray[np.uint8] | Tensor
 Methods = Mapping[str, Mapping[str, Any]]
 """Settings by the name of a method; what is not given is the method's own default."""
@@ -111,7 +110,7 @@ class Explainer:
             the function: how a caller measures what each step takes on top of what the ones before have
             computed.
         """
-        run = timed or _untimed
+        run = timed or (lambda step, function: function())
         clips = self._input(frames)
         forward: Forward[Tensor] = run("forward", lambda: Forward(self.graph, clips))
         chosen = first_highest(forward.logits) if targets is None else targets.to(self.device)
@@ -139,7 +138,3 @@ class Explainer:
     def _input(self, frames: Frames) -> Tensor:
         pixels = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
         return normalise(pixels.to(self.device), self.profile)
-
-
-def _untimed(step: str, function: Callable[[], Result]) -> Result:
-    return function()

@@ -84,20 +84,19 @@ def to_first(gradient: Tensor, x: Tensor, windows: Sequence[Windows], rounding: 
 
 
 def maxima(x: Tensor, windows: Sequence[Windows]) -> list[Tensor]:
-    """The input, and its maxima along the last axis, the last two, and so on."""
+    """Return the input, and its maxima along the last axis, the last two, and so on."""
     stages = [x]
     for axis, along in reversed(list(enumerate(windows, start=-len(windows)))):
-        stages.append(_highest(stages[-1], axis, along))
+        last = stages[-1]
+        shape = list(last.shape)
+        shape[axis] = max(outputs.stop for outputs, _ in along)
+        # In the layout of x, and lower than any value.
+        top = torch.empty_permuted(shape, last.dim_order(), dtype=x.dtype, device=x.device).fill_(-torch.inf)
+        for outputs, inputs in along:
+            here = _part(top, axis, outputs)
+            torch.maximum(here, _part(last, axis, inputs), out=here)
+        stages.append(top)
     return stages
-
-
-def _highest(x: Tensor, axis: int, windows: Windows) -> Tensor:
-    """The highest value of every window along an axis, counted from the last (-1)."""
-    top = _lowest(x, axis, windows)
-    for outputs, inputs in windows:
-        here = _part(top, axis, outputs)
-        torch.maximum(here, _part(x, axis, inputs), out=here)
-    return top
 
 
 @dataclass
@@ -207,13 +206,6 @@ def _positive(x: Tensor) -> Tensor:
     return torch.cat([anywhere[place, :1], channel[:, None], anywhere[place, 1:]], dim=1)
 
 
-def _lowest(x: Tensor, axis: int, windows: Windows) -> Tensor:
-    """A map of the windows along an axis, in the layout of x, lower than any value."""
-    shape = list(x.shape)
-    shape[axis] = max(outputs.stop for outputs, _ in windows)
-    return torch.empty_permuted(shape, x.dim_order(), dtype=x.dtype, device=x.device).fill_(-torch.inf)
-
-
 def _table(windows: Windows) -> Tensor:
     """The inputs of every output's window, (output, place in the window); -1 after its last."""
     taken = [inputs_of(windows, output) for output in range(max(outputs.stop for outputs, _ in windows))]
@@ -222,32 +214,26 @@ def _table(windows: Windows) -> Tensor:
 
 
 def _to_first(gradient: Tensor, x: Tensor, windows: Sequence[Windows], rounding: Tensor) -> Tensor:
+    """Do what `to_first` does, for all of x at once."""
     stages = maxima(x, windows)
     for axis, along in enumerate(windows, start=-len(windows)):
-        top = stages.pop()
-        gradient = _along_axis(gradient, stages[-1], top, axis, along, rounding)
+        top, below = stages.pop(), stages[-1]
+        once = apart(along)
+        shares = torch.zeros_like(below)
+        width = top.abs().mul_(EQUAL / 2).add_(rounding / 2)
+        bar, left = top - width, gradient.clone()
+        for outputs, inputs in along:
+            rest, target = _part(left, axis, outputs), _part(shares, axis, inputs)
+            # Only the highest is left where nothing before it counts: the last takes what is left.
+            given = rest
+            if outputs != along[-1][0] or inputs != along[-1][1]:
+                entries = _part(below, axis, inputs)
+                share = _share(entries, _part(bar, axis, outputs), _part(width, axis, outputs))
+                given = share.mul_(rest)
+                rest.sub_(given)
+            target.copy_(given) if once else target.add_(given)
+        gradient = shares
     return gradient
-
-
-def _along_axis(
-    gradient: Tensor, x: Tensor, top: Tensor, axis: int, windows: Windows, rounding: Tensor
-) -> Tensor:
-    """The same along one axis, of whose windows `top` are the maxima."""
-    once = apart(windows)
-    found = torch.zeros_like(x)
-    width = top.abs().mul_(EQUAL / 2).add_(rounding / 2)
-    bar, left = top - width, gradient.clone()
-    for outputs, inputs in windows:
-        rest, place = _part(left, axis, outputs), _part(found, axis, inputs)
-        # Only the highest is left where nothing before it counts: the last takes what is left.
-        given = rest
-        if outputs != windows[-1][0] or inputs != windows[-1][1]:
-            entries = _part(x, axis, inputs)
-            share = _share(entries, _part(bar, axis, outputs), _part(width, axis, outputs))
-            given = share.mul_(rest)
-            rest.sub_(given)
-        place.copy_(given) if once else place.add_(given)
-    return found
 
 
 def _blocks(

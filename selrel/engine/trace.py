@@ -111,7 +111,9 @@ def _translate(
     shapes = [tuple(node.meta["val"].shape[1:]) for node in clips]
     signs = [(False, True) for _ in clips]
     nodes: list[Node] = []
-    for node in _needed(program.graph):
+    # Only what the output depends on: a dead branch is no reason to refuse a model.
+    program.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    for node in program.graph.nodes:
         if node.op != "call_function" or node.target in parts:
             # Of an operator that gives parts, each is translated where it is taken.
             continue
@@ -141,18 +143,6 @@ def _translate(
         shapes.append(shape[1:])
     _check_output(program, positions, len(clips))
     return nodes, shapes
-
-
-def _needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that the output depends on, in order of execution."""
-    needed: set[fx.Node] = set()
-    waiting = [graph.output_node()]
-    while waiting:
-        node = waiting.pop()
-        if node not in needed:
-            needed.add(node)
-            waiting.extend(node.all_input_nodes)
-    return [node for node in graph.nodes if node in needed]
 
 
 def _check_output(

@@ -28,8 +28,9 @@ def explain(forward: Forward[Clips], targets: Tensor) -> Clips:
     """
     position = forward.graph.cam_value
     if position is None:
+        every = " that sees every input" if forward.graph.n_inputs > 1 else ""
         raise ValueError(
-            "grad_cam needs a rectified feature map (clip, channel, time, height, width), and this "
+            f"grad_cam needs a rectified feature map (clip, channel, time, height, width){every}, and this "
             "model has none; choose other methods"
         )
     maps = forward.value(position)

@@ -8,7 +8,8 @@ factory of the user's own, by `from_factory`.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,21 +18,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selrel.clips.profiles import Profile
+from selrel.engine.private_torch import uncompiled
 
 State = Mapping[str, Tensor]
 
 LISTED_KEYS = 20
 
 # What DataParallel and torch.compile put before every name of the model that they wrap.
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIX = re.compile(r"(?:module|_orig_mod)\.")
 _TWICE = "the checkpoint names some weights twice, with and without a prefix such as 'module.'; keep one set"
 
 # Batch norm's count of training steps: no weight, and PyTorch before 0.4.1 did not save it.
 COUNTER = "num_batches_tracked"
-
-
-def _any_state(state: State) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Family:
     name: str
     rename: Callable[[str], str | None]
     profile: Profile
-    accepts: Callable[[State], bool] = _any_state
+    accepts: Callable[[State], bool] = lambda state: True
 
 
 class Architecture(Protocol):
@@ -90,7 +88,10 @@ class Recognised:
 
 def families() -> dict[str, tuple[Family, Architecture]]:
     """Find every checkpoint family of the room, by name, with its architecture file."""
-    return {family.name: (family, file) for file in _architectures() for family in file.FAMILIES}
+    files: list[Any] = [
+        importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)
+    ]
+    return {family.name: (family, file) for file in files for family in file.FAMILIES}
 
 
 def recognise(state: State, *, family: str | None = None) -> Recognised:
@@ -121,8 +122,14 @@ def recognise(state: State, *, family: str | None = None) -> Recognised:
     if family is not None and family not in known:
         raise ValueError(f"unknown checkpoint family {family!r}; known: {', '.join(known)}")
     chosen, architecture = known[family] if family is not None else _best_family(stripped, known)
-    model = _built(stripped, chosen, architecture)
-    return Recognised(model, chosen.name, chosen.profile, _n_outputs(model))
+    # Without memory: the widths are a stranger's numbers, and the first values would be thrown away.
+    with torch.device("meta"):
+        model = architecture.build(_renamed(stripped, chosen))
+    _load(model, stripped, chosen)
+    model.requires_grad_(True).eval()
+    heads = [m.weight.shape[0] for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
+    assert heads, "an architecture ends in a linear layer or a 1x1x1 convolution"
+    return Recognised(model, chosen.name, chosen.profile, heads[-1])
 
 
 def from_factory(path: str, *, state: State | None = None) -> Recognised:
@@ -149,11 +156,19 @@ def from_factory(path: str, *, state: State | None = None) -> Recognised:
         TorchScript, has no plain weights, or can't map one clip of the profile to logits; or if the
         weights do not fit (all keys are listed).
     """
-    made, profile = _made(_factory(path), path)
+    made, profile = _made(path)
     model = _plain(made, path)
     if state is not None:
-        family = Family(profile.family, str, profile)
-        _load(model, _best_spelling(state, family, model.state_dict()), family)
+        expected = model.state_dict().keys()
+
+        def misfits(spelling: State) -> int:
+            return sum(not key.endswith(COUNTER) for key in spelling.keys() ^ expected)
+
+        # The names in the file, where others fit no better.
+        best = min(_spellings(state), key=misfits)
+        if len(best) != len(state):
+            raise ValueError(_TWICE)
+        _load(model, best, Family(profile.family, str, profile))
     return Recognised(model, profile.family, profile, _counted_outputs(model, profile, path))
 
 
@@ -183,42 +198,21 @@ def make_model(state: Mapping[str, Tensor], *, family: str | None, factory: str 
     return recognise(state, family=family) if factory is None else from_factory(factory, state=state)
 
 
-def _architectures() -> Iterator[Architecture]:
-    for found in pkgutil.iter_modules(__path__):
-        yield importlib.import_module(f"{__name__}.{found.name}")
-
-
 def _spellings(state: State) -> list[dict[str, Tensor]]:
-    """A state's names as they are, then without one wrapper's prefix more at a time."""
-    found = [dict(state)]
-    while any(key.startswith(_PREFIXES) for key in found[-1]):
-        found.append({_unwrapped_name(key): value for key, value in found[-1].items()})
-    return found
-
-
-def _unwrapped_name(key: str) -> str:
-    prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
-    return key.removeprefix(prefix)
-
-
-def _best_spelling(state: State, family: Family, expected: State) -> State:
-    """The names that fit the model best; those that are in the file, where others fit no better."""
-    best = min(_spellings(state), key=lambda spelling: len(_misfits(spelling, expected)))
-    if len(best) != len(state):
-        raise ValueError(_TWICE)
-    return best
-
-
-def _misfits(state: State, expected: State) -> list[str]:
-    """Names that only one of the two has."""
-    return [key for key in state.keys() ^ expected.keys() if not key.endswith(COUNTER)]
+    """A state's names as they are, then with one wrapper's prefix after another taken off."""
+    spellings = [dict(state)]
+    while any(map(_PREFIX.match, spellings[-1])):
+        last = spellings[-1]
+        spellings.append({key[m.end() if (m := _PREFIX.match(key)) else 0 :]: last[key] for key in last})
+    return spellings
 
 
 def _best_family(
     state: State, known: Mapping[str, tuple[Family, Architecture]]
 ) -> tuple[Family, Architecture]:
     """Pick the family that knows most keys, then the one that accepts the state."""
-    ranked = [(*_fit(state, family), name) for name, (family, _) in known.items()]
+    renamed = {name: _renamed(state, family) for name, (family, _) in known.items()}
+    ranked = [(len(own), known[name][0].accepts(own), name) for name, own in renamed.items()]
     known_keys, _, name = max(ranked, key=lambda rank: rank[:2], default=(0, False, ""))
     if 2 * known_keys <= len(state) or not known_keys:
         raise ValueError(
@@ -228,23 +222,9 @@ def _best_family(
     return known[name]
 
 
-def _fit(state: State, family: Family) -> tuple[int, bool]:
-    renamed = _renamed(state, family)
-    return len(renamed), family.accepts(renamed)
-
-
 def _renamed(state: State, family: Family) -> dict[str, Tensor]:
     pairs = ((family.rename(key), value) for key, value in state.items())
     return {key: value for key, value in pairs if key is not None}
-
-
-def _built(state: State, family: Family, architecture: Architecture) -> nn.Module:
-    renamed = _renamed(state, family)
-    # Without memory: the widths are a stranger's numbers, and the first values would be thrown away.
-    with torch.device("meta"):
-        model = architecture.build(renamed)
-    _load(model, state, family)
-    return model.requires_grad_(True).eval()
 
 
 def _load(model: nn.Module, state: State, family: Family) -> None:
@@ -253,12 +233,11 @@ def _load(model: nn.Module, state: State, family: Family) -> None:
         raise ValueError(f"the checkpoint does not fit family {family.name}: {'; '.join(faults)}")
     renamed = _renamed(state, family)
     counters = {key: torch.zeros((), dtype=torch.int64) for key in expected.keys() - renamed.keys()}
-    weights = {key: _as_float32(value) for key, value in renamed.items()}
+    weights = {
+        key: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
+        for key, value in renamed.items()
+    }
     model.load_state_dict({**weights, **counters}, assign=True)
-
-
-def _as_float32(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
 
 
 def _faults(state: State, family: Family, expected: State) -> list[str]:
@@ -288,32 +267,21 @@ def _listed(keys: Iterable[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _n_outputs(model: nn.Module) -> int:
-    """Count the rows of the last layer with weights, the model's head."""
-    heads = [m.weight.shape[0] for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
-    assert heads, "an architecture ends in a linear layer or a 1x1x1 convolution"
-    return heads[-1]
-
-
-def _factory(path: str) -> Callable[[], object]:
+def _made(path: str) -> tuple[nn.Module, Profile]:
+    """What the factory gives: a model as it is, and its profile."""
     module, _, name = path.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise ValueError(f"the model {path!r} is not an import path; write package.module:factory")
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        factory = getattr(importlib.import_module(module), name, None)
     # A script that reads its arguments when it is imported ends the process.
     except (Exception, SystemExit) as error:
         raise ValueError(
             f"the model {path!r} can't be imported: {_reason(error)}; install its package into this "
             "environment or add its directory to PYTHONPATH"
         ) from error
-    if not callable(found):
+    if not callable(factory):
         raise ValueError(f"the model {path!r}: {module} has no function {name}; name one that is there")
-    factory: Callable[[], object] = found
-    return factory
-
-
-def _made(factory: Callable[[], object], path: str) -> tuple[nn.Module, Profile]:
     try:
         made: Any = factory()
     except (Exception, SystemExit) as error:
@@ -336,11 +304,11 @@ def _kind(value: object) -> str:
 
 def _plain(model: nn.Module, path: str) -> nn.Module:
     """Take a model out of what parallelises or compiles it, in eval mode and float32, on the CPU."""
-    # It takes a second, and only models of the user's own need it.
-    from torch._dynamo import OptimizedModule
-
-    while isinstance(model, nn.DataParallel | DistributedDataParallel | OptimizedModule):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+    inner: Any = model
+    while inner is not None:
+        model = inner
+        parallel = isinstance(inner, nn.DataParallel | DistributedDataParallel)
+        inner = inner.module if parallel else uncompiled(inner)
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise ValueError(

@@ -63,7 +63,18 @@ class C3D(nn.Sequential):
         # torch lets NaN pass.
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is {dropout}; give a probability, 0 to 1")
-        super().__init__(OrderedDict([*_features(widths), *_head(widths[-1], hidden, n_outputs, dropout)]))
+        features = _features(widths)
+        head = [
+            ("flatten", nn.Flatten()),
+            ("fc6", nn.Linear(widths[-1] * 1 * 4 * 4, hidden[0])),
+            ("relu6", nn.ReLU()),
+            ("dropout6", nn.Dropout(dropout)),
+            ("fc7", nn.Linear(hidden[0], hidden[1])),
+            ("relu7", nn.ReLU()),
+            ("dropout7", nn.Dropout(dropout)),
+            ("fc8", nn.Linear(hidden[1], n_outputs)),
+        ]
+        super().__init__(OrderedDict([*features, *head]))
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute the logits (clip, class) of normalised clips (clip, 3, 16, 112, 112).
@@ -94,28 +105,11 @@ def _features(widths: Sequence[int]) -> list[tuple[str, nn.Module]]:
         stage = name.removeprefix("conv")
         layers += [(name, nn.Conv3d(channels, width, 3, padding=1)), (f"relu{stage}", nn.ReLU())]
         if not stage.endswith("a"):
-            layers.append((f"pool{stage[0]}", _pool(stage[0])))
+            kernel = (1, 2, 2) if stage == "1" else (2, 2, 2)
+            padding = (0, 1, 1) if stage == "5b" else (0, 0, 0)
+            layers.append((f"pool{stage[0]}", nn.MaxPool3d(kernel, padding=padding)))
         channels = width
     return layers
-
-
-def _pool(stage: str) -> nn.MaxPool3d:
-    if stage == "1":
-        return nn.MaxPool3d((1, 2, 2))
-    return nn.MaxPool3d(2, padding=(0, 1, 1) if stage == "5" else 0)
-
-
-def _head(width: int, hidden: Sequence[int], n_outputs: int, dropout: float) -> list[tuple[str, nn.Module]]:
-    return [
-        ("flatten", nn.Flatten()),
-        ("fc6", nn.Linear(width * 1 * 4 * 4, hidden[0])),
-        ("relu6", nn.ReLU()),
-        ("dropout6", nn.Dropout(dropout)),
-        ("fc7", nn.Linear(hidden[0], hidden[1])),
-        ("relu7", nn.ReLU()),
-        ("dropout7", nn.Dropout(dropout)),
-        ("fc8", nn.Linear(hidden[1], n_outputs)),
-    ]
 
 
 def _rows(state: State, layer: str, default: int) -> int:
@@ -128,10 +122,6 @@ def _rows(state: State, layer: str, default: int) -> int:
 
 def _is_sports1m(state: State) -> bool:
     return _rows(state, "fc8", SPORTS1M_CLASSES) == SPORTS1M_CLASSES
-
-
-def _is_not_sports1m(state: State) -> bool:
-    return not _is_sports1m(state)
 
 
 def _renamer(*published: Sequence[str]) -> Callable[[str], str | None]:
@@ -180,7 +170,7 @@ _MMACTION2_PROFILE = Profile(
 )
 
 FAMILIES = (
-    Family("c3d-jfzhang", _renamer(LAYERS), _JFZHANG_PROFILE, _is_not_sports1m),
+    Family("c3d-jfzhang", _renamer(LAYERS), _JFZHANG_PROFILE, lambda state: not _is_sports1m(state)),
     Family("c3d-sports1m", _renamer(LAYERS, _SPORTS1M_LAYERS), _SPORTS1M_PROFILE, _is_sports1m),
     Family("c3d-mmaction2", _renamer(_MMACTION2_LAYERS), _MMACTION2_PROFILE),
 )

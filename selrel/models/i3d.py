@@ -15,6 +15,7 @@ no maximum of rectified values, so here it is padded by nothing. Neither convers
 for UCF-101, so the label order is classInd's.
 """
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -180,8 +181,11 @@ class I3D(nn.Module):
         """
         x = clips
         for name, layer in self.named_children():
-            if name == "avg_pool":
-                _check_pooled(x, clips)
+            if name == "avg_pool" and any(map(operator.lt, x.shape[2:], POOLED)):
+                raise ValueError(
+                    "I3D takes clips of 9 or more frames of 193x193 or more pixels, "
+                    f"not {tuple(clips.shape[2:])}"
+                )
             x = layer(x)
         return x.mean((2, 3, 4))
 
@@ -189,13 +193,6 @@ class I3D(nn.Module):
 def build(state: State) -> I3D:
     """Make the I3D whose widths are those of the weights."""
     return I3D(state)
-
-
-def _check_pooled(x: Tensor, clips: Tensor) -> None:
-    if any(have < needed for have, needed in zip(x.shape[2:], POOLED, strict=True)):
-        raise ValueError(
-            f"I3D takes clips of 9 or more frames of 193x193 or more pixels, not {tuple(clips.shape[2:])}"
-        )
 
 
 def _same(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:

@@ -16,13 +16,9 @@ STEM_MIDDLE = 45
 
 def build(state: State) -> VideoResNet:
     """Make the R(2+1)D-18 whose widths are those of the weights."""
-    return VideoResNet(state, _stem(state), (_split,) * 4)
-
-
-def _stem(state: State) -> nn.Sequential:
     middle = size(state, "stem.0.weight", 0, STEM_MIDDLE)
     width = size(state, "stem.3.weight", 0, WIDTHS[0])
-    return nn.Sequential(
+    stem = nn.Sequential(
         nn.Conv3d(3, middle, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
         nn.BatchNorm3d(middle),
         nn.ReLU(),
@@ -30,6 +26,7 @@ def _stem(state: State) -> nn.Sequential:
         nn.BatchNorm3d(width),
         nn.ReLU(),
     )
+    return VideoResNet(state, stem, (_split,) * 4)
 
 
 def _split(state: State, name: str, channels: int, width: int, stride: int) -> nn.Module:

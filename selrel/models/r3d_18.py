@@ -22,7 +22,6 @@ WIDTHS = (64, 128, 256, 512)
 BLOCKS = 2
 CLASSES = 400
 
-Kernel = tuple[int, int, int]
 Convolution = Callable[[State, str, int, int, int], nn.Module]
 """Makes one convolution of a block from (state, its name, input channels, output channels, stride)."""
 
@@ -166,10 +165,6 @@ def is_planar(state: State) -> bool:
     return size(state, "layer2.0.conv1.0.weight", 2, 3) == 1
 
 
-def _is_solid(state: State) -> bool:
-    return not is_planar(state)
-
-
 def _block(
     state: State, name: str, widths: tuple[int, int], stride: int, make: Convolution, in_time: bool
 ) -> Block:
@@ -177,17 +172,16 @@ def _block(
     middle = size(state, f"{name}.conv1.1.weight", 0, out)
     first = make(state, f"{name}.conv1.0", channels, middle, stride)
     second = make(state, f"{name}.conv2.0", middle, out, 1)
+    downsample = None
+    if stride > 1 or channels != out:
+        strides = (stride if in_time else 1, stride, stride)
+        shortcut = nn.Conv3d(channels, out, 1, strides, bias=False)
+        downsample = nn.Sequential(shortcut, nn.BatchNorm3d(out))
     return Block(
         nn.Sequential(first, nn.BatchNorm3d(middle), nn.ReLU()),
         nn.Sequential(second, nn.BatchNorm3d(out)),
-        _downsample(channels, out, (stride if in_time else 1, stride, stride)),
+        downsample,
     )
 
 
-def _downsample(channels: int, width: int, stride: Kernel) -> nn.Module | None:
-    if max(stride) == 1 and channels == width:
-        return None
-    return nn.Sequential(nn.Conv3d(channels, width, 1, stride, bias=False), nn.BatchNorm3d(width))
-
-
-FAMILIES = (Family("r3d_18", BASIC, profile("r3d_18"), _is_solid),)
+FAMILIES = (Family("r3d_18", BASIC, profile("r3d_18"), lambda state: not is_planar(state)),)

@@ -165,7 +165,9 @@ def _block(state: State, name: str, channels: int, stride: int) -> tuple[Block, 
     middle = size(state, f"{name}.conv1.weight", 0, width)
     if _is_bottleneck(state):
         out = size(state, f"{name}.conv3.weight", 0, 4 * width)
-        groups = _groups(state, f"{name}.conv2.weight", middle)
+        # ResNeXt's cardinality: a kernel of a grouped convolution sees only its group's channels.
+        seen = size(state, f"{name}.conv2.weight", 1, middle)
+        groups = middle // seen if middle % seen == 0 else 1
         convolutions = [
             nn.Conv3d(channels, middle, 1, bias=False),
             nn.Conv3d(middle, middle, 3, stride, 1, groups=groups, bias=False),
@@ -178,12 +180,6 @@ def _block(state: State, name: str, channels: int, stride: int) -> tuple[Block, 
             nn.Conv3d(middle, out, 3, 1, 1, bias=False),
         ]
     return Block(convolutions, _shortcut(state, channels, out, stride)), out
-
-
-def _groups(state: State, key: str, channels: int) -> int:
-    """ResNeXt's cardinality: a kernel of a grouped convolution sees only its group's channels."""
-    seen = size(state, key, 1, channels)
-    return channels // seen if channels % seen == 0 else 1
 
 
 def _shortcut(state: State, channels: int, width: int, stride: int) -> nn.Module | None:
@@ -203,10 +199,6 @@ def _is_of_2018(state: State) -> bool:
     widening = size(state, "layer1.0.conv3.weight", 0, 4) / size(state, "layer1.0.conv3.weight", 1, 1)
     counts = any(key.endswith(COUNTER) for key in state)
     return not _has_projections(state) or not counts or widening == 2
-
-
-def _is_of_2020(state: State) -> bool:
-    return not _is_of_2018(state)
 
 
 _NORM = r"(?:weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -240,5 +232,5 @@ _PROFILE_2020 = Profile(
 
 FAMILIES = (
     Family("resnet3d-kenshohara-cvpr2018", _rename, _PROFILE_2018, _is_of_2018),
-    Family("resnet3d-kenshohara-2020", _rename, _PROFILE_2020, _is_of_2020),
+    Family("resnet3d-kenshohara-2020", _rename, _PROFILE_2020, lambda state: not _is_of_2018(state)),
 )

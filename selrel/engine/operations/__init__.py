@@ -28,7 +28,8 @@ class Operation(ABC):
     """The arithmetic of one node of a graph; the batch is the first axis of every tensor."""
 
     only_moves: ClassVar[bool] = False
-    """Whether it gives only zeros and entries of its inputs, at most scaled and shifted by channel."""
+    """Whether the output holds only zeros and entries of the inputs, at most scaled and shifted by channel.
+    """
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
