@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selrel.clips.profiles import Profile, bounds, normalise
 from selrel.engine import Forward, trace
 from selrel.engine.ties import first_highest
-from selrel.explain import default_settings, method
+from selrel.explain import default_settings, explain_beside, method
 from selrel.explain.deep_taylor import amount, conservation_error
 
 Frames = npt.NDArray[np.uint8] | Tensor
@@ -38,12 +38,15 @@ class Explanation:
     conservation_error : float64 (clip,)
         Relative difference of the deep Taylor cube's sum from its start; NaN where deep Taylor was not
         asked for.
+    beside : mapping of name to tensor
+        What methods give beside their cubes: `selrel.explain.beside` says with which axes.
     """
 
     logits: Tensor
     targets: Tensor
     cubes: dict[str, Tensor]
     conservation_error: Tensor
+    beside: dict[str, Tensor]
 
 
 class Explainer:
@@ -122,7 +125,10 @@ class Explainer:
         if "deep_taylor" in cubes:
             start = {**default_settings("deep_taylor"), **methods["deep_taylor"]}["start"]
             error = conservation_error(cubes["deep_taylor"], amount(forward, chosen, start))
-        return Explanation(forward.logits, chosen, cubes, error)
+        further: dict[str, Tensor] = {}
+        for name, settings in methods.items():
+            further |= explain_beside(name, forward, chosen, settings)
+        return Explanation(forward.logits, chosen, cubes, error, further)
 
     def rehearse(self, methods: Methods) -> None:
         """Explain one black clip by every method, so that what can't work fails early.

@@ -164,6 +164,11 @@ class RunPaths:
         return f"{self.agreements}/{_block_name(block)}.parquet"
 
     @property
+    def played(self) -> str:
+        """Parquet, the clips that the report plays with more than the run's own methods."""
+        return f"{self.directory}/played.parquet"
+
+    @property
     def tables(self) -> str:
         """The directory of the aggregated tables."""
         return f"{self.directory}/tables"

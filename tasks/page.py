@@ -28,14 +28,13 @@ from storage.stores.root import Root
 from storage.tables import check_kinds, read_table, read_tables
 from tasks.clips import clips_of
 from tasks.command import command
+from tasks.shown import shown
 from tasks.views import views
 
 Row = Mapping[str, Any]
 Axes = Mapping[str, int]
 
 FLOW_SCALE = 4.0
-# Clips of a class, and of the whole run, that get a player.
-PLACES = ("highest", "typical", "lowest")
 _KINDS = {"clip": "integer", "method": "text", "sigma": "number", "kept_relevance": "number or none"}
 _THREADS = 4
 # Of the shown frames and flows; the relevance is not compressed with losses.
@@ -66,9 +65,8 @@ def write_page(
     root, paths = at or (run.root, run.paths.report)
     methods = run.settings["methods"]
     main, axes = main_method(methods), clips_of(run.root, run.description["dataset_id"]).axes
-    ranked = _ranked(run, clips, main)
-    featured = {row["clip"]: row["place"] for row in _examples(ranked)}
-    shown = _shown(ranked, list(featured))
+    chosen = shown(run, clips)
+    featured, played = chosen.featured, chosen.rows
 
     def publish(row: Row) -> str | None:
         script = _script(run, row, axes, scales)
@@ -80,14 +78,14 @@ def write_page(
         of_clips = list(
             pool.map(
                 lambda row: {n: relevance_scale(c) for n, c in _cubes(run, row, axes).items() if c.any()},
-                shown,
+                played,
             )
         )
         # One scale a method for all clips: the middle one of those that have any relevance.
         own = {name: [scale[name] for scale in of_clips if name in scale] for name in methods}
         scales = {name: float(f"{np.median(found or [1.0]):.2g}") for name, found in own.items()}
-        scripts = dict(zip((row["clip"] for row in shown), pool.map(publish, shown), strict=True))
-    first = next((row for row in shown if row["clip"] == next(iter(featured))), None)
+        scripts = dict(zip((row["clip"] for row in played), pool.map(publish, played), strict=True))
+    first = next((row for row in played if row["clip"] == next(iter(featured))), None)
     context = {
         "run": run.name,
         "summary": dict(summary),
@@ -98,7 +96,7 @@ def write_page(
         "exclusions": _exclusions(run),
         "flags": clips[clips.flag != ""].to_dict("records"),
         "command": command(str(run.root), run.description, run.dataset.description),
-        "clips": _with_figures(run, shown),
+        "clips": _with_figures(run, played),
         "featured": [{"clip": c, "place": at, "script": scripts[c]} for c, at in featured.items()],
         "legends": {
             "palettes": {name: list(ends) for name, ends in PALETTES.items()},
@@ -123,40 +121,6 @@ def _exclusions(run: Run) -> list[dict[str, Any]]:
     check_kinds(table, kinds, run.root.join(path))
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
-
-
-def _ranked(run: Run, clips: pd.DataFrame, method: str) -> pd.DataFrame:
-    """All clips with a motion share, the lowest first."""
-    columns = ["clip", "method", "sigma", "kept_relevance"]
-    chosen = (pc.field("method") == method) & (pc.field("sigma") == SIGMA)
-    found = read_tables(run.root, run.paths.scores, columns=columns, where=chosen, kinds=_KINDS)
-    scores = found.select(["clip", "kept_relevance"]).to_pandas().dropna()
-    rows = clips.merge(scores, on="clip", validate="one_to_one")
-    return rows.sort_values(["kept_relevance", "clip"])
-
-
-def _examples(ranked: pd.DataFrame) -> list[dict[str, Any]]:
-    """The clips of the highest, the middle and the lowest motion share, each once, with their ``place``.
-
-    A padded rest of a video says little about motion, and a wrong answer little about a class: they are shown
-    only where there is nothing else.
-    """
-    if ranked.empty:
-        return []
-    whole = ranked.n_valid_frames == ranked.n_valid_frames.max()
-    best = next(rows for rows in (ranked[whole & ranked.correct], ranked[whole]) if not rows.empty)
-    rows: list[dict[str, Any]] = best.to_dict("records")
-    chosen: dict[int, dict[str, Any]] = {}
-    for name, at in zip(PLACES, (len(rows) - 1, len(rows) // 2, 0), strict=True):
-        chosen.setdefault(at, {**rows[at], "place": name})
-    return list(chosen.values())
-
-
-def _shown(ranked: pd.DataFrame, featured: Sequence[int]) -> list[dict[str, Any]]:
-    """The examples of every class, and the featured clips where they are not among them, without a place."""
-    shown = [row for _, rows in ranked.groupby("class") for row in _examples(rows)]
-    missing = set(featured) - {row["clip"] for row in shown}
-    return shown + [{**row, "place": None} for row in _examples(ranked) if row["clip"] in missing]
 
 
 def _script(run: Run, row: Row, axes: Axes, scales: Mapping[str, float]) -> str:
@@ -192,24 +156,24 @@ def _cubes(run: Run, row: Row, axes: Axes) -> dict[str, npt.NDArray[np.float32]]
     }
 
 
-def _with_figures(run: Run, shown: Sequence[Row]) -> list[dict[str, Any]]:
+def _with_figures(run: Run, played: Sequence[Row]) -> list[dict[str, Any]]:
     """The clips with their scores: by method, a list over the maps from the baseline to the highest sigma."""
     names = [column.name for column in swept()]
     wanted = read_tables(
         run.root,
         run.paths.scores,
         columns=["clip", "method", "sigma", *names],
-        where=pc.field("clip").isin([row["clip"] for row in shown]),
+        where=pc.field("clip").isin([row["clip"] for row in played]),
         kinds=_KINDS | dict.fromkeys(names, "number or none"),
     ).to_pandas()
-    figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in shown}
+    figures: dict[int, dict[str, dict[str, list[float | None]]]] = {row["clip"]: {} for row in played}
     for key, rows in wanted.sort_values("sigma").groupby(["clip", "method"]):
         clip, method = cast(tuple[int, str], key)
         figures[clip][method] = {
             name: [None if pd.isna(value) else round(float(value), 5) for value in rows[name]]
             for name in names
         }
-    return [{**row, "figures": figures[row["clip"]]} for row in shown]
+    return [{**row, "figures": figures[row["clip"]]} for row in played]
 
 
 def _first_steps(run: Run, row: Row, axes: Axes, method: str, scale: float) -> bytes:

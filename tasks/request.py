@@ -142,6 +142,13 @@ class Request:
         "direction of time. `none`: don't.",
         kept="settings.changes",
     )
+    played: int = _option(
+        16,
+        _EXPLANATION,
+        "For how many of the clips that the report plays the method `discriminative` tells frames from their "
+        "change; 0: none. `--methods discriminative` does so for all clips.",
+        kept="settings.played",
+    )
     family: str | None = _option(
         None, _PROFILE, "The checkpoint's family, where its keys don't tell.", kept="family"
     )
@@ -222,6 +229,8 @@ class Request:
             raise ValueError(
                 f"family {self.family} and model {self.model} exclude each other; give one of them"
             )
+        if self.played < 0:
+            raise ValueError(f"played is {self.played}; give a number of clips, or 0 for none")
         if self.held_out_groups < 0:
             raise ValueError(f"held_out_groups is {self.held_out_groups}; give 1 or more, or 0 for all")
         if self.held_out_groups and self.subset == "test":

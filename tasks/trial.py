@@ -64,7 +64,9 @@ def extent(made: Plan) -> Extent:
         elif stage.asked(made.description["settings"]):
             where = stage.where(place.run(made.run), dataset)
             waiting = [] if made.finished else pending(place, where, stage.name, range(blocks))
-            left[stage.name] = sum(min(block_clips, clips - block * block_clips) for block in waiting)
+            waits = sum(min(block_clips, clips - block * block_clips) for block in waiting)
+            most = stage.at_most(made.description["settings"])
+            left[stage.name] = waits if most is None else min(waits, most)
     return Extent(
         videos=len(made.dataset["videos"]),
         clips=clips,
@@ -116,7 +118,9 @@ def measure(made: Plan, directory: str, *, threads: int) -> dict[str, float]:
                 seconds[stage.name] = took / clips.num_rows
                 write_table(work.place, work.dataset.index, clips.slice(0, N_CLIPS))
             else:
-                seconds[stage.name] = took / min(N_CLIPS, clips.num_rows)
+                most = stage.at_most(work.settings)
+                worked = min(N_CLIPS, clips.num_rows)
+                seconds[stage.name] = took / (worked if most is None else min(worked, most))
     return seconds
 
 

@@ -2,7 +2,8 @@
 
 A method is a module with a function `explain(forward, targets, **settings)` that returns the
 relevance of every voxel, (clip, time, height, width), summed over colour channels and signed, and with
-its `UNITS`. Adding a method is adding a file: nothing else lists them.
+its `UNITS`. One that gives more has a function `beside` of the same arguments, and the axes of each of its
+results in `BESIDE`. Adding a method is adding a file: nothing else lists them.
 """
 
 from __future__ import annotations
@@ -67,6 +68,22 @@ def units(name: str, settings: Mapping[str, Any]) -> str:
     """
     given: str = _module(name).UNITS
     return "logit" if settings.get("start") == "logit" else given
+
+
+def beside(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the axes of what a method gives beside its relevance, by name, from its file's `BESIDE`."""
+    axes: dict[str, tuple[str, ...]] = getattr(_module(name), "BESIDE", {})
+    return axes
+
+
+def explain_beside(
+    name: str, forward: Forward[Clips], targets: Tensor, settings: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return what a method gives beside its relevance, by ``<method>_<name>``."""
+    if not beside(name):
+        return {}
+    given = _module(name).beside(forward, targets, **settings)
+    return {f"{name}_{what}": values for what, values in given.items()}
 
 
 def default_settings(name: str) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from selrel.engine import Forward
 from selrel.engine.frozen import frozen
-from selrel.engine.ties import first_highest
-from selrel.explain import deep_taylor
+from selrel.explain import deep_taylor, default_settings
 
 UNITS = "logit"
-BESIDE = ("spatial", "frame_logits", "frame_predicted")
+BESIDE = {"spatial": ("clip", "time", "y", "x"), "frames": ("clip", "time", "output")}
 
 
 def explain(forward: Forward[Tensor], targets: Tensor, *, variant: str = "mean") -> Tensor:
@@ -48,9 +47,8 @@ def beside(forward: Forward[Tensor], targets: Tensor, *, variant: str = "mean") 
 
     Returns
     -------
-    ``spatial`` (clip, time, height, width): the spatial relevance, in units of the logit. ``frame_logits``
-    (clip, time, output): what the model says of each frame's frozen clip; ``frame_predicted`` (clip, time):
-    the output that it predicts for it.
+    ``spatial`` (clip, time, height, width): the spatial relevance, in units of the logit. ``frames`` (clip,
+    time, output): the logits of each frame's frozen clip.
     """
     if variant not in ("mean", "authors"):
         raise ValueError(f"unknown variant {variant!r}; allowed: mean, authors")
@@ -72,14 +70,13 @@ def _of_frames(forward: Forward[Tensor], targets: Tensor, *, variant: str) -> di
             cubes = deep_taylor.explain(stopped, target.expand(length), start="logit")
         spatial.append(cubes[:, 0])
         logits.append(stopped.logits)
-    said = torch.stack(logits)
-    predicted = torch.stack([first_highest(one) for one in said])
-    return {"spatial": torch.stack(spatial), "frame_logits": said, "frame_predicted": predicted}
+    return {"spatial": torch.stack(spatial), "frames": torch.stack(logits)}
 
 
 def _of_clips(forward: Forward[Tensor], targets: Tensor) -> Tensor:
     """Deep Taylor relevance of the clips, in units of the logit: what starts from 1 by the logit."""
-    shares: Tensor = forward.once(deep_taylor.explain, targets, {})
+    # By the very settings of the method itself, which has them once for both.
+    shares: Tensor = forward.once(deep_taylor.explain, targets, default_settings("deep_taylor"))
     return shares * deep_taylor.amount(forward, targets, "logit").view(-1, 1, 1, 1)
 
 

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 FROZEN_SHARE = "motion_share_frozen"
+_CUBE = ("clip", "time", "y", "x")
 
 Columns = Mapping[str, ArrayLike]
 
@@ -148,7 +149,7 @@ def create_relevance(
     root, path, columns, length, height, width, block_clips, attrs
         As `create_frames`; ``attrs`` says at least the checkpoint's sha256 and the profile.
     methods : mapping of str to mapping
-        Attributes of each method's array, by the method's name.
+        Attributes of each method's array, by the method's name; of one that is no cube, with its ``axes``.
     outputs : sequence of str
         Names of the outputs, in the order in which their logits will be written.
     changes : sequence of str
@@ -164,7 +165,8 @@ def create_relevance(
     n_clips = _n_clips(columns)
     variables: dict[str, Variable] = {}
     for method, about in methods.items():
-        variables |= _method_variables(method, about, (n_clips, length, height, width))
+        sizes = {"clip": n_clips, "time": length, "y": height, "x": width, "output": len(outputs)}
+        variables |= _method_variables(method, about, sizes)
     of_model = _model_variables(n_clips, len(outputs), changes)
     variables |= of_model
     coordinates = _axes(columns, length, height, width)
@@ -312,13 +314,19 @@ def _check_run(
         )
 
 
-def _method_variables(method: str, about: Attributes, shape: tuple[int, ...]) -> dict[str, Variable]:
+def _method_variables(method: str, about: Attributes, sizes: Mapping[str, int]) -> dict[str, Variable]:
+    axes = tuple(about.get("axes", _CUBE))
+    shape = tuple(sizes[axis] for axis in axes)
+    if axes != _CUBE:
+        attrs = {"units": "1", **{name: value for name, value in about.items() if name != "axes"}}
+        return {method: Variable(axes, shape, "float32", np.nan, attrs, False)}
     scale = f"{method}_scale"
+    about = {name: value for name, value in about.items() if name != "axes"}
     attrs = {"method": method, "long_name": f"{method} relevance", "units": "1", **about, "scale": scale}
     about_scale = {"long_name": f"largest magnitude of each {method} cube", "units": attrs["units"]}
     about_scale["comment"] = f"{method} is stored divided by it"
     return {
-        method: Variable(("clip", "time", "y", "x"), shape, "float16", np.nan, attrs),
+        method: Variable(axes, shape, "float16", np.nan, attrs),
         scale: _per_clip(shape[0], "float32", np.nan, about_scale),
     }
 
@@ -399,7 +407,8 @@ def _check_names(
     methods: Mapping[str, Any],
     of_model: Mapping[str, Any],
 ) -> None:
-    expected = 2 * len(methods) + len(of_model)
+    of_methods = sum(1 + (tuple(about.get("axes", _CUBE)) == _CUBE) for about in methods.values())
+    expected = of_methods + len(of_model)
     taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
     if taken or len(variables) != expected:
         raise ValueError(

@@ -111,6 +111,8 @@ class Stage:
         Whether what it writes counts as a result, clip by clip.
     whole
         Whether nothing goes on when a block of it is lost.
+    at_most
+        How many clips it works on at most; by default, all.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Stage:
     asked: Callable[[Settings], bool] = lambda settings: True
     is_result: bool = True
     whole: bool = False
+    at_most: Callable[[Settings], int | None] = lambda settings: None
 
     @property
     def made_once(self) -> tuple[str, ...]:

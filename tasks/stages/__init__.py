@@ -4,8 +4,9 @@ A stage is added by its file and a line here.
 """
 
 from tasks.running.stage import Stage
-from tasks.stages import changes, decode, explain, index, motion, score
+from tasks.stages import changes, decode, explain, index, motion, played, score
 
 STAGES: tuple[Stage, ...] = (
     index.STAGE, decode.STAGE, motion.STAGE, explain.STAGE, changes.STAGE, score.STAGE,
+    played.STAGE,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selrel.clips.profiles import Profile
 from selrel.engine.ties import first_highest
-from selrel.explain import units
+from selrel.explain import beside, default_settings, units
 from selrel.explainer import Explainer, Explanation
 from selrel.models import make_model
 from selrel.selective import SelectiveParameters, selective_mask
@@ -213,9 +213,25 @@ def _arrays(job: _Job, batches: list[Explanation]) -> dict[str, Array]:
         "target": label_of[targets].to(torch.int32).numpy(),
         "conservation_error": torch.cat([b.conservation_error for b in batches]).float().cpu().numpy(),
     }
-    for name in batches[0].cubes:
-        cubes = torch.cat([batch.cubes[name] for batch in batches]).cpu().numpy()
-        arrays[name], arrays[f"{name}_scale"] = encode(cubes)
+    for name in (*batches[0].cubes, *batches[0].beside):
+        values = torch.cat([(batch.cubes | batch.beside)[name] for batch in batches]).cpu()
+        if name in batches[0].beside and values.shape[2:] == logits.shape[1:]:
+            arrays[name] = values[..., of_label].numpy()
+        else:
+            arrays[name], arrays[f"{name}_scale"] = encode(values.numpy())
+    return arrays
+
+
+def _described(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The attributes of the arrays that methods give, with the axes of those that are no cubes."""
+    methods = dict(settings["methods"])
+    if settings.get("played"):
+        methods.setdefault("discriminative", default_settings("discriminative"))
+    arrays: dict[str, dict[str, Any]] = {}
+    for name, chosen in methods.items():
+        about = {"settings": chosen, "units": units(name, chosen)}
+        arrays[name] = about
+        arrays |= {f"{name}_{what}": {**about, "axes": list(axes)} for what, axes in beside(name).items()}
     return arrays
 
 
@@ -224,10 +240,7 @@ def _create(work: Work) -> Written:
         work.place,
         work.paths.relevance,
         work.clips.columns(),
-        methods={
-            name: {"settings": chosen, "units": units(name, chosen)}
-            for name, chosen in work.settings["methods"].items()
-        },
+        methods=_described(work.settings),
         outputs=work.clips.classes,
         changes=work.settings.get("changes", ()),
         attrs={
