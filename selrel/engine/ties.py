@@ -69,7 +69,7 @@ def to_first(gradient: Tensor, x: Tensor, windows: Sequence[Windows], rounding: 
     gradient
         What arrives at the windows of `x`.
     windows
-        Along each of the last axes of x.
+        Those along each of the last axes of x.
     rounding
         The difference up to which two values of x count as equal, broadcastable to it.
 
@@ -77,10 +77,10 @@ def to_first(gradient: Tensor, x: Tensor, windows: Sequence[Windows], rounding: 
     -------
     A tensor of the shape of x.
     """
-    found = torch.zeros_like(x)
+    shares = torch.zeros_like(x)
     for outputs, inputs, within in _blocks(x, windows):
-        found[inputs] += _to_first(gradient[outputs], x[inputs], within, rounding[outputs[:1]])
-    return found
+        shares[inputs] += _to_first(gradient[outputs], x[inputs], within, rounding[outputs[:1]])
+    return shares
 
 
 def maxima(x: Tensor, windows: Sequence[Windows]) -> list[Tensor]:
@@ -104,7 +104,7 @@ class Winners:
     """The winners of one pooling of a forward pass, for any number of backward passes.
 
     A library's pooling is fast, and right wherever no other value comes close to the highest. The few windows
-    in which one does are sought once.
+    in which one does are looked for once.
 
     Attributes
     ----------
@@ -135,79 +135,82 @@ class Winners:
         windows, voxels, share = self.close
         given = gradient[tuple(windows)] * share
         gradient[tuple(windows)] = 0
-        found = self.backward(gradient, self.x, self.indices)
-        return found.index_put_(tuple(voxels), given, accumulate=True)
+        shares = self.backward(gradient, self.x, self.indices)
+        return shares.index_put_(tuple(voxels), given, accumulate=True)
 
     def _find_close(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
-        found, places = [], []
+        parts, close = [], []
         for outputs, inputs, within in _blocks(self.x, self.windows):
             top = self.top[outputs]
             bar = top - top.abs().mul_(EQUAL).add_(self.rounding[outputs[:1]])
             excess = _excess(self.x[inputs], top, bar, within)
             # Where the highest is 0, behind a rectifier all are, and the plain winner is the first.
-            places.append(_positive(excess.mul_(top.sign()) if self.rectified else excess))
+            close.append(_positive(excess.mul_(top.sign()) if self.rectified else excess))
             for axis, part in enumerate(outputs):
-                places[-1][:, axis] += part.start or 0
+                close[-1][:, axis] += part.start or 0
             # In a uniform clip all windows are close: some at a time.
-            if sum(map(len, places)) > 2**18:
-                found.append(self._shares(torch.cat(places)))
-                places.clear()
-        found.append(self._shares(torch.cat(places or [self.indices.new_empty(0, self.top.dim())])))
-        windows, voxels, shares = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+            if sum(map(len, close)) > 2**18:
+                parts.append(self._shares(torch.cat(close)))
+                close.clear()
+        parts.append(self._shares(torch.cat(close or [self.indices.new_empty(0, self.top.dim())])))
+        windows, voxels, shares = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
         return tuple(windows), tuple(voxels), shares
 
-    def _shares(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the voxels of some windows get, where it is not what the library gives them."""
+    def _shares(self, close: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the voxels of some close windows get, where the library gives them something else.
+
+        `close` are the positions of the windows in the output, (window, axis).
+        """
         axes, rank = len(self.windows), self.top.dim()
-        tables = [_table(along).to(places.device) for along in self.windows]
-        first = torch.zeros_like(places[:, 0])
+        tables = [_table(along).to(close.device) for along in self.windows]
+        first = torch.zeros_like(close[:, 0])
         for axis, table in enumerate(tables, start=-axes):
-            first = first * self.x.shape[axis] + table[places[:, axis], 0]
+            first = first * self.x.shape[axis] + table[close[:, axis], 0]
         # The plain winner wins where it is the first: the quick way through uniform clips.
-        places = places[self.indices[tuple(places.T)] != first]
-        before = [places[:, axis].view(-1, *(1,) * axes) for axis in range(rank - axes)]
+        close = close[self.indices[tuple(close.T)] != first]
+        before = [close[:, axis].view(-1, *(1,) * axes) for axis in range(rank - axes)]
         positions = []
         for axis, table in enumerate(tables, start=-axes):
-            taken = table[places[:, axis]]
+            taken = table[close[:, axis]]
             positions.append(
-                taken.view(len(places), *(taken.shape[1] if a == axis else 1 for a in range(-axes, 0)))
+                taken.view(len(close), *(taken.shape[1] if a == axis else 1 for a in range(-axes, 0)))
             )
         voxels = torch.broadcast_tensors(*before, *positions)  # type: ignore[no-untyped-call]
         outside = torch.stack([at < 0 for at in voxels[-axes:]]).any(dim=0)
         values = self.x[voxels].masked_fill(outside, -torch.inf)
         whole = [tuple((slice(0, 1), slice(i, i + 1)) for i in range(n)) for n in values.shape[1:]]
         equal = self.rounding.expand(*self.top.shape[: rank - axes], *(1,) * axes)
-        equal = equal[tuple(places[:, : rank - axes].T)]
+        equal = equal[tuple(close[:, : rank - axes].T)]
         share = _to_first(torch.ones_like(equal), values, whole, equal)
-        plain = self.indices[tuple(places.T)].view(-1, *(1,) * axes)
+        plain = self.indices[tuple(close.T)].view(-1, *(1,) * axes)
         flat = voxels[-axes]
         for axis in range(1 - axes, 0):
             flat = flat * self.x.shape[axis] + voxels[axis]
         differs = ((share > 0) & (flat != plain)).flatten(1).any(dim=1)
         chosen = (share > 0) & differs.view(-1, *(1,) * axes)
-        return places.T[:, chosen.nonzero()[:, 0]], torch.stack([at[chosen] for at in voxels]), share[chosen]
+        return close.T[:, chosen.nonzero()[:, 0]], torch.stack([at[chosen] for at in voxels]), share[chosen]
 
 
 def _excess(x: Tensor, top: Tensor, bar: Tensor, windows: Sequence[Windows]) -> Tensor:
     """How far the values of a window, its highest apart, lie above its bar in all: exactly 0 if none does."""
-    found, above = torch.zeros_like(top), torch.empty_like(top)
+    excess, above = torch.zeros_like(top), torch.empty_like(top)
     for along in itertools.product(*windows):
         outputs: tuple[Any, ...] = (..., *(outputs for outputs, _ in along))
         inputs: tuple[Any, ...] = (..., *(inputs for _, inputs in along))
         part = torch.sub(x[inputs], bar[outputs], out=above[outputs])
-        found[outputs] += part.clamp_(min=0)
-    return found.sub_(top - bar)
+        excess[outputs] += part.clamp_(min=0)
+    return excess.sub_(top - bar)
 
 
 def _positive(x: Tensor) -> Tensor:
     """Where x is positive, as `nonzero` has it, which would take long: first where it is in any channel."""
     anywhere = (x.amax(dim=1) > 0).nonzero()
-    place, channel = (x.movedim(1, -1)[tuple(anywhere.T)] > 0).nonzero().T
-    return torch.cat([anywhere[place, :1], channel[:, None], anywhere[place, 1:]], dim=1)
+    at, channel = (x.movedim(1, -1)[tuple(anywhere.T)] > 0).nonzero().T
+    return torch.cat([anywhere[at, :1], channel[:, None], anywhere[at, 1:]], dim=1)
 
 
 def _table(windows: Windows) -> Tensor:
-    """The inputs of every output's window, (output, place in the window); -1 after its last."""
+    """The inputs of every output's window, (output, input of its window); -1 after its last."""
     taken = [inputs_of(windows, output) for output in range(max(outputs.stop for outputs, _ in windows))]
     longest = max(map(len, taken))
     return torch.tensor([inputs + [-1] * (longest - len(inputs)) for inputs in taken])

@@ -96,17 +96,9 @@ def _translate(
     program: torch.export.ExportedProgram, model: nn.Module
 ) -> tuple[list[Node], list[tuple[int, ...]]]:
     """Return the graph's nodes, and the shape of every value without the batch axis."""
-    signature = program.graph_signature
-    live = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    tensors = {key: live[name].detach() for key, name in names.items() if name in live}
-    for key, name in signature.inputs_to_lifted_tensor_constants.items():
-        tensors[key] = program.tensor_constants[name]
+    tensors = _tensors(program, model)
     whole, parts = translations()
-    clips = [node for node in program.graph.nodes if node.name in signature.user_inputs]
+    clips = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     positions = {node: position for position, node in enumerate(clips)}
     shapes = [tuple(node.meta["val"].shape[1:]) for node in clips]
     signs = [(False, True) for _ in clips]
@@ -143,6 +135,20 @@ def _translate(
         shapes.append(shape[1:])
     _check_output(program, positions, len(clips))
     return nodes, shapes
+
+
+def _tensors(program: torch.export.ExportedProgram, model: nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters, buffers and constants, by the names of their nodes."""
+    signature = program.graph_signature
+    live = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = {key: live[name].detach() for key, name in names.items() if name in live}
+    for key, name in signature.inputs_to_lifted_tensor_constants.items():
+        tensors[key] = program.tensor_constants[name]
+    return tensors
 
 
 def _check_output(

@@ -93,7 +93,7 @@ def _pass_on(step: Step, relevance: Tensor) -> tuple[Tensor, ...]:
 
 
 def _by_contribution(step: Step, relevance: Tensor, *, alpha: float) -> tuple[Tensor, ...]:
-    """A layer: zB for pixels, the alpha-beta rule for inputs of both signs, z+ or alpha-beta for others."""
+    """A layer: zB for pixels, and alpha-beta for all other inputs, of one sign or both."""
     layer, source = step.node.operation, step.node.inputs[0]
     assert isinstance(layer, Layer)
     if step.graph.holds_pixels(source):
@@ -102,25 +102,24 @@ def _by_contribution(step: Step, relevance: Tensor, *, alpha: float) -> tuple[Te
         return (_signed(step, layer, relevance, alpha),)
     # What counts as 0 must not carry relevance where nothing else is active.
     a = positive_part(step.inputs[0], step.rounding[0])
-    return (_z_plus(layer, a, relevance) if alpha == 1 else _alpha_beta(layer, a, relevance, alpha),)
-
-
-def _z_plus(layer: Layer, a: Tensor, relevance: Tensor) -> Tensor:
-    """R_in = a * W+^T (R_out / (W+ a)), for a >= 0."""
-    share = _divide(relevance, layer.apply(a, positive))
-    return layer.transpose(share, positive, a).mul_(a)
+    return (_alpha_beta(layer, a, relevance, alpha),)
 
 
 def _alpha_beta(layer: Layer, a: Tensor, relevance: Tensor, alpha: float) -> Tensor:
-    """Alpha times the z+ rule minus beta times the same for W-, for a >= 0."""
+    """The alpha-beta rule for a >= 0: alpha times the z+ rule less beta times the same for W-.
+
+    With alpha = 1 it is the z+ rule, R_in = a * W+^T (R_out / (W+ a)).
+    """
+    excite = layer.apply(a, positive)
+    if alpha == 1:
+        return layer.transpose(_divide(relevance, excite), positive, a).mul_(a)
     # Not the output less the bias and W+ a: rounding would be left where nothing inhibits.
     inhibit = layer.apply(a, negative).neg_()
     # Where nothing inhibits, the positive part must carry everything, or relevance would be made.
-    weight = torch.where(inhibit > TINY, alpha, 1.0)
-    credit = _divide(relevance, layer.apply(a, positive)).mul_(weight)
-    found = layer.transpose(credit, positive, a)
-    found += (alpha - 1) * layer.transpose(_divide(relevance, inhibit), negative, a)
-    return found.mul_(a)
+    credit = _divide(relevance, excite).mul_(torch.where(inhibit > TINY, alpha, 1.0))
+    shares = layer.transpose(credit, positive, a)
+    shares += (alpha - 1) * layer.transpose(_divide(relevance, inhibit), negative, a)
+    return shares.mul_(a)
 
 
 def _signed(step: Step, layer: Layer, relevance: Tensor, alpha: float) -> Tensor:
