@@ -145,7 +145,9 @@ def clip_decisions(
         found[f"decision{end}"] = centred(values, answer)
         found[f"decision_true{end}"] = centred(values, labels)
         if end:
-            found[f"answer{end}"] = _answers(values)
+            found[f"answer{end}"] = np.asarray(
+                first_highest(torch.from_numpy(np.ascontiguousarray(values))).numpy(), np.int64
+            )
     return found
 
 
@@ -210,10 +212,6 @@ def reliance_rows(
                     row["no_decision"] = guessing
                 rows.append({"class": name, "change": change, "target": target, **row, **common})
     return rows
-
-
-def _answers(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    return np.asarray(first_highest(torch.from_numpy(np.ascontiguousarray(logits))).numpy(), np.int64)
 
 
 def _accuracy(
