@@ -170,7 +170,7 @@ def _score_name(row: Row) -> str:
 def print_json(console: Console, value: object) -> None:
     """Print a value as JSON, for a program; no line is wrapped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    # As JSON writes out what is no sign: the text stays JSON, of the same value.
+    # Escaped as JSON does, what is not printable leaves the value as it was.
     text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
     console.print(text, soft_wrap=True)
 

@@ -140,7 +140,7 @@ def previous_run(run: Run) -> str | None:
     """Where the run before another lies; None where there is none.
 
     That is the last to finish of those on the same data set with the same settings: another checkpoint, or
-    the same one under an older version of the code. A run that did not pass the gate itself is no measure. A
+    the same one under an older version of the code. A run that did not pass the gate itself is skipped. A
     damaged run that may be the one comes first: nobody can say any more whether it is.
     """
     mine, others = run.description, list_runs(run.root, but=run.name)
@@ -231,7 +231,7 @@ def _compared(before: pd.DataFrame, after: pd.DataFrame, scores: Sequence[str]) 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What keeps two runs from being a series: other clips, or another way to measure."""
     first, second = ({"data set": d.get("dataset_id"), **d.get("settings", {})} for d in (one, other))
-    # How many clips share a pass changes no measure.
+    # How many clips share a pass changes no result.
     names = sorted((first.keys() | second.keys()) - {"batch_clips"})
     return [name for name in names if first.get(name) != second.get(name)]
 

@@ -76,7 +76,7 @@ def _order(tables: Tables) -> str:
     }
     above, open_, below = kinds.values()
     for row in rows_of(of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
-        # A point is no interval: no seed made a difference.
+        # Where both ends are equal, no seed changed anything, and the ends are no evidence.
         low, high = (None, None) if row.over_kinds_low == row.over_kinds_high else _ends(row, "over_kinds")
         chosen = above if _exceeds(low, 0.0) else below if _exceeds(0.0, high) else open_
         chosen.append(row.method)
