@@ -170,7 +170,7 @@ def _score_name(row: Row) -> str:
 def print_json(console: Console, value: object) -> None:
     """Print a value as JSON, for a program; no line is wrapped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    # As JSON writes out what is no sign: the text stays JSON, of the same value.
+    # Escaped as JSON does, what is not printable leaves the value as it was.
     text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
     console.print(text, soft_wrap=True)
 
@@ -276,18 +276,6 @@ def _headline(summary: Row, rows: Sequence[Row]) -> list[str | Text]:
     return [*lines, ""]
 
 
-def _overhead_lines(summary: Mapping[str, Any]) -> list[str]:
-    """How much of the workers' time was not arithmetic; nothing for a run that kept no record of it."""
-    found = summary.get("overhead") or {}
-    if found.get("share") is None:
-        return []
-    stages = ", ".join(f"{stage} {percent(row['share'])}" for stage, row in found["stages"].items())
-    return [
-        f"Overhead {percent(found['share'])} of the workers' time was not arithmetic ({stages}).\n"
-        "         Starting and waiting weigh most where there are few blocks."
-    ]
-
-
 def _places(run: Run, summary: Mapping[str, Any]) -> str:
     root, paths, odd = run.root, run.paths, []
     if summary["excluded_videos"]:
@@ -306,10 +294,16 @@ def _places(run: Run, summary: Mapping[str, Any]) -> str:
             f"Largest conservation error of deep Taylor: {summary['largest_conservation_error']:.1e} (what "
             "reaches a unit\nthat only its bias drives is lost)."
         )
+    overhead = summary.get("overhead") or {}
+    if overhead.get("share") is not None:
+        stages = ", ".join(f"{stage} {percent(row['share'])}" for stage, row in overhead["stages"].items())
+        odd += [
+            f"Overhead {percent(overhead['share'])} of the workers' time was not arithmetic ({stages}).",
+            "         Starting and waiting weigh most where there are few blocks.",
+        ]
     return "\n".join(
         [
             *odd,
-            *_overhead_lines(summary),
             "",
             f"Report   {root.join(paths.report.page)}",
             f"Tables   {root.join(paths.tables)} (`selrel report RUN` prints them)",

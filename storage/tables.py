@@ -174,18 +174,15 @@ def _unfolded(table: pa.Table, where: str) -> pa.Table:
                     f"{where} holds a column of {kind}, which is neither numbers nor text: {REPAIR}"
                 )
             continue
-        size += sum(_text_bytes(chunk) for chunk in column.chunks)
+        for chunk in column.chunks:
+            lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+            size += pc.sum(lengths.cast(pa.int64())).as_py() or 0
         if size > MAX_BYTES:
             raise DamagedTable(
                 f"{where} unfolds to more than {MAX_BYTES:,} bytes: it is made to do harm; {REPAIR}"
             )
         table = table.set_column(n, table.field(n).with_type(kind.value_type), column.cast(kind.value_type))
     return table
-
-
-def _text_bytes(chunk: pa.DictionaryArray) -> int:
-    lengths = pc.binary_length(chunk.dictionary)
-    return pc.sum(pc.take(lengths, chunk.indices).cast(pa.int64())).as_py() or 0
 
 
 def _of_arrow(data: bytes) -> pa.Buffer:

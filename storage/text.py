@@ -7,7 +7,7 @@ from typing import Any
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    r"""Write out what is no sign (``\x1b``, ``\n``, ``\u202e``); keep line breaks if asked to."""
+    r"""Escape what is not printable (``\x1b``, ``\n``, ``\u202e``); keep line breaks if asked to."""
     return "".join(
         char
         if char.isprintable() or (lines and char == "\n")

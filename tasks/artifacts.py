@@ -10,9 +10,9 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from storage.report.columns import shown_table
-from storage.report.figures import counted, mean_and_interval
+from storage.report.figures import counted, mean_and_interval, percent, signed
 from storage.report.reliance import MEANING, answer, value
-from storage.runs import ListedRun, Run, list_runs
+from storage.runs import Run, list_runs
 from tasks.views import views
 
 Row = Mapping[str, Any]
@@ -53,19 +53,23 @@ def headline(run: str, summary: Row, link: str) -> str:
     """What a run found, as Markdown."""
     share, verdict = summary["motion_share"], summary.get("comparison")
     reliance = summary.get("motion_reliance")
+    told = "Deep Taylor was not asked for: no motion share."
+    if share:
+        told = f"Motion share {mean_and_interval(share)}."
     lines = [
         f"# {run}",
         f"Does this model use motion? **{answer(reliance)}**",
-        f"Motion share {_interval(share)}." if share else "Deep Taylor was not asked for: no motion share.",
+        told,
         f"{summary['clips']:,} clips of {summary['videos']:,} videos; the model is right on "
-        f"{summary['accuracy']:.1%} of the clips. Left out: {counted(summary['excluded_videos'], 'video')}. "
+        f"{percent(summary['accuracy'])} of the clips. "
+        f"Left out: {counted(summary['excluded_videos'], 'video')}. "
         f"Explained for a class that is not the model's answer: "
         f"{counted(summary['other_target_clips'], 'clip')}.",
         f"[The report]({link}): `{link}`",
     ]
     if verdict and verdict["difference"] is not None:
         word = "passed" if verdict["passed"] else "FAILED"
-        lines.insert(2, f"{word}: {100 * verdict['difference']:+.1f} points against `{verdict['previous']}`.")
+        lines.insert(2, f"{word}: {signed(verdict['difference'])} points against `{verdict['previous']}`.")
     if reliance and reliance["reliance"] is not None:
         lines.insert(2, f"Motion reliance {value(reliance)}: {MEANING}.")
     if share and share.get("no_interval"):
@@ -82,26 +86,24 @@ def history(run: Run) -> list[dict[str, str]]:
         if found.summary is not None and found.description.get("dataset_id") == dataset
     ]
     alike.sort(key=lambda found: str((found.summary or {}).get("finished_at", "")), reverse=True)
-    return [_told(found) for found in alike[:_LONGEST_HISTORY]]
-
-
-def _told(run: ListedRun) -> dict[str, str]:
-    summary = run.summary or {}
-    return {
-        "finished": _text(summary.get("finished_at", "-")),
-        "checkpoint": _text(Path(run.description.get("checkpoint", "-")).name),
-        "sha256": _text(run.description.get("checkpoint_sha256", "-")[:12]),
-        "motion reliance": value(reliance) if (reliance := summary.get("motion_reliance")) else "-",
-        "motion share": _interval(summary.get("motion_share")),
-        "accuracy": f"{summary['accuracy']:.1%}" if "accuracy" in summary else "-",
-        "run": run.name,
-    }
+    rows = []
+    for found in alike[:_LONGEST_HISTORY]:
+        summary = found.summary or {}
+        reliance = summary.get("motion_reliance")
+        rows.append(
+            {
+                "finished": _text(summary.get("finished_at", "-")),
+                "checkpoint": _text(Path(found.description.get("checkpoint", "-")).name),
+                "sha256": _text(found.description.get("checkpoint_sha256", "-")[:12]),
+                "motion reliance": value(reliance) if reliance else "-",
+                "motion share": mean_and_interval(summary.get("motion_share") or {}),
+                "accuracy": percent(summary.get("accuracy")),
+                "run": found.name,
+            }
+        )
+    return rows
 
 
 def _text(value: str) -> str:
     """Text of another run's file without what Markdown would make a link or a picture of."""
     return re.sub(r"[^\w .:+@-]", "_", value)
-
-
-def _interval(share: Row | None) -> str:
-    return "-" if share is None else mean_and_interval(share)

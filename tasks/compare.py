@@ -140,7 +140,7 @@ def previous_run(run: Run) -> str | None:
     """Where the run before another lies; None where there is none.
 
     That is the last to finish of those on the same data set with the same settings: another checkpoint, or
-    the same one under an older version of the code. A run that did not pass the gate itself is no measure. A
+    the same one under an older version of the code. A run that did not pass the gate itself is skipped. A
     damaged run that may be the one comes first: nobody can say any more whether it is.
     """
     mine, others = run.description, list_runs(run.root, but=run.name)
@@ -231,7 +231,7 @@ def _compared(before: pd.DataFrame, after: pd.DataFrame, scores: Sequence[str]) 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What keeps two runs from being a series: other clips, or another way to measure."""
     first, second = ({"data set": d.get("dataset_id"), **d.get("settings", {})} for d in (one, other))
-    # How many clips share a pass changes no measure.
+    # How many clips share a pass changes no result.
     names = sorted((first.keys() | second.keys()) - {"batch_clips"})
     return [name for name in names if first.get(name) != second.get(name)]
 
@@ -241,12 +241,12 @@ def _replaced(before: Side, after: Side) -> set[str]:
     first, second = (
         {video[0]: video[_NAMES:] for video in side.dataset.get("videos", ())} for side in (before, after)
     )
-    return {name for name in first.keys() & second.keys() if _differs(first[name], second[name])}
-
-
-def _differs(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two files differ in what is known of both: releases know a size or a hash."""
-    return any(type(a) is type(b) and a != b for a, b in zip(one, other, strict=False))
+    # Two files differ in what is known of both: releases know a size or a hash.
+    return {
+        name
+        for name in first.keys() & second.keys()
+        if any(type(a) is type(b) and a != b for a, b in zip(first[name], second[name], strict=False))
+    }
 
 
 def _without(side: Side, videos: set[str]) -> Side:
@@ -280,7 +280,14 @@ def _notes(before: Side, after: Side) -> list[str]:
         )
     differing = _differing(before.description, after.description)
     if "data set" in differing:
-        notes += _reading(before, after)
+        one, other = before.dataset, after.dataset
+        ways = [words for name, words in _READING.items() if one.get(name) != other.get(name)]
+        if not (one and other):
+            notes.append(
+                "a data set's description is gone: whether videos of the same name are the same is not known"
+            )
+        elif ways:
+            notes.append(f"the clips were read in another way ({'; '.join(ways)})")
     if settings := [name for name in differing if name != "data set"]:
         notes.append(f"other settings: {', '.join(settings)}; the differences below may come from them")
     return notes
@@ -290,11 +297,3 @@ def _part(shared: pd.DataFrame, side: Side) -> str:
     share = percent(len(shared) / len(side.clips))
     videos = f"{shared.video.nunique():,} of {side.clips.video.nunique():,} videos"
     return f"{len(shared):,} of {len(side.clips):,} clips ({share}) and {videos}"
-
-
-def _reading(before: Side, after: Side) -> list[str]:
-    """How two data sets were read differently."""
-    if not (before.dataset and after.dataset):
-        return ["a data set's description is gone: whether videos of the same name are the same is not known"]
-    ways = [words for name, words in _READING.items() if before.dataset.get(name) != after.dataset.get(name)]
-    return [f"the clips were read in another way ({'; '.join(ways)})"] if ways else []

@@ -41,7 +41,14 @@ def build(table: Table, cells: Cells, *, sigma: float = SIGMA) -> list[Row]:
     check_columns(cells.names, (*table.by, *scores))
     labels = cells.labels
     if table.sigmas != "all":
-        labels = _at_sigmas(labels, (0.0, sigma) if table.sigmas == "both" else (sigma,))
+        wanted = (0.0, sigma) if table.sigmas == "both" else (sigma,)
+        scored = np.unique(labels["sigma"]).tolist()
+        for one in wanted:
+            if scored and one not in scored:
+                known = ", ".join(map(str, scored))
+                raise ValueError(f"nothing was scored at sigma {one}; scored: {known}")
+        chosen = np.isin(labels["sigma"], wanted)
+        labels = {name: column[chosen] for name, column in labels.items()}
     # Groups as numbers: they are compared a thousand times.
     labels = {**labels, "group": np.unique(labels["group"], return_inverse=True)[1]}
     rows: list[Row] = []
@@ -65,12 +72,3 @@ def _partition(columns: Columns, by: Sequence[str]) -> Iterator[tuple[tuple[Any,
     for rows in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
         key = tuple(label[places[rows[0]]] for label, places in zip(labels, codes, strict=True))
         yield key, {name: column[rows] for name, column in columns.items()}
-
-
-def _at_sigmas(columns: Columns, sigmas: Sequence[float]) -> Columns:
-    scored = np.unique(columns["sigma"]).tolist()
-    for sigma in sigmas:
-        if len(scored) and sigma not in scored:
-            raise ValueError(f"nothing was scored at sigma {sigma}; scored: {', '.join(map(str, scored))}")
-    chosen = np.isin(columns["sigma"], sigmas)
-    return {name: column[chosen] for name, column in columns.items()}

@@ -85,7 +85,13 @@ def score_clip(
         rows = _map_rows(Maps(cube[counted], moves, by_itself, reaches[method], len(maps)))
         for sigma, row in zip(maps, rows, strict=True):
             scores.append({"method": method, "sigma": sigma, **voxels, **row})
-    return scores, _agreement_rows(reaches, maps)
+    agreements: list[Row] = []
+    for a, b in combinations(reaches, 2):
+        counts = agreement.nested_counts(reaches[a], reaches[b], len(maps))
+        for sigma, counted_of in zip(maps, counts, strict=True):
+            pair = {"method_a": a, "method_b": b, "sigma": sigma}
+            agreements.append({**pair, **counted_of, **agreement.ratios(counted_of)})
+    return scores, agreements
 
 
 def _map_rows(maps: Maps) -> list[Row]:
@@ -99,15 +105,6 @@ def _map_rows(maps: Maps) -> list[Row]:
         if metric.ratios is not None:
             for row in rows:
                 row.update(metric.ratios(row))
-    return rows
-
-
-def _agreement_rows(reaches: Mapping[str, npt.NDArray[np.uint8]], maps: Sequence[float]) -> list[Row]:
-    rows: list[Row] = []
-    for a, b in combinations(reaches, 2):
-        counts = agreement.nested_counts(reaches[a], reaches[b], len(maps))
-        for sigma, row in zip(maps, counts, strict=True):
-            rows.append({"method_a": a, "method_b": b, "sigma": sigma, **row, **agreement.ratios(row)})
     return rows
 
 

@@ -103,8 +103,11 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
     if score == "lift" and not len(both):
         relevant = _has(before, "precision") & _has(after, "precision")
         no_lift = NO_LIFT if relevant.any() else NOTHING_RELEVANT
-    if score in _CHANGE_OF and not all(_decides(_rows(side, both)) for side in (before, after)):
-        values, low, high = [None, None], None, None
+    if score in _CHANGE_OF:
+        decisions = (group_sums(side["decision"][both], side["group"][both]).mean for side in (before, after))
+        if not all(mean is not None and mean >= LEAST_SCORE for mean in decisions):
+            # There is no decision to speak of.
+            values, low, high = [None, None], None, None
     n_groups = int(np.count_nonzero((first[1] > 0) & (second[1] > 0)))
     return {
         "before": values[0],
@@ -116,12 +119,6 @@ def _difference(before: Columns, after: Columns, score: str) -> Row:
         "no_interval": None if no_lift else no_interval(n_groups),
         "no_lift": no_lift,
     }
-
-
-def _decides(columns: Columns) -> bool:
-    """Whether there is a decision to speak of."""
-    mean = group_sums(columns["decision"], columns["group"]).mean
-    return mean is not None and mean >= LEAST_SCORE
 
 
 def _has(columns: Columns, score: str) -> npt.NDArray[np.bool_]:

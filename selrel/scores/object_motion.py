@@ -1,13 +1,13 @@
 """Precision and recall of object motion: what still moves when the camera's motion is taken off the flow."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from selrel.scores import precision, recall
 from selrel.scores.metric import (
     MAP,
     METHOD,
     Column,
-    Columns,
     Counts,
     Maps,
     Metric,
@@ -51,10 +51,6 @@ def ratios(counts: Mapping[str, int | float]) -> Ratios:
 def _count(maps: Maps) -> list[Row]:
     counted = precision.nested_counts(maps.relevance, maps.object_moving, maps.reached, maps.n)
     return [of_objects(row) for row in counted]
-
-
-def _derive(columns: Columns) -> Columns:
-    return precision.of_lift(columns, PREFIX)
 
 
 def _row(part: Part) -> Row:
@@ -113,5 +109,5 @@ METRIC = Metric(
     ratios=ratios,
     scores=("object_precision", "object_base_rate", "object_recall"),
     derived=precision.lift_sums(PREFIX),
-    derive=_derive,
+    derive=partial(precision.of_lift, kind=PREFIX),
 )

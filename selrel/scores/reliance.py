@@ -3,7 +3,7 @@
 The score of a class is its centred logit: the logit less the mean of the other classes'. A number that is
 added to all logits changes neither the answer nor this score. Over clips, the reliance is the part of the
 score that a change takes away: 0 if nothing is lost, 1 if all is, above 1 if the changed clips speak against
-the class. It is no share that is cut to 0 to 1.
+the class. It is not cut to the range 0 to 1, as a share would be.
 
 Frozen clips tell the reliance on motion, shuffled ones on the order of frames, reversed ones on the direction
 of time.
@@ -106,7 +106,7 @@ def reliance(intact: Floats, changed: Floats, groups: npt.NDArray[Any]) -> Row:
 def _interval(
     before: Floats, after: Floats, n: npt.NDArray[np.intp], value: float
 ) -> tuple[float, float] | tuple[None, None]:
-    """The jackknife's: a group's scores may add up to less than 0, which is no weight."""
+    """The jackknife's: a group's scores may add up to less than 0, which can't be a weight."""
     rest = before.sum() - before
     if not (rest > 0).all():
         return None, None
@@ -145,7 +145,9 @@ def clip_decisions(
         found[f"decision{end}"] = centred(values, answer)
         found[f"decision_true{end}"] = centred(values, labels)
         if end:
-            found[f"answer{end}"] = _answers(values)
+            found[f"answer{end}"] = np.asarray(
+                first_highest(torch.from_numpy(np.ascontiguousarray(values))).numpy(), np.int64
+            )
     return found
 
 
@@ -210,10 +212,6 @@ def reliance_rows(
                     row["no_decision"] = guessing
                 rows.append({"class": name, "change": change, "target": target, **row, **common})
     return rows
-
-
-def _answers(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    return np.asarray(first_highest(torch.from_numpy(np.ascontiguousarray(logits))).numpy(), np.int64)
 
 
 def _accuracy(

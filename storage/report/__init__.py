@@ -106,7 +106,8 @@ def render_report(context: Mapping[str, Any]) -> str:
     environment.filters |= {
         "percent": figures.percent, "signed": figures.signed, "grouped": figures.count,
         "counted": figures.counted, "reliance_value": reliance.value,
-        "beside_frozen": reliance.beside_frozen, "data_uri": _data_uri,
+        "beside_frozen": reliance.beside_frozen,
+        "data_uri": lambda png: Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}"),
         "method_name": method_name,
     }  # fmt: skip
     page = environment.from_string(_file("page.html.j2"))
@@ -115,6 +116,10 @@ def render_report(context: Mapping[str, Any]) -> str:
     shared = _for_scripts(context, swept)
     inlined = [charts.script(), *map(_file, _SCRIPTS), *(clip["script"] for clip in context["featured"])]
     method = shared["mainMethod"]
+    classes = [] if method is None else class_rows(tables, method)
+    for row in classes:
+        of_class = (clip for clip in context["clips"] if clip["class"] == row["class"])
+        row["examples"] = [clip for clip in of_class if clip["place"] is not None]
     return page.render(
         **{key: context[key] for key in _KEYS},
         answer=reliance.answer(context["summary"].get("motion_reliance")),
@@ -123,7 +128,10 @@ def render_report(context: Mapping[str, Any]) -> str:
         older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],
         scripts=[Markup(text) for text in inlined],
-        hashes=[_hash(text) for text in inlined],
+        # The page's content security policy knows a script by its hash; any other is not run.
+        hashes=[
+            f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" for text in inlined
+        ],
         shared=Markup(as_script(shared)),
         tables=[
             shown_table(table, tables[table["rows_of"] or name])
@@ -138,7 +146,7 @@ def render_report(context: Mapping[str, Any]) -> str:
         chance=next(
             (r["voxels_mean"] for r in overall(tables.get("table3", ())) if r["method"] == MAIN_METHOD), None
         ),
-        classes=_classes(context, method),
+        classes=classes,
         main_method=method,
         # Without deep Taylor there is no motion share.
         share_words="motion share"
@@ -175,27 +183,8 @@ def _for_scripts(context: Mapping[str, Any], swept: Sequence[Row]) -> dict[str, 
     }
 
 
-def _classes(context: Mapping[str, Any], method: str | None) -> list[dict[str, Any]]:
-    if method is None:
-        return []
-    rows = class_rows(context["tables"], method)
-    for row in rows:
-        of_class = (clip for clip in context["clips"] if clip["class"] == row["class"])
-        row["examples"] = [clip for clip in of_class if clip["place"] is not None]
-    return rows
-
-
 def _file(name: str) -> str:
     return resources.files("storage.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """What the page's content security policy knows a script by; any other is not run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-
-
-def _data_uri(data: bytes, kind: str = "image/png") -> Markup:
-    return Markup(f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}")
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, str]]:

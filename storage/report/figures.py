@@ -49,7 +49,7 @@ def difference_range(row: Row) -> str:
 
 
 def absent(row: Row, reason: str) -> str:
-    """Write that there is no value: "none" where the row says why, a dash where nobody could expect one."""
+    """Write that a value is missing: "none" where the row says why, otherwise a dash."""
     return NONE if row.get(reason) else MISSING
 
 

@@ -48,7 +48,14 @@ def clip_script(
         "width": width,
         "input": _picture(frames),
         "flow": _picture(flow),
-        "layers": {method: _packed(layer) for method, layer in layers.items()},
+        "layers": {
+            method: {
+                **{name: float(f"{layer[name]:.4g}") for name in ("own", "range")},
+                "overTime": [[round(share, 5) for share in row] for row in layer["over_time"]],
+                **{name: _deflated(layer[name]) for name in ("relevance", "levels", "edges")},
+            }
+            for method, layer in layers.items()
+        },
     }
     return f"selrelClip({as_script(content)});\n"
 
@@ -58,14 +65,6 @@ def as_script(value: object) -> str:
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     # ASCII only, so that U+2028 and its like are escaped already.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _packed(layer: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{name: float(f"{layer[name]:.4g}") for name in ("own", "range")},
-        "overTime": [[round(share, 5) for share in row] for row in layer["over_time"]],
-        **{name: _deflated(layer[name]) for name in ("relevance", "levels", "edges")},
-    }
 
 
 def _deflated(values: npt.NDArray[Any]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from storage.text import decimal
+
 SIGMA = 2.0
 # What a control is called; it takes as many voxels as the map it stands beside.
 CONTROLS = {
@@ -55,12 +57,12 @@ def markdown(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def number(value: float | None) -> str:
     """Write a number of about 1; a dash for none."""
-    return "-" if value is None or pd.isna(value) else f"{round(value, 2) + 0.0:.2f}"
+    return "-" if value is None or pd.isna(value) else decimal(value, 2)
 
 
 def percent(value: float | None) -> str:
     """Write a share."""
-    return "-" if value is None or pd.isna(value) else f"{100 * value:.0f} %"
+    return "-" if value is None or pd.isna(value) else f"{decimal(100 * value, 0)} %"
 
 
 def interval(row: Any, name: str) -> str:

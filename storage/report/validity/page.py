@@ -202,12 +202,10 @@ def _random_answers(table: pd.DataFrame) -> str:
     first = table[table.method == table.method.iloc[0]]
     rows = []
     for kind, part in first[first.kind != "all"].groupby("kind", sort=False):
-        answers = (_right(row) for row in rows_of(part))
-        rows.append([kind, percent(part.right_before.iloc[0]), *answers])
+        line = [kind, percent(part.right_before.iloc[0])]
+        for row in rows_of(part):
+            share, low, high = (percent(getattr(row, f"right_after{end}")) for end in ("", "_low", "_high"))
+            line.append(share if low == "-" else f"{share} [{low}, {high}]")
+        rows.append(line)
     layers = [f"random from {layer} on" for layer in dict.fromkeys(table.layer)]
     return markdown(["right answers, trained on", "trained weights", *layers], rows)
-
-
-def _right(row: Any) -> str:
-    share, low, high = (percent(getattr(row, f"right_after{end}")) for end in ("", "_low", "_high"))
-    return share if low == "-" else f"{share} [{low}, {high}]"

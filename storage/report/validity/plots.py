@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import pandas as pd
@@ -25,21 +25,20 @@ def write_plots(root: Root, paths: ValidityPaths, tables: Tables) -> None:
     """Draw every plot from the tables and write it in each format."""
     # With a fixed salt and no date, the same tables give the same bytes.
     with own_style({"svg.hashsalt": "selrel"}):
-        for name, figure in _figures(tables):
+        figures = {
+            "motion-share": _scatter(tables),
+            "rank-correlation": _correlations(tables["validity"]),
+            "same-clip": _same_clip(tables["pairs"]),
+            "localisation": _localisation(tables["localisation"]),
+            "gain": _gain(tables["localisation"]),
+            "sanity": _sanity(tables["sanity"]),
+        }
+        for name, figure in figures.items():
             for suffix in FORMATS:
                 buffer = io.BytesIO()
                 about: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
                 figure.savefig(buffer, format=suffix, dpi=110, metadata=about)
                 root.write_bytes(paths.plot(f"{name}.{suffix}"), buffer.getvalue())
-
-
-def _figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
-    yield "motion-share", _scatter(tables)
-    yield "rank-correlation", _correlations(tables["validity"])
-    yield "same-clip", _same_clip(tables["pairs"])
-    yield "localisation", _localisation(tables["localisation"])
-    yield "gain", _gain(tables["localisation"])
-    yield "sanity", _sanity(tables["sanity"])
 
 
 def _panels(names: list[str], title: str) -> tuple[Figure, list[Any]]:

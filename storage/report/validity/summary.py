@@ -76,7 +76,7 @@ def _order(tables: Tables) -> str:
     }
     above, open_, below = kinds.values()
     for row in rows_of(of_use(default_map(tables["validity"])).dropna(subset=["spearman"])):
-        # A point is no interval: no seed made a difference.
+        # Where both ends are equal, no seed changed anything, and the ends are no evidence.
         low, high = (None, None) if row.over_kinds_low == row.over_kinds_high else _ends(row, "over_kinds")
         chosen = above if _exceeds(low, 0.0) else below if _exceeds(0.0, high) else open_
         chosen.append(row.method)
@@ -149,7 +149,11 @@ def figures(tables: Tables) -> str:
             line += ["-", "-"]
         layers = likeness.get(method, [])
         line += [number(layers[at].correlation) if layers else "-" for at in (0, -1)]
-        line += [_shares(shares.get(method, []))]
+        if random := shares.get(method, []):
+            first, last = random[0], random[-1]
+            line.append(", ".join(map(number, (first.share_before, first.share_after, last.share_after))))
+        else:
+            line.append("-")
         rows.append(line)
     table = markdown(
         [
@@ -166,12 +170,6 @@ def figures(tables: Tables) -> str:
         rows,
     )
     return f"{table}\n\n{_READING}"
-
-
-def _shares(layers: Sequence[Any]) -> str:
-    if not layers:
-        return "-"
-    return ", ".join(map(number, (layers[0].share_before, layers[0].share_after, layers[-1].share_after)))
 
 
 def _gains(table: pd.DataFrame) -> list[tuple[Any, str]]:
