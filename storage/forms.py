@@ -22,6 +22,8 @@ from pydantic import (
 # pydantic needs the one of typing_extensions before Python 3.12.
 from typing_extensions import TypedDict
 
+from storage.layout import PLAIN_NAME
+
 MAX_SIDE = 2**14
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 # Passed on as keywords.
@@ -30,7 +32,7 @@ _CLOSED = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 T = TypeVar("T")
 # One fault is told, and each that is found takes more memory than the file.
 Many = Annotated[list[T], Field(fail_fast=True)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Name = Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")]
 # What names a method names its file and its array.
 Method = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=0)]

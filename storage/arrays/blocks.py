@@ -20,11 +20,10 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from storage.arrays.bounded_zstd import bounded
+from storage.arrays.private_zarr import Buffer, bounded
 from storage.arrays.zarr_metadata import UnsafeGroup, check_arrays
 from storage.layout import content_hash
 from storage.stores.receipts import REPAIR, Written, array_sha256, of_bytes

@@ -18,7 +18,7 @@ from storage.arrays.blocks import (
     read_block,
     write_block,
 )
-from storage.arrays.bounded_zstd import bounded
+from storage.arrays.private_zarr import bounded
 from storage.arrays.zarr_metadata import check_arrays
 from storage.stores.receipts import Written
 from storage.stores.root import Root, run_at

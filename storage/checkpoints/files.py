@@ -4,14 +4,13 @@ A file is read once: the bytes that are hashed are the bytes that are loaded, so
 meanwhile cannot lend one its name and the other its weights.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
 import pickle
 import re
-import secrets
-import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from storage.checkpoints.pickles import UnreadablePickle, unfolded_size
-from storage.stores.root import file_at
+from storage.checkpoints.sources import promised_sha256
+from storage.layout import sidecar
+from storage.stores.disk import NO_FILE
+from storage.stores.root import Root, TooLarge, UnreadableFile, file_at
 from storage.text import first_line
 
 GIB = 2**30
@@ -107,9 +109,15 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
         weight is not finite.
     """
     name = os.fspath(path)
-    data = _read_object(name, max_bytes) if name.startswith("s3://") else _read_once(name, max_bytes)
+    root, file = file_at(name)
+    data = _read_once(root, file, name, max_bytes)
     sha256 = hashlib.sha256(data).hexdigest()
-    _check_sidecar(name, sha256)
+    promised = promised_sha256(root, file)
+    if promised not in (None, sha256):
+        raise UnusableCheckpoint(
+            f"{name} has sha256 {sha256}, but its .sha256 file says {promised or 'none'}; "
+            "copy both again, or delete the .sha256 file"
+        )
     try:
         content = _loaded(data)
         state = _weights(content)
@@ -146,8 +154,17 @@ def write_checkpoint(
     TypeError
         If `meta` holds something else than JSON values, which no safe loader would read.
     """
-    name = os.fspath(path)
-    return _publish(name, checkpoint_bytes(state, meta=meta, name=name))
+    root, name = file_at(os.fspath(path))
+    return publish_bytes(root, name, checkpoint_bytes(state, meta=meta, name=os.fspath(path)))
+
+
+def publish_bytes(root: Root, path: str, data: bytes) -> str:
+    """Write a checkpoint, then its sidecar; no file ever stands beside the hash of another one."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    root.delete(sidecar(path))
+    root.write_bytes(path, data)
+    root.write_bytes(sidecar(path), f"{sha256}  {path.rpartition('/')[2]}\n".encode())
+    return sha256
 
 
 def checkpoint_bytes(
@@ -180,91 +197,26 @@ class _Refusal(Exception):
     """Why bytes are no checkpoint, without the name of the file."""
 
 
-def _publish(name: str, data: bytes) -> str:
-    sha256 = hashlib.sha256(data).hexdigest()
-    sidecar = f"{name}.sha256"
-    # At no moment does a file stand beside the hash of another one.
-    if os.path.lexists(sidecar):
-        os.unlink(sidecar)
-    _replace(name, data)
-    _replace(sidecar, f"{sha256}  {os.path.basename(name)}\n".encode())
-    return sha256
-
-
-def _replace(name: str, data: bytes) -> None:
-    directory, base = os.path.split(os.path.abspath(name))
-    temporary = os.path.join(directory, f".{base}.{secrets.token_hex(8)}.tmp")
+def _read_once(root: Root, file: str, name: str, max_bytes: int) -> bytes:
+    """The bytes of a file that `name` stands for in messages."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, name)
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-
-
-def _read_once(name: str, max_bytes: int) -> bytes:
-    try:
-        # Without waiting: opening a pipe would block until somebody writes to it.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return root.read_bytes(file, most=max_bytes)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no checkpoint {name}; give a .pth, .pth.tar or .safetensors file"
         ) from error
-    except (OSError, ValueError) as error:
+    except TooLarge as error:
         raise UnusableCheckpoint(
-            f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
+            f"{name} has {root.size(file) or 0:,} bytes, {max_bytes:,} are allowed; save the weights alone"
         ) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise UnusableCheckpoint(f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file")
-    with open(descriptor, "rb") as file:
-        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
-    if status.st_size > max_bytes or len(data) > max_bytes:
-        raise UnusableCheckpoint(_too_large(name, status.st_size, max_bytes))
-    return data
-
-
-def _read_object(url: str, max_bytes: int) -> bytes:
-    root, path = file_at(url)
-    size = root.size(path)
-    if size is None:
-        raise FileNotFoundError(f"there is no checkpoint {url}; give a .pth, .pth.tar or .safetensors file")
-    if size > max_bytes:
-        raise UnusableCheckpoint(_too_large(url, size, max_bytes))
-    return root.read_bytes(path)
-
-
-def _too_large(name: str, size: int, max_bytes: int) -> str:
-    return f"{name} has {size:,} bytes, {max_bytes:,} are allowed; save the weights alone"
-
-
-def _check_sidecar(name: str, sha256: str) -> None:
-    promised = _promise(f"{name}.sha256")
-    if promised is None:
-        return
-    if promised != sha256:
-        raise UnusableCheckpoint(
-            f"{name} has sha256 {sha256}, but its .sha256 file says {promised!r}; "
-            "copy both again, or delete the .sha256 file"
-        )
-
-
-def _promise(sidecar: str) -> str | None:
-    """What a sidecar says the sha256 is; None where there is none."""
-    if sidecar.startswith("s3://"):
-        root, path = file_at(sidecar)
-        if root.size(path) is None:
-            return None
-        return root.read_bytes(path)[:64].decode("ascii", errors="replace").lower()
-    # A pipe of that name would be waited for.
-    if not os.path.isfile(sidecar):
-        return None
-    with open(sidecar, encoding="ascii", errors="replace") as file:
-        return file.read(64).lower()
+    except UnreadableFile as error:
+        if error.strerror == NO_FILE or error.errno == errno.EISDIR:
+            raise UnusableCheckpoint(
+                f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file"
+            ) from error
+        raise UnusableCheckpoint(f"{name} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UnusableCheckpoint(f"{name} cannot be read ({error})") from error
 
 
 def load_checked(data: bytes, name: str) -> object:

@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from zarr.storage import FsspecStore, LocalStore
 
-from storage.arrays.checked_store import CheckedStore
+from storage.arrays.private_zarr import CheckedStore
 from storage.layout import (
     RUNS,
     DatasetPaths,
