@@ -6,7 +6,7 @@ refused with the file's name, and so is a value that is missing, as soon as some
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -337,17 +337,12 @@ def checked(form: TypeAdapter[Any], content: object, where: str) -> Stored:
         raise Damaged(
             f"{where} is damaged, or was changed by hand: it holds lists in lists without end"
         ) from None
-    if form is DATASET:
-        _check_videos(found, where)
-    return found
-
-
-def _check_videos(found: Mapping[str, Any], where: str) -> None:
     n_classes = len(found.get("classes", ()))
-    for row in found.get("videos", ()):
+    for row in found.get("videos", ()) if form is DATASET else ():
         kinds = tuple(type(value) for value in row[: len(_OF_VIDEO)])
         if kinds != _OF_VIDEO or not 0 <= row[2] < n_classes:
             raise Damaged(f"{where} is damaged, or was changed by hand: {row!r:.80} describes no video")
+    return found
 
 
 def _stored(value: object, where: str) -> Any:

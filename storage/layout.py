@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 # The directory of all runs.
 RUNS = "runs"
@@ -17,13 +18,18 @@ _ROOMS = (RUNS, "datasets", "validity")
 PLAIN_NAME = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 
 
+class _HasDirectory(Protocol):
+    @property
+    def directory(self) -> str: ...
+
+
 class _Below:
     """A fixed path below the directory of the class that it stands in, such as ``runs/NAME/run.json``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, paths: _Directory, _: type) -> str:
+    def __get__(self, paths: _HasDirectory, _: type) -> str:
         return f"{paths.directory}/{self.name}"
 
 

@@ -164,14 +164,31 @@ def create_relevance(
     n_clips = _n_clips(columns)
     variables: dict[str, Variable] = {}
     for method, about in methods.items():
-        variables |= _method_variables(method, about, (n_clips, length, height, width))
+        scale = f"{method}_scale"
+        of_method = {
+            "method": method,
+            "long_name": f"{method} relevance",
+            "units": "1",
+            **about,
+            "scale": scale,
+        }
+        about_scale = {"long_name": f"largest magnitude of each {method} cube", "units": of_method["units"]}
+        about_scale["comment"] = f"{method} is stored divided by it"
+        sizes = (n_clips, length, height, width)
+        variables[method] = Variable(("clip", "time", "y", "x"), sizes, "float16", np.nan, of_method)
+        variables[scale] = _per_clip(n_clips, "float32", np.nan, about_scale)
     of_model = _model_variables(n_clips, len(outputs), changes)
     variables |= of_model
     coordinates = _axes(columns, length, height, width)
     coordinates["output"] = Coordinate(
         ("output",), np.array(list(outputs)), {"long_name": "class of the output"}
     )
-    _check_names(variables, coordinates, methods, of_model)
+    expected = 2 * len(methods) + len(of_model)
+    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
+    if taken or len(variables) != expected:
+        raise ValueError(
+            f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"
+        )
     return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
@@ -277,12 +294,8 @@ def open_run(url: str, *, unfinished: bool = False, axes: Mapping[str, int] | No
     _check_run(root, run.relevance, run.success, unfinished, axes)
     store = root.zarr_store(run.relevance, read_only=True)
     with bounded():
-        dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
+        dataset: xr.Dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
     dataset = dataset.assign_coords({name: coordinate.load() for name, coordinate in dataset.coords.items()})
-    return _in_real_units(dataset)
-
-
-def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
     scales = {str(name): array.attrs["scale"] for name, array in dataset.items() if "scale" in array.attrs}
     for name, scale in scales.items():
         real = dataset[name].astype("float32") * dataset[scale]
@@ -310,17 +323,6 @@ def _check_run(
             f"the run at {root.join(relevance)} is not finished (no {root.join(success)}):"
             " finish it by the same `selrel explain` command, or open it with unfinished=True"
         )
-
-
-def _method_variables(method: str, about: Attributes, shape: tuple[int, ...]) -> dict[str, Variable]:
-    scale = f"{method}_scale"
-    attrs = {"method": method, "long_name": f"{method} relevance", "units": "1", **about, "scale": scale}
-    about_scale = {"long_name": f"largest magnitude of each {method} cube", "units": attrs["units"]}
-    about_scale["comment"] = f"{method} is stored divided by it"
-    return {
-        method: Variable(("clip", "time", "y", "x"), shape, "float16", np.nan, attrs),
-        scale: _per_clip(shape[0], "float32", np.nan, about_scale),
-    }
 
 
 def logits_of(change: str) -> str:
@@ -364,7 +366,16 @@ def _n_clips(columns: Columns) -> int:
 
 def _axes(columns: Columns, length: int, height: int, width: int) -> dict[str, Coordinate]:
     of_clips = {"clip": np.arange(_n_clips(columns)), **{name: np.asarray(v) for name, v in columns.items()}}
-    axes = {name: Coordinate(("clip",), _plain(name, values)) for name, values in of_clips.items()}
+    axes = {}
+    for name, values in of_clips.items():
+        plain = values.dtype.kind in "biufU"
+        if values.ndim == 1 and not plain and all(isinstance(one, str) for one in values.tolist()):
+            values = np.array(values.tolist(), dtype=str)
+        if values.ndim != 1 or values.dtype.kind not in "biufU":
+            raise ValueError(
+                f"column {name!r} has dtype {values.dtype}: give one number or one string a clip"
+            )
+        axes[name] = Coordinate(("clip",), values)
     axes["time"] = _time_axis(of_clips.get("fps"), length)
     for name, size in (("y", height), ("x", width)):
         axes[name] = Coordinate((name,), np.arange(size), {"units": "px"})
@@ -383,25 +394,3 @@ def _time_axis(fps: NDArray[Any] | None, length: int) -> Coordinate:
     if (known != usual).any():
         about["comment"] = "of the usual frame rate; fps holds the rate of each clip's video"
     return Coordinate(("time",), np.arange(length) / usual, about)
-
-
-def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind in "biufU" and values.ndim == 1:
-        return values
-    if values.ndim == 1 and all(isinstance(value, str) for value in values.tolist()):
-        return np.array(values.tolist(), dtype=str)
-    raise ValueError(f"column {name!r} has dtype {values.dtype}: give one number or one string a clip")
-
-
-def _check_names(
-    variables: Mapping[str, Any],
-    coordinates: Mapping[str, Any],
-    methods: Mapping[str, Any],
-    of_model: Mapping[str, Any],
-) -> None:
-    expected = 2 * len(methods) + len(of_model)
-    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
-    if taken or len(variables) != expected:
-        raise ValueError(
-            f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"
-        )

@@ -124,7 +124,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
         _check_weights(state, len(data), max_bytes)
     except _Refusal as refusal:
         raise UnusableCheckpoint(f"{name} {refusal}") from refusal.__cause__
-    return Checkpoint(name, sha256, len(data), state, _classes(content))
+    meta = content.get("meta") if isinstance(content, dict) else None
+    names = meta.get("classes") if isinstance(meta, dict) else None
+    told = isinstance(names, list) and all(isinstance(one, str) for one in names)
+    return Checkpoint(name, sha256, len(data), state, tuple(names or ()) or None if told else None)
 
 
 def write_checkpoint(
@@ -244,7 +247,12 @@ def _loaded(data: bytes) -> object:
             _check_unfolded(file)
         return _unpickled(data)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
-        return _safetensors(data)
+        try:
+            return safetensors.torch.load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise _Refusal(
+                f"is a damaged safetensors file ({first_line(error)}); download it again"
+            ) from error
     raise _Refusal(_foreign(data))
 
 
@@ -289,14 +297,11 @@ def _check_archive(data: bytes) -> None:
         raise _Refusal("is a zip archive, but no PyTorch file; unpack it first")
     for entry in entries:
         if entry.filename.rpartition("/")[2] == "data.pkl":
-            _check_unfolded(io.BytesIO(_entry_bytes(archive, entry)))
-
-
-def _entry_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    try:
-        return archive.read(entry)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
-        raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
+            try:
+                content = archive.read(entry)
+            except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+                raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
+            _check_unfolded(io.BytesIO(content))
 
 
 def _check_unfolded(file: io.BytesIO) -> None:
@@ -314,34 +319,21 @@ def _unpickled(data: bytes) -> object:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _Refusal(_pickled_code(str(error))) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = named[1] if named else ""
+        if what == "argparse.Namespace":
+            held = "its training options as argparse.Namespace, which only unsafe loading reads"
+        elif what.startswith("numpy"):
+            held = f"numpy values ({what}), which only unsafe loading reads"
+        else:
+            example = f" ({what})" if what else ""
+            held = f"more than weights{example}, which only unsafe loading reads and could run code"
+        raise _Refusal(f"holds {held}; {_RESAVE}") from error
     except MemoryError as error:
         raise _Refusal("declares more data than this machine has memory for; download it again") from error
     # A damaged pickle can fail in any way.
     except Exception as error:
         raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
-
-
-def _pickled_code(message: str) -> str:
-    """Say in plain words what torch.load's safe mode has refused."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    what = found[1] if found else ""
-    if what == "argparse.Namespace":
-        return f"holds its training options as argparse.Namespace, which only unsafe loading reads; {_RESAVE}"
-    if what.startswith("numpy"):
-        return f"holds numpy values ({what}), which only unsafe loading reads; {_RESAVE}"
-    if what:
-        return (
-            f"holds more than weights ({what}), which only unsafe loading reads and could run code; {_RESAVE}"
-        )
-    return f"holds more than weights, which only unsafe loading reads and could run code; {_RESAVE}"
-
-
-def _safetensors(data: bytes) -> object:
-    try:
-        return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _Refusal(f"is a damaged safetensors file ({first_line(error)}); download it again") from error
 
 
 def _weights(content: object) -> dict[str, Tensor]:
@@ -351,7 +343,8 @@ def _weights(content: object) -> dict[str, Tensor]:
     ):
         content = content[inner[0]]
     if not isinstance(content, dict) or not content:
-        raise _Refusal(f"holds {_described(content)} instead of named weights; {_RESAVE}")
+        described = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise _Refusal(f"holds {described} instead of named weights; {_RESAVE}")
     strange = [
         key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
@@ -363,21 +356,9 @@ def _weights(content: object) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in content.items()}
 
 
-def _classes(content: object) -> tuple[str, ...] | None:
-    meta = content.get("meta") if isinstance(content, dict) else None
-    names = meta.get("classes") if isinstance(meta, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) or None
-
-
 def _quoted(key: object) -> str:
     """A name from a file, fit for one line of a terminal."""
     return repr(key[:80]) if isinstance(key, str) else f"a {type(key).__name__}"
-
-
-def _described(content: object) -> str:
-    return "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
 
 
 def _check_weights(state: Mapping[str, Tensor], file_bytes: int, max_bytes: int) -> None:
