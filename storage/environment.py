@@ -77,20 +77,14 @@ def _become(wanted: Mapping[str, str]) -> None:
 
 def _reach_loopback_directly(environment: MutableMapping[str, str]) -> None:
     """Send nothing for this machine through a proxy, and name none that nothing here can use."""
+    usable = ("http", "https", *(("socks5", "socks5h") if find_spec("socksio") else ()))
     for name in [name for name in environment if name.lower() in _PROXIES]:
         # httpx opens every proxy that is named, used or not; SOCKS needs a package, and S3 can't use it.
-        if _scheme(environment[name]) not in _usable_schemes():
+        proxy = environment[name]
+        if (urlsplit(proxy).scheme if "://" in proxy else "http") not in usable:
             del environment[name]
     named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host for host in map(str.strip, named.split(",")) if host]
     if "*" not in hosts:
         direct = ",".join(hosts + [host for host in _LOOPBACK if host not in hosts])
         environment.update({"no_proxy": direct, "NO_PROXY": direct})
-
-
-def _usable_schemes() -> tuple[str, ...]:
-    return ("http", "https", *(("socks5", "socks5h") if find_spec("socksio") else ()))
-
-
-def _scheme(proxy: str) -> str:
-    return urlsplit(proxy).scheme if "://" in proxy else "http"

@@ -6,7 +6,7 @@ refused with the file's name, and so is a value that is missing, as soon as some
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -22,6 +22,8 @@ from pydantic import (
 # pydantic needs the one of typing_extensions before Python 3.12.
 from typing_extensions import TypedDict
 
+from storage.layout import PLAIN_NAME
+
 MAX_SIDE = 2**14
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 # Passed on as keywords.
@@ -30,7 +32,7 @@ _CLOSED = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 T = TypeVar("T")
 # One fault is told, and each that is found takes more memory than the file.
 Many = Annotated[list[T], Field(fail_fast=True)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Name = Annotated[str, StringConstraints(pattern=f"^{PLAIN_NAME}$")]
 # What names a method names its file and its array.
 Method = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=0)]
@@ -335,17 +337,12 @@ def checked(form: TypeAdapter[Any], content: object, where: str) -> Stored:
         raise Damaged(
             f"{where} is damaged, or was changed by hand: it holds lists in lists without end"
         ) from None
-    if form is DATASET:
-        _check_videos(found, where)
-    return found
-
-
-def _check_videos(found: Mapping[str, Any], where: str) -> None:
     n_classes = len(found.get("classes", ()))
-    for row in found.get("videos", ()):
+    for row in found.get("videos", ()) if form is DATASET else ():
         kinds = tuple(type(value) for value in row[: len(_OF_VIDEO)])
         if kinds != _OF_VIDEO or not 0 <= row[2] < n_classes:
             raise Damaged(f"{where} is damaged, or was changed by hand: {row!r:.80} describes no video")
+    return found
 
 
 def _stored(value: object, where: str) -> Any:

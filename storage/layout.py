@@ -9,67 +9,38 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 # The directory of all runs.
 RUNS = "runs"
 _ROOMS = (RUNS, "datasets", "validity")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+# What a directory or file under a root may be called, as a pattern for the whole name.
+PLAIN_NAME = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+
+
+class _HasDirectory(Protocol):
+    @property
+    def directory(self) -> str: ...
+
+
+class _Below:
+    """A fixed path below the directory of the class that it stands in, such as ``runs/NAME/run.json``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, paths: _HasDirectory, _: type) -> str:
+        return f"{paths.directory}/{self.name}"
 
 
 @dataclass(frozen=True)
-class DatasetPaths:
-    """The files of one data set in one view, relative to the root."""
+class _Directory:
+    """What a data set, a run and a benchmark hold alike; paths are relative to the root."""
 
     directory: str
 
-    @classmethod
-    def of(cls, dataset_id: str) -> DatasetPaths:
-        """Paths of the data set with this id."""
-        return cls(f"datasets/{_checked_name('data set id', dataset_id)}")
-
-    @property
-    def description(self) -> str:
-        """What the data set was made from, as JSON: the inputs of its id."""
-        return f"{self.directory}/dataset.json"
-
-    @property
-    def index(self) -> str:
-        """Parquet, one row a clip."""
-        return f"{self.directory}/index.parquet"
-
-    @property
-    def all_counts(self) -> str:
-        """The directory of the counted frames, one file a block of videos."""
-        return f"{self.directory}/counts"
-
-    def counts(self, block: int) -> str:
-        """Parquet, a row a video: what decoding it to its end has shown."""
-        return f"{self.all_counts}/{_block_name(block)}.parquet"
-
-    @property
-    def exclusions(self) -> str:
-        """Parquet, one row for every video or clip left out."""
-        return f"{self.directory}/exclusions.parquet"
-
-    @property
-    def frames(self) -> str:
-        """The zarr group of the decoded frames."""
-        return f"{self.directory}/frames.zarr"
-
-    @property
-    def motion(self) -> str:
-        """The zarr group of the optical flow."""
-        return f"{self.directory}/motion.zarr"
-
-    @property
-    def lease(self) -> str:
-        """Which process makes the data set now, as JSON."""
-        return f"{self.directory}/lease.json"
-
-    @property
-    def efforts(self) -> str:
-        """The directory of what the stages took."""
-        return f"{self.directory}/effort"
+    efforts = _Below("effort")
+    """The directory of what the stages took."""
 
     def effort(self, stage: str) -> str:
         """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
@@ -77,7 +48,42 @@ class DatasetPaths:
 
     def receipts(self, stage: str, block: int) -> str:
         """Receipt of one block of one stage."""
-        return _receipt(self.directory, stage, block)
+        return f"{self.directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"
+
+
+@dataclass(frozen=True)
+class DatasetPaths(_Directory):
+    """The files of one data set in one view, relative to the root."""
+
+    @classmethod
+    def of(cls, dataset_id: str) -> DatasetPaths:
+        """Paths of the data set with this id."""
+        return cls(f"datasets/{_checked_name('data set id', dataset_id)}")
+
+    description = _Below("dataset.json")
+    """What the data set was made from, as JSON: the inputs of its id."""
+
+    index = _Below("index.parquet")
+    """Parquet, one row a clip."""
+
+    all_counts = _Below("counts")
+    """The directory of the counted frames, one file a block of videos."""
+
+    def counts(self, block: int) -> str:
+        """Parquet, a row a video: what decoding it to its end has shown."""
+        return f"{self.all_counts}/{_block_name(block)}.parquet"
+
+    exclusions = _Below("exclusions.parquet")
+    """Parquet, one row for every video or clip left out."""
+
+    frames = _Below("frames.zarr")
+    """The zarr group of the decoded frames."""
+
+    motion = _Below("motion.zarr")
+    """The zarr group of the optical flow."""
+
+    lease = _Below("lease.json")
+    """Which process makes the data set now, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,8 @@ class ReportPaths:
 
     directory: str
 
-    @property
-    def page(self) -> str:
-        """The page a person opens."""
-        return f"{self.directory}/index.html"
+    page = _Below("index.html")
+    """The page a person opens."""
 
     def media(self, name: str) -> str:
         """One file that the page shows."""
@@ -97,10 +101,8 @@ class ReportPaths:
 
 
 @dataclass(frozen=True)
-class RunPaths:
+class RunPaths(_Directory):
     """The files of one run, relative to the root."""
-
-    directory: str
 
     @classmethod
     def of(cls, name: str) -> RunPaths:
@@ -112,75 +114,44 @@ class RunPaths:
         """Name of the run: ``<checkpoint-name>-<run-id>``."""
         return self.directory.rsplit("/", 1)[-1]
 
-    @property
-    def run_json(self) -> str:
-        """Everything that made the run, as JSON."""
-        return f"{self.directory}/run.json"
+    run_json = _Below("run.json")
+    """Everything that made the run, as JSON."""
 
-    @property
-    def relevance(self) -> str:
-        """The zarr group of the explanations."""
-        return f"{self.directory}/relevance.zarr"
+    relevance = _Below("relevance.zarr")
+    """The zarr group of the explanations."""
 
-    @property
-    def efforts(self) -> str:
-        """The directory of what the stages took."""
-        return f"{self.directory}/effort"
+    lease = _Below("lease.json")
+    """Which process works on the run now, as JSON."""
 
-    def effort(self, stage: str) -> str:
-        """What the blocks of a stage took, as JSON; no result, and no part of a hash."""
-        return f"{self.efforts}/{_checked_name('stage', stage)}.json"
+    exclusions = _Below("exclusions.parquet")
+    """Parquet, a row for every video left out of this run or to be read with care; the data set's too."""
 
-    def receipts(self, stage: str, block: int) -> str:
-        """Receipt of one block of one stage."""
-        return _receipt(self.directory, stage, block)
-
-    @property
-    def lease(self) -> str:
-        """Which process works on the run now, as JSON."""
-        return f"{self.directory}/lease.json"
-
-    @property
-    def exclusions(self) -> str:
-        """Parquet, a row for every video left out of this run or to be read with care; the data set's too."""
-        return f"{self.directory}/exclusions.parquet"
-
-    @property
-    def scores(self) -> str:
-        """The directory of the score tables, one file a block."""
-        return f"{self.directory}/scores"
+    scores = _Below("scores")
+    """The directory of the score tables, one file a block."""
 
     def score(self, block: int) -> str:
         """Parquet, the score rows of one block."""
         return f"{self.scores}/{_block_name(block)}.parquet"
 
-    @property
-    def agreements(self) -> str:
-        """The directory of the agreement tables, one file a block."""
-        return f"{self.directory}/agreements"
+    agreements = _Below("agreements")
+    """The directory of the agreement tables, one file a block."""
 
     def agreement(self, block: int) -> str:
         """Parquet, the agreement rows of one block: a row a clip, pair of methods and sigma."""
         return f"{self.agreements}/{_block_name(block)}.parquet"
 
-    @property
-    def played(self) -> str:
-        """Parquet, the clips that the report plays with more than the run's own methods."""
-        return f"{self.directory}/played.parquet"
+    played = _Below("played.parquet")
+    """Parquet, the clips that the report plays with more than the run's own methods."""
 
-    @property
-    def tables(self) -> str:
-        """The directory of the aggregated tables."""
-        return f"{self.directory}/tables"
+    tables = _Below("tables")
+    """The directory of the aggregated tables."""
 
     def table(self, name: str) -> str:
         """Parquet, one aggregated table."""
         return f"{self.tables}/{_checked_name('table', name)}.parquet"
 
-    @property
-    def overheads(self) -> str:
-        """The directory of the measured times, one file a block and stage; never part of a hash."""
-        return f"{self.directory}/overhead"
+    overheads = _Below("overhead")
+    """The directory of the measured times, one file a block and stage; never part of a hash."""
 
     def overhead(self, stage: str, block: int) -> str:
         """Parquet, the seconds a clip that each step of a stage took in one block."""
@@ -191,10 +162,8 @@ class RunPaths:
         """The page a person opens, and its media."""
         return ReportPaths(f"{self.directory}/report")
 
-    @property
-    def success(self) -> str:
-        """The marker of a finished run, written last."""
-        return f"{self.directory}/_SUCCESS.json"
+    success = _Below("_SUCCESS.json")
+    """The marker of a finished run, written last."""
 
 
 @dataclass(frozen=True)
@@ -208,25 +177,17 @@ class TrainingPaths:
         """Where everything but the checkpoint lies, beside it."""
         return f"{self.name}.training"
 
-    @property
-    def description(self) -> str:
-        """Everything that makes the training what it is, as JSON."""
-        return f"{self.directory}/training.json"
+    description = _Below("training.json")
+    """Everything that makes the training what it is, as JSON."""
 
-    @property
-    def state(self) -> str:
-        """What the next epoch goes on from. No name that a watcher takes for a checkpoint's."""
-        return f"{self.directory}/resume.state"
+    state = _Below("resume.state")
+    """What the next epoch goes on from. No name that a watcher takes for a checkpoint's."""
 
-    @property
-    def history(self) -> str:
-        """Parquet, a row an epoch."""
-        return f"{self.directory}/history.parquet"
+    history = _Below("history.parquet")
+    """Parquet, a row an epoch."""
 
-    @property
-    def curve(self) -> str:
-        """Picture of losses and accuracies."""
-        return f"{self.directory}/curve.png"
+    curve = _Below("curve.png")
+    """Picture of losses and accuracies."""
 
     def epoch(self, number: int) -> str:
         """The checkpoint of one epoch."""
@@ -234,37 +195,23 @@ class TrainingPaths:
 
 
 @dataclass(frozen=True)
-class ValidityPaths:
+class ValidityPaths(_Directory):
     """The files of one validity benchmark, relative to the root; a case is one model of it."""
-
-    directory: str
 
     @classmethod
     def of(cls, benchmark_id: str) -> ValidityPaths:
         """Paths of the validity benchmark with this id."""
         return cls(f"validity/{_checked_name('benchmark id', benchmark_id)}")
 
-    @property
-    def description(self) -> str:
-        """Everything that made the benchmark, as JSON."""
-        return f"{self.directory}/benchmark.json"
-
-    def effort(self, stage: str) -> str:
-        """What the cases of a stage took, as JSON; no result, and no part of a hash."""
-        return f"{self.directory}/effort/{_checked_name('stage', stage)}.json"
-
-    def receipts(self, stage: str, block: int) -> str:
-        """Receipt of one case of one stage."""
-        return _receipt(self.directory, stage, block)
+    description = _Below("benchmark.json")
+    """Everything that made the benchmark, as JSON."""
 
     def checkpoint(self, case: str) -> str:
         """The weights of a case."""
         return f"{self.directory}/models/{_checked_name('case', case)}.pth.tar"
 
-    @property
-    def all_cases(self) -> str:
-        """The directory of what was measured of each case."""
-        return f"{self.directory}/cases"
+    all_cases = _Below("cases")
+    """The directory of what was measured of each case."""
 
     def measured(self, kind: str, case: str) -> str:
         """Parquet: what one kind of measurement gave for a case."""
@@ -278,15 +225,11 @@ class ValidityPaths:
         """One picture, PNG or SVG."""
         return f"{self.directory}/plots/{_checked_name('plot', name)}"
 
-    @property
-    def page(self) -> str:
-        """The summary that a person reads."""
-        return f"{self.directory}/validity.md"
+    page = _Below("validity.md")
+    """The summary that a person reads."""
 
-    @property
-    def success(self) -> str:
-        """The marker of a finished benchmark, written last."""
-        return f"{self.directory}/_SUCCESS.json"
+    success = _Below("_SUCCESS.json")
+    """The marker of a finished benchmark, written last."""
 
 
 def sidecar(checkpoint: str) -> str:
@@ -317,7 +260,7 @@ def run_name(checkpoint_name: str, run_id: str) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name can be that of a directory or file under a root."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(PLAIN_NAME, name) is not None
 
 
 def home(path: str) -> str:
@@ -356,7 +299,3 @@ def _checked_name(kind: str, name: str) -> str:
 
 def _block_name(block: int) -> str:
     return f"{block:06d}"
-
-
-def _receipt(directory: str, stage: str, block: int) -> str:
-    return f"{directory}/receipts/{_checked_name('stage', stage)}/{_block_name(block)}.json"

@@ -20,7 +20,7 @@ NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 def exclusions_of_run(
     run: Run, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
 ) -> pd.DataFrame:
-    """The data set's exclusions, those in which nothing moves, and those of which this run leaves clips out.
+    """List the data set's exclusions, videos in which nothing moves, and those with clips left out.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def exclusions_of_run(
 
 
 def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
-    """Flag the videos in no clip of which anything moves: by the flow, which only the motion stage knows."""
+    """Flag the videos in which nothing moves in any clip: only the flow, which comes later, tells that."""
     most = clips.groupby("video").moved.max()
     still = clips[clips.video.isin(most.index[most < STILL_SHARE])].drop_duplicates("video")
     known = exclusions.video.isin(still.video)

@@ -1,4 +1,5 @@
 import argparse
+import errno
 import hashlib
 import io
 import os
@@ -84,7 +85,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, state, monkeyp
     before = path.read_bytes()
 
     def full(descriptor):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space left"):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -20,11 +19,10 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from storage.arrays.bounded_zstd import bounded
+from storage.arrays.private_zarr import Buffer, bounded
 from storage.arrays.zarr_metadata import UnsafeGroup, check_arrays
 from storage.layout import content_hash
 from storage.stores.receipts import REPAIR, Written, array_sha256, of_bytes
@@ -39,15 +37,15 @@ _LONGEST_NAME = 4096
 
 
 class TemplateMismatch(ValueError):
-    """A group that is there already, made from another template."""
+    """A group that exists already, made from another template."""
 
 
 class MissingBlock(FileNotFoundError):
-    """Clips that were asked for and were never written, or were lost."""
+    """Clips that were never written, or were lost."""
 
 
 class DamagedBlock(ValueError):
-    """Clips whose bytes do not decode, or whose checksum does not fit."""
+    """Clips whose bytes do not decode, or whose checksum does not match."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ def create_group(
 ) -> Written:
     """Create a group from its template, so that every later write is a whole block.
 
-    The same template gives the same bytes, so a group whose making was cut short, or which is damaged, is
-    mended by creating it again; the blocks that are there already stay.
+    The same template gives the same bytes, so a group that is incomplete or damaged is mended by creating
+    it again; blocks that are written already stay.
 
     Parameters
     ----------
@@ -129,7 +127,7 @@ def create_group(
     Returns
     -------
     Written
-        The files of the group that belong to no block, for the receipt.
+        The files of the group that are not part of a block, for the receipt.
 
     Raises
     ------
@@ -142,10 +140,27 @@ def create_group(
     objects: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(objects), zarr_format=3)
     for name, variable in variables.items():
-        _create_variable(group, name, variable, block_clips)
+        block = (block_clips, *variable.shape[1:])
+        group.create_array(
+            name,
+            shape=variable.shape,
+            dtype=variable.dtype,
+            chunks=(1, *variable.shape[1:]) if variable.one_clip_a_chunk else block,
+            shards=block if variable.one_clip_a_chunk else None,
+            compressors=_compressor(),
+            fill_value=variable.fill,
+            dimension_names=variable.dims,
+            attributes=dict(variable.attrs),
+            overwrite=True,
+        )
     for name, coordinate in coordinates.items():
         _create_coordinate(group, name, coordinate)
-    _finish(group, coordinates, template, attrs)
+    named = " ".join(sorted(name for name, coordinate in coordinates.items() if coordinate.dims != (name,)))
+    group.attrs.update({**(attrs or {}), **({"coordinates": named} if named else {}), "template": template})
+    with warnings.catch_warnings():
+        # xarray warns without it; the arrays of a group never change after this, so it can't go stale.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
     # The group's own description last: with it, the group is complete.
     ordered = sorted(objects, key=lambda key: (key == "zarr.json", key))
     return _write(root, ((f"{path}/{key}", objects[key].to_bytes()) for key in ordered))
@@ -178,20 +193,31 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
     group = _open(root, path, mode="r+")
     written = {name: _stored(group, name) for name in arrays}
     for name, values in arrays.items():
-        _check_block(written[name], name, start, values)
+        array = written[name]
+        n_clips, block_clips = array.shape[0], _clips_a_block(array)
+        expected = (min(block_clips, n_clips - start), *array.shape[1:])
+        if start % block_clips or not 0 <= start < n_clips:
+            raise ValueError(
+                f"{name}: clip {start} starts no block; blocks start at 0, {block_clips}, .. below {n_clips}"
+            )
+        if values.shape != expected or values.dtype != array.dtype:
+            raise ValueError(
+                f"{name}: a block of {values.dtype} {values.shape} does not fit;"
+                f" the block at clip {start} is {array.dtype} {expected}"
+            )
 
     def write(name: str) -> Written:
         data = _object_bytes(written[name], arrays[name])
         return _write(root, [(_object(path, written[name], start), data)])
 
-    # The disk or the server lets each object wait, so a few are on their way at once; not all, since each is
+    # Writing waits for the disk or the server, so a few objects are written at once; not all, since each is
     # held in memory, encoded, until it is written.
     with ThreadPoolExecutor(_WRITERS) as pool:
         return reduce(operator.or_, pool.map(write, arrays), Written(clip_hashes(start, arrays)))
 
 
 def clip_hashes(start: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Hash of what arrays (clip, ...) hold of each clip, by its number, which counts from `start`."""
+    """Hash each clip of some arrays (clip, ...): the hash by the clip's number, counted from `start`."""
     return {
         str(start + at): content_hash({name: array_sha256(values[at]) for name, values in arrays.items()})
         for at in range(min(map(len, arrays.values())))
@@ -235,8 +261,11 @@ def read_block(
         If an array has other axes; nothing is read then.
     """
     group = _open(root, path, mode="r", axes=axes)
-    chosen = _block_arrays(group) if names is None else names
-    return {name: _read(root, path, _stored(group, name), start, stop) for name in chosen}
+    if names is None:
+        coordinates = {"clip", *str(group.attrs.get("coordinates", "")).split()}
+        dims = {str(name): array.metadata.dimension_names or ("",) for name, array in group.arrays()}  # type: ignore[union-attr]
+        names = sorted(name for name in dims if name not in coordinates and dims[name][0] == "clip")
+    return {name: _read(root, path, _stored(group, name), start, stop) for name in names}
 
 
 def _write(root: Root, objects: Iterable[tuple[str, bytes]]) -> Written:
@@ -245,22 +274,6 @@ def _write(root: Root, objects: Iterable[tuple[str, bytes]]) -> Written:
         root.write_bytes(path, data)
         written |= of_bytes(path, data)
     return written
-
-
-def _create_variable(group: zarr.Group, name: str, variable: Variable, block_clips: int) -> None:
-    block = (block_clips, *variable.shape[1:])
-    group.create_array(
-        name,
-        shape=variable.shape,
-        dtype=variable.dtype,
-        chunks=(1, *variable.shape[1:]) if variable.one_clip_a_chunk else block,
-        shards=block if variable.one_clip_a_chunk else None,
-        compressors=_compressor(),
-        fill_value=variable.fill,
-        dimension_names=variable.dims,
-        attributes=dict(variable.attrs),
-        overwrite=True,
-    )
 
 
 def _create_coordinate(group: zarr.Group, name: str, coordinate: Coordinate) -> None:
@@ -280,17 +293,6 @@ def _create_coordinate(group: zarr.Group, name: str, coordinate: Coordinate) -> 
     array[:] = coordinate.values.astype(object) if text else coordinate.values
 
 
-def _finish(
-    group: zarr.Group, coordinates: Mapping[str, Coordinate], template: str, attrs: Attributes | None
-) -> None:
-    named = " ".join(sorted(name for name, coordinate in coordinates.items() if coordinate.dims != (name,)))
-    group.attrs.update({**(attrs or {}), **({"coordinates": named} if named else {}), "template": template})
-    with warnings.catch_warnings():
-        # xarray warns without it; the arrays of a group never change after this, so it can't go stale.
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        zarr.consolidate_metadata(group.store)
-
-
 def _compressor() -> ZstdCodec:
     # Plain zstd lets flipped bits through silently.
     return ZstdCodec(level=1, checksum=True)
@@ -306,14 +308,17 @@ def _template(
         name: [v.dims, v.shape, str(np.dtype(v.dtype)), str(v.fill), dict(v.attrs)]
         for name, v in variables.items()
     }
-    axes = {name: [c.dims, _content(c.values), dict(c.attrs)] for name, c in coordinates.items()}
+    axes = {
+        name: [
+            c.dims,
+            c.values.tolist() if c.values.dtype.kind == "U" else array_sha256(c.values),
+            dict(c.attrs),
+        ]
+        for name, c in coordinates.items()
+    }
     return content_hash(
         {"arrays": arrays, "axes": axes, "block_clips": block_clips, "attrs": dict(attrs or {})}
     )
-
-
-def _content(values: NDArray[Any]) -> object:
-    return values.tolist() if values.dtype.kind == "U" else array_sha256(values)
 
 
 def _check_template(root: Root, path: str, template: str) -> None:
@@ -358,32 +363,8 @@ def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def _block_arrays(group: zarr.Group) -> list[str]:
-    axes = {"clip", *str(group.attrs.get("coordinates", "")).split()}
-    found = {str(name): array for name, array in group.arrays()}
-    return sorted(name for name, a in found.items() if name not in axes and _dims(a)[0] == "clip")
-
-
-def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in array.metadata.dimension_names or ())  # type: ignore[union-attr]
-
-
 def _clips_a_block(array: zarr.Array[Any]) -> int:
     return int((array.shards or array.chunks)[0])
-
-
-def _check_block(array: zarr.Array[Any], name: str, start: int, values: NDArray[Any]) -> None:
-    n_clips, block_clips = array.shape[0], _clips_a_block(array)
-    expected = (min(block_clips, n_clips - start), *array.shape[1:])
-    if start % block_clips or not 0 <= start < n_clips:
-        raise ValueError(
-            f"{name}: clip {start} starts no block; blocks start at 0, {block_clips}, .. below {n_clips}"
-        )
-    if values.shape != expected or values.dtype != array.dtype:
-        raise ValueError(
-            f"{name}: a block of {values.dtype} {values.shape} does not fit;"
-            f" the block at clip {start} is {array.dtype} {expected}"
-        )
 
 
 def _object_bytes(array: zarr.Array[Any], values: NDArray[Any]) -> bytes:
@@ -410,8 +391,10 @@ def _read(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) 
         raise ValueError(f"{array.name}: clips {start}:{stop} are not among 0:{array.shape[0]}")
     for first in range(start - start % _clips_a_block(array), stop, _clips_a_block(array)):
         _check_object(root, path, array, first)
-    with _damage(root, path, array, start, stop):
+    try:
         return root.ask(lambda: np.asarray(array[start:stop]))
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise _damaged(root, path, array, start, stop, first_line(error)) from error
 
 
 def _check_object(root: Root, path: str, array: zarr.Array[Any], start: int) -> None:
@@ -433,16 +416,8 @@ def _check_object(root: Root, path: str, array: zarr.Array[Any], start: int) -> 
 
 
 def _object(path: str, array: zarr.Array[Any], start: int) -> str:
-    place = (start // _clips_a_block(array), *(0 for _ in array.shape[1:]))
-    return f"{path}/{array.name.lstrip('/')}/{array.metadata.encode_chunk_key(place)}"
-
-
-@contextmanager
-def _damage(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError, MemoryError) as error:
-        raise _damaged(root, path, array, start, stop, first_line(error)) from error
+    chunk = (start // _clips_a_block(array), *(0 for _ in array.shape[1:]))
+    return f"{path}/{array.name.lstrip('/')}/{array.metadata.encode_chunk_key(chunk)}"
 
 
 def _damaged(

@@ -18,7 +18,7 @@ from storage.arrays.blocks import (
     read_block,
     write_block,
 )
-from storage.arrays.bounded_zstd import bounded
+from storage.arrays.private_zarr import bounded
 from storage.arrays.zarr_metadata import check_arrays
 from storage.stores.receipts import Written
 from storage.stores.root import Root, run_at
@@ -163,17 +163,20 @@ def create_relevance(
         If a method has the name of another array.
     """
     n_clips = _n_clips(columns)
-    variables: dict[str, Variable] = {}
-    for method, about in methods.items():
-        sizes = {"clip": n_clips, "time": length, "y": height, "x": width, "output": len(outputs)}
-        variables |= _method_variables(method, about, sizes)
+    sizes = {"clip": n_clips, "time": length, "y": height, "x": width, "output": len(outputs)}
+    of_methods = [_method_variables(method, about, sizes) for method, about in methods.items()]
     of_model = _model_variables(n_clips, len(outputs), changes)
-    variables |= of_model
+    variables = {name: one for of_one in (*of_methods, of_model) for name, one in of_one.items()}
     coordinates = _axes(columns, length, height, width)
     coordinates["output"] = Coordinate(
         ("output",), np.array(list(outputs)), {"long_name": "class of the output"}
     )
-    _check_names(variables, coordinates, methods, of_model)
+    expected = sum(map(len, (*of_methods, of_model)))
+    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
+    if taken or len(variables) != expected:
+        raise ValueError(
+            f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"
+        )
     return create_group(root, path, variables, coordinates, block_clips, attrs)
 
 
@@ -279,12 +282,8 @@ def open_run(url: str, *, unfinished: bool = False, axes: Mapping[str, int] | No
     _check_run(root, run.relevance, run.success, unfinished, axes)
     store = root.zarr_store(run.relevance, read_only=True)
     with bounded():
-        dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
+        dataset: xr.Dataset = xr.open_zarr(store, chunks={}, zarr_format=3)
     dataset = dataset.assign_coords({name: coordinate.load() for name, coordinate in dataset.coords.items()})
-    return _in_real_units(dataset)
-
-
-def _in_real_units(dataset: xr.Dataset) -> xr.Dataset:
     scales = {str(name): array.attrs["scale"] for name, array in dataset.items() if "scale" in array.attrs}
     for name, scale in scales.items():
         real = dataset[name].astype("float32") * dataset[scale]
@@ -372,7 +371,16 @@ def _n_clips(columns: Columns) -> int:
 
 def _axes(columns: Columns, length: int, height: int, width: int) -> dict[str, Coordinate]:
     of_clips = {"clip": np.arange(_n_clips(columns)), **{name: np.asarray(v) for name, v in columns.items()}}
-    axes = {name: Coordinate(("clip",), _plain(name, values)) for name, values in of_clips.items()}
+    axes = {}
+    for name, values in of_clips.items():
+        plain = values.dtype.kind in "biufU"
+        if values.ndim == 1 and not plain and all(isinstance(one, str) for one in values.tolist()):
+            values = np.array(values.tolist(), dtype=str)
+        if values.ndim != 1 or values.dtype.kind not in "biufU":
+            raise ValueError(
+                f"column {name!r} has dtype {values.dtype}: give one number or one string a clip"
+            )
+        axes[name] = Coordinate(("clip",), values)
     axes["time"] = _time_axis(of_clips.get("fps"), length)
     for name, size in (("y", height), ("x", width)):
         axes[name] = Coordinate((name,), np.arange(size), {"units": "px"})
@@ -391,26 +399,3 @@ def _time_axis(fps: NDArray[Any] | None, length: int) -> Coordinate:
     if (known != usual).any():
         about["comment"] = "of the usual frame rate; fps holds the rate of each clip's video"
     return Coordinate(("time",), np.arange(length) / usual, about)
-
-
-def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind in "biufU" and values.ndim == 1:
-        return values
-    if values.ndim == 1 and all(isinstance(value, str) for value in values.tolist()):
-        return np.array(values.tolist(), dtype=str)
-    raise ValueError(f"column {name!r} has dtype {values.dtype}: give one number or one string a clip")
-
-
-def _check_names(
-    variables: Mapping[str, Any],
-    coordinates: Mapping[str, Any],
-    methods: Mapping[str, Any],
-    of_model: Mapping[str, Any],
-) -> None:
-    of_methods = sum(1 + (tuple(about.get("axes", _CUBE)) == _CUBE) for about in methods.values())
-    expected = of_methods + len(of_model)
-    taken = sorted(set(variables) & set(coordinates) | (set(methods) & set(of_model)))
-    if taken or len(variables) != expected:
-        raise ValueError(
-            f"methods {sorted(methods)} and columns must have names of their own; taken: {taken or 'twice'}"
-        )

@@ -52,7 +52,12 @@ def check_arrays(arrays: object, where: str, axes: Mapping[str, int] | None = No
     columns = 0
     for name, array in arrays.items():
         try:
-            fault = _fault(array) or (_other_axis(array, axes) if axes else "")
+            fault = _fault(array)
+            if axes and not fault:
+                of_array = zip(array["dimension_names"], array["shape"], strict=True)
+                other = [(axis, size) for axis, size in of_array if axes.get(axis) != size]
+                for axis, size in other[:1]:
+                    fault = f"has {size:,} on the axis {axis!r} where the run has {axes.get(axis, 0):,}"
             columns += 0 if fault or len(array["shape"]) > 1 else _bytes(array["shape"], array["data_type"])
             if columns > MAX_COLUMN_BYTES:
                 fault = f"is one of columns of more than {MAX_COLUMN_BYTES:,} bytes"
@@ -88,14 +93,6 @@ def _fault(array: Mapping[str, Any]) -> str:
     piece = pieces[-1] if len(shape) > 1 else shape
     if _bytes(piece, array["data_type"]) > MAX_CHUNK_BYTES:
         return f"has pieces of {tuple(piece)}, more than {MAX_CHUNK_BYTES:,} bytes"
-    return ""
-
-
-def _other_axis(array: Mapping[str, Any], axes: Mapping[str, int]) -> str:
-    """What an array has on an axis that the run does not have."""
-    for axis, size in zip(array["dimension_names"], array["shape"], strict=True):
-        if axes.get(axis) != size:
-            return f"has {size:,} on the axis {axis!r} where the run has {axes.get(axis, 0):,}"
     return ""
 
 

@@ -4,14 +4,13 @@ A file is read once: the bytes that are hashed are the bytes that are loaded, so
 meanwhile cannot lend one its name and the other its weights.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
 import pickle
 import re
-import secrets
-import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from storage.checkpoints.pickles import UnreadablePickle, unfolded_size
-from storage.stores.root import file_at
+from storage.checkpoints.sources import promised_sha256
+from storage.layout import sidecar
+from storage.stores.disk import NO_FILE
+from storage.stores.root import Root, TooLarge, UnreadableFile, file_at
 from storage.text import first_line
 
 GIB = 2**30
@@ -107,16 +109,25 @@ def read_checkpoint(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
         weight is not finite.
     """
     name = os.fspath(path)
-    data = _read_object(name, max_bytes) if name.startswith("s3://") else _read_once(name, max_bytes)
+    root, file = file_at(name)
+    data = _read_once(root, file, name, max_bytes)
     sha256 = hashlib.sha256(data).hexdigest()
-    _check_sidecar(name, sha256)
+    promised = promised_sha256(root, file)
+    if promised not in (None, sha256):
+        raise UnusableCheckpoint(
+            f"{name} has sha256 {sha256}, but its .sha256 file says {promised or 'none'}; "
+            "copy both again, or delete the .sha256 file"
+        )
     try:
         content = _loaded(data)
         state = _weights(content)
         _check_weights(state, len(data), max_bytes)
     except _Refusal as refusal:
         raise UnusableCheckpoint(f"{name} {refusal}") from refusal.__cause__
-    return Checkpoint(name, sha256, len(data), state, _classes(content))
+    meta = content.get("meta") if isinstance(content, dict) else None
+    names = meta.get("classes") if isinstance(meta, dict) else None
+    told = isinstance(names, list) and all(isinstance(one, str) for one in names)
+    return Checkpoint(name, sha256, len(data), state, tuple(names or ()) or None if told else None)
 
 
 def write_checkpoint(
@@ -146,8 +157,17 @@ def write_checkpoint(
     TypeError
         If `meta` holds something else than JSON values, which no safe loader would read.
     """
-    name = os.fspath(path)
-    return _publish(name, checkpoint_bytes(state, meta=meta, name=name))
+    root, name = file_at(os.fspath(path))
+    return publish_bytes(root, name, checkpoint_bytes(state, meta=meta, name=os.fspath(path)))
+
+
+def publish_bytes(root: Root, path: str, data: bytes) -> str:
+    """Write a checkpoint, then its sidecar; no file ever stands beside the hash of another one."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    root.delete(sidecar(path))
+    root.write_bytes(path, data)
+    root.write_bytes(sidecar(path), f"{sha256}  {path.rpartition('/')[2]}\n".encode())
+    return sha256
 
 
 def checkpoint_bytes(
@@ -180,91 +200,26 @@ class _Refusal(Exception):
     """Why bytes are no checkpoint, without the name of the file."""
 
 
-def _publish(name: str, data: bytes) -> str:
-    sha256 = hashlib.sha256(data).hexdigest()
-    sidecar = f"{name}.sha256"
-    # At no moment does a file stand beside the hash of another one.
-    if os.path.lexists(sidecar):
-        os.unlink(sidecar)
-    _replace(name, data)
-    _replace(sidecar, f"{sha256}  {os.path.basename(name)}\n".encode())
-    return sha256
-
-
-def _replace(name: str, data: bytes) -> None:
-    directory, base = os.path.split(os.path.abspath(name))
-    temporary = os.path.join(directory, f".{base}.{secrets.token_hex(8)}.tmp")
+def _read_once(root: Root, file: str, name: str, max_bytes: int) -> bytes:
+    """The bytes of a file that `name` stands for in messages."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, name)
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-
-
-def _read_once(name: str, max_bytes: int) -> bytes:
-    try:
-        # Without waiting: opening a pipe would block until somebody writes to it.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return root.read_bytes(file, most=max_bytes)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no checkpoint {name}; give a .pth, .pth.tar or .safetensors file"
         ) from error
-    except (OSError, ValueError) as error:
+    except TooLarge as error:
         raise UnusableCheckpoint(
-            f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
+            f"{name} has {root.size(file) or 0:,} bytes, {max_bytes:,} are allowed; save the weights alone"
         ) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise UnusableCheckpoint(f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file")
-    with open(descriptor, "rb") as file:
-        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
-    if status.st_size > max_bytes or len(data) > max_bytes:
-        raise UnusableCheckpoint(_too_large(name, status.st_size, max_bytes))
-    return data
-
-
-def _read_object(url: str, max_bytes: int) -> bytes:
-    root, path = file_at(url)
-    size = root.size(path)
-    if size is None:
-        raise FileNotFoundError(f"there is no checkpoint {url}; give a .pth, .pth.tar or .safetensors file")
-    if size > max_bytes:
-        raise UnusableCheckpoint(_too_large(url, size, max_bytes))
-    return root.read_bytes(path)
-
-
-def _too_large(name: str, size: int, max_bytes: int) -> str:
-    return f"{name} has {size:,} bytes, {max_bytes:,} are allowed; save the weights alone"
-
-
-def _check_sidecar(name: str, sha256: str) -> None:
-    promised = _promise(f"{name}.sha256")
-    if promised is None:
-        return
-    if promised != sha256:
-        raise UnusableCheckpoint(
-            f"{name} has sha256 {sha256}, but its .sha256 file says {promised!r}; "
-            "copy both again, or delete the .sha256 file"
-        )
-
-
-def _promise(sidecar: str) -> str | None:
-    """What a sidecar says the sha256 is; None where there is none."""
-    if sidecar.startswith("s3://"):
-        root, path = file_at(sidecar)
-        if root.size(path) is None:
-            return None
-        return root.read_bytes(path)[:64].decode("ascii", errors="replace").lower()
-    # A pipe of that name would be waited for.
-    if not os.path.isfile(sidecar):
-        return None
-    with open(sidecar, encoding="ascii", errors="replace") as file:
-        return file.read(64).lower()
+    except UnreadableFile as error:
+        if error.strerror == NO_FILE or error.errno == errno.EISDIR:
+            raise UnusableCheckpoint(
+                f"{name} is not a regular file; give a .pth, .pth.tar or .safetensors file"
+            ) from error
+        raise UnusableCheckpoint(f"{name} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UnusableCheckpoint(f"{name} cannot be read ({error})") from error
 
 
 def load_checked(data: bytes, name: str) -> object:
@@ -292,7 +247,12 @@ def _loaded(data: bytes) -> object:
             _check_unfolded(file)
         return _unpickled(data)
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
-        return _safetensors(data)
+        try:
+            return safetensors.torch.load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise _Refusal(
+                f"is a damaged safetensors file ({first_line(error)}); download it again"
+            ) from error
     raise _Refusal(_foreign(data))
 
 
@@ -337,14 +297,11 @@ def _check_archive(data: bytes) -> None:
         raise _Refusal("is a zip archive, but no PyTorch file; unpack it first")
     for entry in entries:
         if entry.filename.rpartition("/")[2] == "data.pkl":
-            _check_unfolded(io.BytesIO(_entry_bytes(archive, entry)))
-
-
-def _entry_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    try:
-        return archive.read(entry)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
-        raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
+            try:
+                content = archive.read(entry)
+            except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+                raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
+            _check_unfolded(io.BytesIO(content))
 
 
 def _check_unfolded(file: io.BytesIO) -> None:
@@ -362,34 +319,21 @@ def _unpickled(data: bytes) -> object:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _Refusal(_pickled_code(str(error))) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = named[1] if named else ""
+        if what == "argparse.Namespace":
+            held = "its training options as argparse.Namespace, which only unsafe loading reads"
+        elif what.startswith("numpy"):
+            held = f"numpy values ({what}), which only unsafe loading reads"
+        else:
+            example = f" ({what})" if what else ""
+            held = f"more than weights{example}, which only unsafe loading reads and could run code"
+        raise _Refusal(f"holds {held}; {_RESAVE}") from error
     except MemoryError as error:
         raise _Refusal("declares more data than this machine has memory for; download it again") from error
     # A damaged pickle can fail in any way.
     except Exception as error:
         raise _Refusal(f"is damaged ({first_line(error)}); download it again") from error
-
-
-def _pickled_code(message: str) -> str:
-    """Say in plain words what torch.load's safe mode has refused."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    what = found[1] if found else ""
-    if what == "argparse.Namespace":
-        return f"holds its training options as argparse.Namespace, which only unsafe loading reads; {_RESAVE}"
-    if what.startswith("numpy"):
-        return f"holds numpy values ({what}), which only unsafe loading reads; {_RESAVE}"
-    if what:
-        return (
-            f"holds more than weights ({what}), which only unsafe loading reads and could run code; {_RESAVE}"
-        )
-    return f"holds more than weights, which only unsafe loading reads and could run code; {_RESAVE}"
-
-
-def _safetensors(data: bytes) -> object:
-    try:
-        return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _Refusal(f"is a damaged safetensors file ({first_line(error)}); download it again") from error
 
 
 def _weights(content: object) -> dict[str, Tensor]:
@@ -399,7 +343,8 @@ def _weights(content: object) -> dict[str, Tensor]:
     ):
         content = content[inner[0]]
     if not isinstance(content, dict) or not content:
-        raise _Refusal(f"holds {_described(content)} instead of named weights; {_RESAVE}")
+        described = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise _Refusal(f"holds {described} instead of named weights; {_RESAVE}")
     strange = [
         key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
@@ -411,21 +356,9 @@ def _weights(content: object) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in content.items()}
 
 
-def _classes(content: object) -> tuple[str, ...] | None:
-    meta = content.get("meta") if isinstance(content, dict) else None
-    names = meta.get("classes") if isinstance(meta, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) or None
-
-
 def _quoted(key: object) -> str:
     """A name from a file, fit for one line of a terminal."""
     return repr(key[:80]) if isinstance(key, str) else f"a {type(key).__name__}"
-
-
-def _described(content: object) -> str:
-    return "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
 
 
 def _check_weights(state: Mapping[str, Tensor], file_bytes: int, max_bytes: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -85,19 +85,16 @@ def read_ledger(root: Root, place: str) -> list[Entry]:
 
 def append(root: Root, place: str, entries: Sequence[Entry]) -> None:
     """Add entries to a place's ledger; of a file that keeps growing, the last ``waiting`` alone stays."""
-    if entries:
-        rows = [asdict(entry) for entry in _without_old_waits([*read_ledger(root, place), *entries])]
-        write_table(root, root.ledger(place), pa.Table.from_pylist(rows, schema=_SCHEMA))
-
-
-def _without_old_waits(entries: Iterable[Entry]) -> list[Entry]:
+    if not entries:
+        return
     kept: list[Entry] = []
     last: dict[str, int] = {}
-    for entry in entries:
+    for entry in [*read_ledger(root, place), *entries]:
         before = last.get(entry.file)
         if before is not None and kept[before].outcome == entry.outcome == "waiting":
             kept[before] = entry
             continue
         last[entry.file] = len(kept)
         kept.append(entry)
-    return kept
+    rows = [asdict(entry) for entry in kept]
+    write_table(root, root.ledger(place), pa.Table.from_pylist(rows, schema=_SCHEMA))

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 
 class UnreadablePickle(ValueError):
-    """Bytes that are no whole pickle."""
+    """Bytes that are not a complete pickle."""
 
 
 def unfolded_size(file: IO[bytes]) -> int:
@@ -51,7 +51,7 @@ _GETS = ("GET", "BINGET", "LONG_BINGET")
 
 
 def _popped(opcode: Any, stack: list[int], marks: list[int]) -> int:
-    """Take what an opcode takes from the stack, and give its size."""
+    """Remove from the stack what an opcode takes, and return its size."""
     before = opcode.stack_before
     if pickletools.markobject in before:
         start = marks.pop() - before.index(pickletools.markobject)

@@ -7,15 +7,15 @@ chosen in `candidates` by the scheme of the place: nothing after it knows where 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from storage.layout import sidecar
 from storage.stores.root import Root, TooLarge, UnreadableFile
 
 PATTERNS = ("*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors")
-_SIDECAR = ".sha256"
-# Far above a hash and a name.
+# Far above what a hash and a name take.
 _SIDECAR_BYTES = 2**16
 
 
@@ -56,20 +56,22 @@ def candidates(place: str, patterns: Sequence[str] = PATTERNS) -> list[Candidate
     found = [
         Candidate(root.join(path), path, facts.size_bytes, facts.modified, facts.version, promise)
         for path, facts in files.items()
-        if _matches(path, patterns)
-        for promise in [_promise(root, path + _SIDECAR) if path + _SIDECAR in files else None]
+        if any(fnmatch(path.rpartition("/")[2], pattern) for pattern in patterns)
+        for promise in [promised_sha256(root, path) if sidecar(path) in files else None]
     ]
     return sorted(found, key=lambda one: (one.modified, one.name))
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    name = path.rpartition("/")[2]
-    return any(fnmatch(name, pattern) for pattern in patterns)
+def promised_sha256(root: Root, path: str) -> str | None:
+    """Read the sha256 that the sidecar of a checkpoint promises.
 
-
-def _promise(root: Root, path: str) -> str | None:
+    Returns
+    -------
+    str or None
+        In lower case; None without a sidecar, empty if that holds no sha256 or can't be read.
+    """
     try:
-        found = re.match(rb"[0-9a-fA-F]{64}", root.read_bytes(path, most=_SIDECAR_BYTES))
+        found = re.match(rb"[0-9a-fA-F]{64}", root.read_bytes(sidecar(path), most=_SIDECAR_BYTES))
     except FileNotFoundError:
         return None
     except (UnreadableFile, TooLarge):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from storage.checkpoints.files import UnusableCheckpoint, checkpoint_bytes, load_checked
+from storage.checkpoints.files import UnusableCheckpoint, checkpoint_bytes, load_checked, publish_bytes
 from storage.layout import TrainingPaths, profile_of, sidecar
 from storage.report.drawing import own_style
 from storage.stores.root import Root
@@ -80,12 +80,10 @@ def publish(
         SHA-256 of the checkpoint.
     """
     data = checkpoint_bytes(weights, meta=meta, name=root.join(path))
-    sha256 = hashlib.sha256(data).hexdigest()
+    # Before the profile, too: the old checkpoint must not pass with the new one's.
     root.delete(sidecar(path))
     root.write_json(profile_of(path), dict(profile))
-    root.write_bytes(path, data)
-    root.write_bytes(sidecar(path), f"{sha256}  {path.rpartition('/')[2]}\n".encode())
-    return sha256
+    return publish_bytes(root, path, data)
 
 
 def write_state(root: Root, paths: TrainingPaths, state: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ _SCHEMA = pa.schema(
 
 
 class ChangedVideo(ValueError):
-    """A video that is not the one that a data set was planned with, or does not stay it while it is read."""
+    """A video that changed since its data set was planned, or while it is read."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Fingerprint:
 
     @property
     def facts(self) -> tuple[int, ...]:
-        """What of it is the file system's."""
+        """The part that the file system reports."""
         return (self.size_bytes, self.inode, self.modified_ns, self.changed_ns)
 
 
@@ -140,7 +140,11 @@ def fingerprints(
     unread = {name: path for name, path in paths.items() if name not in held}
     read = _read_all(unread, advance)
     changed = sorted(name for name in read if name in known and known[name].sha256 != read[name].sha256)
-    others = {name: path for name in known if name not in paths for path in _path(name, path_of)}
+    others = {}
+    for name in known.keys() - paths.keys():
+        # Names come from a store, and may be no names of files.
+        with suppress(ValueError, OSError):
+            others[name] = path_of(name)
     gone = sorted(name for name, path in others.items() if not os.path.exists(path))
     since = min((known[name].read_ns for name in (*changed, *gone)), default=0)
     return Fingerprints(
@@ -202,7 +206,7 @@ def unchanged(path: str, sha256: str) -> Iterator[None]:
 
 
 def still(path: str, before: Fingerprint) -> Fingerprint:
-    """The fingerprint of a video that holds what it held, however it was touched; errors as `unchanged`."""
+    """The fingerprint of a video whose content has not changed; errors as `unchanged`."""
     try:
         found = before if facts(path) == before.facts else fingerprint(path)
     except FileNotFoundError:
@@ -262,12 +266,6 @@ def _facts(status: os.stat_result) -> tuple[int, int, int, int]:
     # A file may be of the year 2400, which no 64 bits of nanoseconds hold.
     modified = max(-_LATEST_NS, min(status.st_mtime_ns, _LATEST_NS))
     return (status.st_size, status.st_ino, modified, status.st_ctime_ns)
-
-
-def _path(name: str, path_of: Callable[[str], str]) -> Iterator[str]:
-    """The file of a name that was kept, if it can be that of a file: names come from a store."""
-    with suppress(ValueError, OSError):
-        yield path_of(name)
 
 
 def _kept(root: Root, data: str) -> dict[str, Fingerprint]:

@@ -141,7 +141,10 @@ def read_dataset(data_dir: str | os.PathLike[str], *, split: int = 1, subset: st
         If a list or a folder does not have UCF-101's form: an unknown class, a label outside
         1..n, an entry or a link that leads out of the tree, one video in both lists.
     """
-    _check_choices(split, subset)
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; allowed: {', '.join(map(str, SPLITS))}")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset is {subset!r}; allowed: {', '.join(SUBSETS)}")
     root = os.path.abspath(os.fspath(data_dir))
     lists, folder = _directories(root)
     classes = read_classes(os.path.join(lists, "classInd.txt"))
@@ -373,13 +376,6 @@ def label_index(classes: Sequence[str], order: str) -> list[int]:
     return [outputs[name] for name in classes]
 
 
-def _check_choices(split: int, subset: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; allowed: {', '.join(map(str, SPLITS))}")
-    if subset not in SUBSETS:
-        raise ValueError(f"subset is {subset!r}; allowed: {', '.join(SUBSETS)}")
-
-
 def _directories(root: str) -> tuple[str, str]:
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{root} is not a directory; give the one that holds {VIDEOS}/ and {LISTS}/")
@@ -490,7 +486,10 @@ def _checked_label(text: str, n_classes: int, where: str) -> int:
 def _lines(path: str) -> Iterator[tuple[str, str]]:
     """Yield (place, text) of the lines that are not blank."""
     try:
-        _check_list(path)
+        # A pipe would be waited for, and a device never ends.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
+            raise OSError(f"not a regular file of up to {MAX_LIST_BYTES:,} bytes")
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if text := line.strip():
@@ -501,13 +500,6 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
         raise ValueError(
             f"{path} cannot be read as text ({error}); restore UCF-101's published list"
         ) from error
-
-
-def _check_list(path: str) -> None:
-    # A pipe would be waited for, and a device never ends.
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
-        raise OSError(f"not a regular file of up to {MAX_LIST_BYTES:,} bytes")
 
 
 def _videos(
@@ -532,7 +524,15 @@ def _videos(
                 raise ValueError(
                     f"{folder}: {name!r} is there twice, also as {found[key].name!r}; delete one"
                 )
-            found[key] = _video(file, name, classes[label], key, splits.get(key, "none"))
+            try:
+                size_bytes = file.stat().st_size
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"{file.path!r} cannot be read ({error.strerror}); restore or delete it"
+                ) from error
+            group = f"{classes[label]}/g{int(key[1]):02d}"
+            split = splits.get(key, "none")
+            found[key] = Video(name, classes[label], label, group, split, file.path, size_bytes)
     return found
 
 
@@ -567,18 +567,6 @@ def _key(file: "os.DirEntry[str]", classes: Sequence[str], label: int) -> _Key:
 
 def _unspaced(name: str) -> str:
     return re.sub(r"[\s_]+", "", _caseless(name))
-
-
-def _video(file: "os.DirEntry[str]", name: str, class_name: str, key: _Key, split: Split) -> Video:
-    label, number, _ = key
-    group = f"{class_name}/g{int(number):02d}"
-    try:
-        size_bytes = file.stat().st_size
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{file.path!r} cannot be read ({error.strerror}); restore or delete it"
-        ) from error
-    return Video(name, class_name, label, group, split, file.path, size_bytes)
 
 
 def _lot(seed: int, name: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import cv2
@@ -154,7 +155,8 @@ def draw_scene(
     brightness = None if setting.marked else float(object_rng.uniform(*_BRIGHTNESS))
     texture = _object_texture(sprite, brightness, object_rng)
     alpha = _outline(sprite, object_rng)
-    margin = _margin(setting, n_frames)
+    # So much larger on each side that the camera never sees its edge.
+    margin = int(np.ceil(setting.unit * (_SHAKE_REACH + setting.pan * n_frames / 2))) + 2
     shape = (setting.size[1] + 2 * margin, setting.size[0] + 2 * margin)
     told = kind if setting.cue == "background" else None
     badge = max(4, round(_BADGE * setting.unit))
@@ -196,7 +198,8 @@ def draw_video(
     sprites = [(scene.texture, scene.alpha, _PATHS[motion](n_frames, setting, rng))]
     sprites[:0] = [_distractor(scene, n_frames, setting, rng) for _ in range(setting.distractors)]
     if setting.cue == "object":
-        sprites.insert(0, _badge(scene, n_frames, setting, rng))
+        path = _still(*_anywhere(setting, 30, rng), n_frames)
+        sprites.insert(0, (scene.badge, np.ones(scene.badge.shape[:2], np.float32), path))
     shift = np.concatenate([camera, np.zeros_like(camera)], axis=1)
     poses = np.stack([shift + _still(0, 0, n_frames), *(path + shift for _, _, path in sprites)])
     width, height = setting.size
@@ -204,8 +207,10 @@ def draw_video(
     layers = np.zeros((n_frames, height, width), np.uint8)
     grain = rng.normal(0.0, setting.noise, (2 * height, 2 * width, 3)).astype(np.float32)
     gain = float(rng.uniform(0.85, 1.15))
+    middle_y, middle_x = (np.array(scene.background.shape[:2]) - 1) / 2
     for t in range(n_frames):
-        canvas = _seen(scene.background, camera[t], setting.size)
+        centre = (float(middle_x - camera[t, 0]), float(middle_y - camera[t, 1]))
+        canvas = cv2.getRectSubPix(scene.background, setting.size, centre).astype(np.float32)
         for number, (texture, alpha, _) in enumerate(sprites, start=1):
             layers[t][_draw(canvas, texture, alpha, poses[number, t]) > 0.5] = number
         top, left = int(rng.integers(height)), int(rng.integers(width))
@@ -242,7 +247,7 @@ def true_flow(layers: Image, poses: Floats) -> Floats:
 
 
 def moves_by_itself(poses: Floats, camera: Floats) -> npt.NDArray[np.bool_]:
-    """Tell which layers move at any time, the camera's motion apart: bool, (layer,)."""
+    """Tell which layers move at any time, apart from the camera's motion: bool, (layer,)."""
     own = poses.copy()
     own[:, :, :2] -= camera
     moves: npt.NDArray[np.bool_] = np.ptp(own, axis=1).max(axis=1) > 1e-3
@@ -261,11 +266,6 @@ def _matrix(pose: Floats) -> npt.NDArray[np.float64]:
     return np.array([[cosine, sine], [-sine, cosine]])
 
 
-def _margin(setting: Setting, n_frames: int) -> int:
-    """Pixels that a background is larger on each side, so that the camera never sees its edge."""
-    return int(np.ceil(setting.unit * (_SHAKE_REACH + setting.pan * n_frames / 2))) + 2
-
-
 def _camera(setting: Setting, n_frames: int, panned: bool, rng: np.random.Generator) -> Floats:
     """Draw the camera's offset, px: a random walk pulled back to the middle, and a pan: ``(time, 2)``."""
     steps = rng.normal(0.0, setting.shake, (n_frames, 2))
@@ -276,11 +276,6 @@ def _camera(setting: Setting, n_frames: int, panned: bool, rng: np.random.Genera
     along = (np.arange(n_frames) - (n_frames - 1) / 2) * (setting.pan if panned else 0.0)
     offsets += np.outer(along, (np.cos(heading), np.sin(heading)))
     return (offsets * setting.unit).astype(np.float32)
-
-
-def _seen(background: Image, offset: Floats, size: tuple[int, int]) -> Floats:
-    centre = ((background.shape[1] - 1) / 2 - offset[0], (background.shape[0] - 1) / 2 - offset[1])
-    return cv2.getRectSubPix(background, size, (float(centre[0]), float(centre[1]))).astype(np.float32)
 
 
 def _draw(canvas: Floats, texture: Image, alpha: Floats, pose: Floats) -> Floats:
@@ -386,14 +381,6 @@ def _distractor(
     return texture, alpha, path
 
 
-def _badge(
-    scene: Scene, n_frames: int, setting: Setting, rng: np.random.Generator
-) -> tuple[Image, Floats, Floats]:
-    """Put the badge somewhere; it is square."""
-    path = _still(*_anywhere(setting, 30, rng), n_frames)
-    return scene.badge, np.ones(scene.badge.shape[:2], np.float32), path
-
-
 def _anywhere(setting: Setting, border: float, rng: np.random.Generator) -> tuple[float, float]:
     width, height = setting.size
     edge = border * setting.unit
@@ -446,19 +433,11 @@ def _cross(n_frames: int, setting: Setting, rng: np.random.Generator, direction:
     return path
 
 
-def _cross_left(n_frames: int, setting: Setting, rng: np.random.Generator) -> Floats:
-    return _cross(n_frames, setting, rng, -1.0)
-
-
-def _cross_right(n_frames: int, setting: Setting, rng: np.random.Generator) -> Floats:
-    return _cross(n_frames, setting, rng, 1.0)
-
-
 _PATHS: dict[str, Callable[[int, Setting, np.random.Generator], Floats]] = {
     "Approaching": _approach,
     "Bobbing": _bob,
     "Resting": _rest,
     "Rolling": _turn,
-    "RollLeft": _cross_left,
-    "RollRight": _cross_right,
+    "RollLeft": partial(_cross, direction=-1.0),
+    "RollRight": partial(_cross, direction=1.0),
 }

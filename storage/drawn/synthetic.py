@@ -166,7 +166,13 @@ def make_dataset(
         setting or Setting(),
     )
     if target.exists():
-        return _found(target, manifest)
+        record = target / "truth" / "manifest.json"
+        stored: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        if stored != json.loads(json.dumps(asdict(manifest))):
+            raise FileExistsError(
+                f"{target} exists and is not this synthetic data set; choose another directory or remove it"
+            )
+        return manifest
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _write_videos(partial, manifest)
@@ -217,16 +223,6 @@ def _check(
         raise ValueError(f"seed is {seed}; give 0 or more")
     if len(set(classes)) != len(classes) or len(classes) < 2 or not set(classes) <= set(CLASSES):
         raise ValueError(f"classes are {', '.join(classes)}; give two or more of {', '.join(CLASSES)}")
-
-
-def _found(target: Path, wanted: Manifest) -> Manifest:
-    record = target / "truth" / "manifest.json"
-    stored: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if stored != json.loads(json.dumps(asdict(wanted))):
-        raise FileExistsError(
-            f"{target} exists and is not this synthetic data set; choose another directory or remove it"
-        )
-    return wanted
 
 
 def _truth_path(directory: Path, name: str) -> Path:
@@ -283,7 +279,16 @@ def _write_videos(directory: Path, manifest: Manifest) -> None:
         )
         name = _video_name(*which)
         _encode(directory / "UCF-101" / name, drawn)
-        _write_truth(_truth_path(directory, name), drawn, kind=kind, motion=motion)
+        path = _truth_path(directory, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            path,
+            layers=drawn.layers,
+            poses=drawn.poses,
+            camera=drawn.camera,
+            kind=np.array(kind),
+            motion=np.array(motion),
+        )
 
     # OpenCV and zlib leave Python's lock, so threads do help; each video has its own generator.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -319,18 +324,6 @@ def _meaning(manifest: Manifest, label: int, group: int, rng: np.random.Generato
 def _kind_of_group(group: int, n_kinds: int) -> int:
     # Groups of even number pan: two kinds in turn would tie the kind to the camera.
     return (group - 1) // 2 % n_kinds
-
-
-def _write_truth(path: Path, drawn: Drawn, *, kind: int, motion: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path,
-        layers=drawn.layers,
-        poses=drawn.poses,
-        camera=drawn.camera,
-        kind=np.array(kind),
-        motion=np.array(motion),
-    )
 
 
 def _encode(path: Path, drawn: Drawn) -> None:

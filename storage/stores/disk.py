@@ -18,7 +18,7 @@ from io import BufferedReader
 LINK = "a link is not followed here"
 NO_FILE = "not a regular file"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# What a file system says that knows no second name of a file, as FAT.
+# What a file system without hard links answers, such as FAT.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -32,7 +32,7 @@ def opened(base: str, names: Sequence[str], *, follow: bool) -> Iterator[Buffere
     base : str
         A directory that is trusted.
     names : sequence of str
-        The way to the file from there.
+        The directories from there to the file, and the file.
     follow : bool
         Whether the file itself may be a link.
 
@@ -82,18 +82,13 @@ def create_file(base: str, names: Sequence[str], data: bytes) -> bool:
             if error.errno not in _NO_LINKS:
                 raise
             # For an instant, a reader finds it empty.
-            return _write_new(names[-1], data, folder)
+            try:
+                _write(names[-1], data, folder)
+            except FileExistsError:
+                return False
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=folder)
-    return True
-
-
-def _write_new(name: str, data: bytes, folder: int) -> bool:
-    try:
-        _write(name, data, folder)
-    except FileExistsError:
-        return False
     return True
 
 
@@ -122,7 +117,7 @@ def _write(name: str, data: bytes, folder: int) -> None:
 
 @contextmanager
 def _folder(base: str, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """The directory at the end of a way, open."""
+    """Open the directory that the names lead to."""
     if make:
         os.makedirs(base, exist_ok=True)
     folder = os.open(base, _DIRECTORY)
@@ -151,7 +146,7 @@ def _inner(folder: int, name: str, make: bool) -> int:
 
 @contextmanager
 def _told(folder: int, name: str) -> Iterator[None]:
-    """Say of a link that it is one: the system's words are "not a directory" or "too many levels"."""
+    """Report a link as such: the system says "not a directory" or "too many levels"."""
     try:
         yield
     except OSError as error:

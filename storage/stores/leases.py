@@ -41,13 +41,13 @@ class Holder:
     Parameters
     ----------
     token : str
-        Its own, made up.
+        Random, so that no two holders share one.
     host, pid : str, int
         Where it runs, for people.
     machine : str
-        The same for processes that can see each other: two containers may have one host name.
+        Equal for processes that can see each other; two containers may share a host name.
     beat : float
-        When it last said that it does, in seconds since 1970.
+        When it last renewed the lease, in seconds since 1970.
     """
 
     token: str
@@ -58,9 +58,18 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has not been heard of for long, or was on this machine and is not any more."""
-        silent = time.time() - self.beat > STALE_S
-        return silent or (self.machine == _machine() and not _runs(self.pid))
+        """Whether it has been silent for long, or was on this machine and no longer runs."""
+        if time.time() - self.beat > STALE_S:
+            return True
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
 
     def __str__(self) -> str:
         """Where it runs, for people."""
@@ -68,7 +77,7 @@ class Holder:
 
 
 class LostLease(RuntimeError):
-    """Another process has taken this one for dead, and its work over."""
+    """Another process took this one for dead and now does its work."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,16 @@ def lease(root: Root, path: str, *, on_wait: Callable[[Holder], object] = lambda
     Yields
     ------
     Lease
-        To look whether it is still held.
+        Whose `check` tells whether it is still held.
     """
     token = uuid.uuid4().hex
-    _acquire(root, path, token, on_wait)
+    told = False
+    while not _take(root, path, token):
+        holder = read_holder(root, path)
+        if holder is not None and not told:
+            on_wait(holder)
+            told = True
+        time.sleep(_POLL_S)
     stopped = threading.Event()
     beating = (replace(root, patient=False), path, token, stopped)
     heart = threading.Thread(target=_beat, args=beating, daemon=True)
@@ -132,7 +147,13 @@ def lease(root: Root, path: str, *, on_wait: Callable[[Holder], object] = lambda
     finally:
         stopped.set()
         heart.join()
-        _release(replace(root, patient=False), path, token)
+        at_once = replace(root, patient=False)
+        try:
+            if _is_held_by(token, read_holder(at_once, path)):
+                at_once.delete(path)
+        except Exception as error:
+            # Nobody waits longer for it than for that of a process that was killed.
+            _log.debug("%s not released", root.join(path), exc_info=error)
 
 
 def read_holder(root: Root, path: str) -> Holder | None:
@@ -141,16 +162,6 @@ def read_holder(root: Root, path: str) -> Holder | None:
         return Holder(**checked(LEASE, root.read_json(path), root.join(path)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-
-
-def _acquire(root: Root, path: str, token: str, on_wait: Callable[[Holder], object]) -> None:
-    told = False
-    while not _take(root, path, token):
-        holder = read_holder(root, path)
-        if holder is not None and not told:
-            on_wait(holder)
-            told = True
-        time.sleep(_POLL_S)
 
 
 def _take(root: Root, path: str, token: str) -> bool:
@@ -177,17 +188,8 @@ def _beat(root: Root, path: str, token: str, stopped: threading.Event) -> None:
                 return
             root.write_json(path, _mine(token))
         except Exception as error:
-            # The work itself will meet the same trouble, and tell.
+            # The work itself will meet the same trouble and report it.
             _log.debug("%s not renewed", root.join(path), exc_info=error)
-
-
-def _release(root: Root, path: str, token: str) -> None:
-    try:
-        if _is_held_by(token, read_holder(root, path)):
-            root.delete(path)
-    except Exception as error:
-        # Nobody waits longer for it than for that of a process that was killed.
-        _log.debug("%s not released", root.join(path), exc_info=error)
 
 
 def _mine(token: str) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def _mine(token: str) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Where this process's number means this process: one boot of a machine and, on Linux, one namespace."""
+    """Within what a process number is unique: one boot of a machine and, on Linux, one PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -205,13 +207,3 @@ def _machine() -> str:
 
 def _is_held_by(token: str, holder: Holder | None) -> bool:
     return holder is not None and holder.token == token
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -38,8 +38,8 @@ def patiently(request: Callable[[], Result]) -> Result:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a failure is one of the network or of a server in trouble, and no answer to the request."""
+    """Whether a failure comes from the network or from a server in trouble, so that trying again may help."""
     if isinstance(error, exceptions.ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
-    # s3fs turns some errors into Python's own, and names the first as the cause.
+    # s3fs turns some errors into Python's own, with the original as the cause.
     return isinstance(error, _GONE) or (error.__cause__ is not None and may_pass(error.__cause__))

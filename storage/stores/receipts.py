@@ -38,10 +38,10 @@ class HasReceipts(Protocol):
 
 
 class DamagedReceipt(ValueError):
-    """A receipt that can't be read as one, or names what it has no say over."""
+    """A receipt that can't be parsed, or that names files outside its run or data set."""
 
     def __init__(self, where: str, reason: str) -> None:
-        # As they came, so that it can come back from a worker.
+        # Unchanged, so that the error can be pickled and come back from a worker.
         super().__init__(where, reason)
         self.reason = reason
 
@@ -57,12 +57,12 @@ class Written:
     Parameters
     ----------
     sha256 : dict of str to str
-        Hash of the content: of each clip by its number, the same however clips are cut into blocks; of what
-        is no clip's, by the table.
+        Hash of the content: of each clip by its number, the same however clips are cut into blocks; of
+        everything else by the name of its table.
     files : dict of str to str
         sha256 of the bytes of every file, by its path under the root.
     sizes : dict of str to int
-        How many bytes those are; what the first versions wrote has none.
+        Bytes of every file; empty in receipts of the first versions.
     """
 
     sha256: dict[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Written:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __or__(self, other: Written) -> Written:
-        """Both."""
+        """Join what two steps wrote."""
         return Written(self.sha256 | other.sha256, self.files | other.files, self.sizes | other.sizes)
 
 
@@ -165,7 +165,7 @@ def file_hashes(root: Root, files: Iterable[str]) -> Written:
 
 
 def of_bytes(path: str, data: bytes) -> Written:
-    """What a receipt says of a file whose bytes are at hand."""
+    """What a receipt records of a file whose bytes are in memory."""
     return Written(files={path: hashlib.sha256(data).hexdigest()}, sizes={path: len(data)})
 
 
@@ -190,15 +190,25 @@ def damages(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str,
         return {path: "is missing"}
     if (receipt.stage, receipt.block) != (stage, block):
         return {path: f"is the receipt of {receipt.stage} {receipt.block}"}
-    # One of them is enough: it is the way to all that lies beyond it.
+    # One of them is enough: everything below it is reached through it.
     if link := next(filter(None, map(root.link_on, receipt.files)), None):
         return {link: LINK}
-    found = {file: _damage(root, receipt, file) for file in receipt.files}
-    return {file: damage for file, damage in found.items() if damage}
+    found = {}
+    for file, written in receipt.files.items():
+        try:
+            sha256, size = root.sha256(file, size_bytes=receipt.sizes.get(file))
+        except FileNotFoundError:
+            found[file] = "is missing"
+        except UnreadableFile as error:
+            found[file] = f"can't be read: {error.strerror}"
+        else:
+            if sha256 != written:
+                found[file] = f"is not what was written ({size:,} bytes)"
+    return found
 
 
 def discard_damaged(root: Root, paths: HasReceipts, stage: str, block: int) -> dict[str, str]:
-    """Take the receipt of a block away unless the block is sound, so that it is done again.
+    """Delete the receipt of a block unless the block is sound, so that the block is done again.
 
     Returns
     -------
@@ -238,7 +248,7 @@ def is_sealed(content: object) -> bool:
     try:
         return bool(content["seal"] == content_hash({k: v for k, v in content.items() if k != "seal"}))
     except (ValueError, RecursionError):
-        # NaN, or lists in lists without end: none was ever sealed.
+        # NaN, or endlessly nested lists: nothing like that was ever sealed.
         return False
 
 
@@ -258,16 +268,6 @@ def array_sha256(array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{plain.dtype.str} {tuple(array.shape)} ".encode())
     digest.update(plain.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _damage(root: Root, receipt: Receipt, path: str) -> str:
-    try:
-        sha256, size = root.sha256(path, size_bytes=receipt.sizes.get(path))
-    except FileNotFoundError:
-        return "is missing"
-    except UnreadableFile as error:
-        return f"can't be read: {error.strerror}"
-    return "" if sha256 == receipt.files[path] else f"is not what was written ({size:,} bytes)"
 
 
 def _parsed(content: object, where: str, directory: str) -> Receipt:

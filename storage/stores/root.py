@@ -1,6 +1,6 @@
 """A root, and how bytes get there and back: the same methods for a directory and for ``s3://bucket/prefix``.
 
-What lies where under it is `storage.layout`'s to say, how S3 is talked to that of `storage.stores.s3`.
+`storage.layout` says what lies where under it, `storage.stores.s3` how S3 is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from zarr.storage import FsspecStore, LocalStore
 
-from storage.arrays.checked_store import CheckedStore
+from storage.arrays.private_zarr import CheckedStore
 from storage.layout import (
     RUNS,
     DatasetPaths,
@@ -53,7 +53,7 @@ MAX_JSON_PARTS = 2**20
 _PART_BYTES = 2**20
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED = "a directory, file:///directory or s3://bucket/prefix"
-# What this process or machine lacks: no word about the file.
+# What this process or machine has run out of, which says nothing about the file.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -76,15 +76,15 @@ class FileFacts:
 
 
 class UnusableRoot(ValueError):
-    """A root that names no place, or a place that can't be written."""
+    """A root that is no directory or S3 URL, or that can't be written."""
 
 
 class TooLarge(ValueError):
-    """A file that is larger than any of its kind."""
+    """A file that is larger than this project ever writes of its kind."""
 
 
 class UnreadableFile(OSError):
-    """A file on a disk that is there but can't be read; an S3 server that does not answer is none."""
+    """A file on a disk that exists but can't be read; not raised for an S3 server that does not answer."""
 
     def __str__(self) -> str:
         """Name the file and the reason."""
@@ -93,7 +93,7 @@ class UnreadableFile(OSError):
 
 @dataclass(frozen=True)
 class Root:
-    """One place for all data sets and runs, named by a directory, ``file://`` or ``s3://`` URL.
+    """Where all data sets and runs are stored, given by a directory, ``file://`` or ``s3://`` URL.
 
     Paths given to its methods are relative to it and use ``/``. It holds no connection, so it
     can be sent to a worker. S3 credentials and the endpoint come from the usual AWS chain of
@@ -109,7 +109,7 @@ class Root:
     Raises
     ------
     UnusableRoot
-        If the URL names none of these.
+        If the URL is none of these.
     """
 
     url: str
@@ -164,7 +164,7 @@ class Root:
         return "/".join([self.url.rstrip("/"), *parts])
 
     def read_bytes(self, path: str, *, most: int = MAX_BYTES) -> bytes:
-        """Contents of a file of a size.
+        """Read a whole file.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class Root:
     def create_bytes(self, path: str, data: bytes) -> bool:
         """Write a file unless there is one; say whether it was written.
 
-        On S3 it takes a server that knows conditional writes to be sure; others may overwrite.
+        On S3 that is certain only if the server supports conditional writes; others may overwrite.
         """
         full = self.join(path)
         if self.is_local:
@@ -218,7 +218,7 @@ class Root:
         return True
 
     def read_parts(self, path: str, size_bytes: int) -> Iterator[bytes]:
-        """Contents of a file in parts of a size, so that a large one needs little memory.
+        """Read a file in parts of a given size, so that a large one needs little memory.
 
         Raises
         ------
@@ -233,7 +233,7 @@ class Root:
                 yield bytes(part)
 
     def sha256(self, path: str, *, size_bytes: int | None = None) -> tuple[str, int]:
-        """Hash a file in parts; a file of another size than the one that is given has no hash.
+        """Hash a file in parts; a file whose size is not the one expected is not read.
 
         Returns
         -------
@@ -343,7 +343,13 @@ class Root:
         FileNotFoundError
             If the root is no directory; a prefix without objects is an empty one.
         """
-        found = _local_files(Path(self.url)) if self.is_local else self.ask(lambda: _s3_files(self.url))
+        if self.is_local:
+            found = _local_files(Path(self.url))
+        else:
+            found = {}
+            for path, info in self.ask(lambda: s3_listing(self.url)).items():
+                size, modified = int(info["size"]), info["LastModified"].timestamp()
+                found[path] = FileFacts(size, modified, f"{info.get('ETag')}-{size}-{modified}")
         return {path: found[path] for path in sorted(found)}
 
     def delete(self, path: str) -> None:
@@ -364,7 +370,7 @@ class Root:
         return None if n is None else "/".join([home(path), *names[:n]])
 
     def _way(self, path: str) -> tuple[str, list[str]]:
-        """The directory that a file is reached from, its links resolved, and the names from there on.
+        """Where to open a file from: a directory with its links resolved, and the names below it.
 
         That is the file's run or data set, whose root the user chose; anything else is reached from the
         directory that it lies in.
@@ -380,19 +386,23 @@ class Root:
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[BufferedReader]:
-        with (
-            _told_as_unreadable(Path(self.join(path))),
-            disk.opened(*self._way(path), follow=not home(path)) as file,
-        ):
-            yield file
+        try:
+            with disk.opened(*self._way(path), follow=not home(path)) as file:
+                yield file
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            if error.errno in _EXHAUSTED or may_pass(error):
+                raise
+            raise UnreadableFile(error.errno, error.strerror, self.join(path)) from error
 
     def ask(self, request: Callable[[], Result]) -> Result:
-        """Make a request to the store; if that does not answer, again after a pause, and so on for minutes.
+        """Make a request to the store, and repeat it for some minutes while the store does not answer.
 
         Raises
         ------
         Exception
-            Whatever the request raises, if it is no such failure or was one to the last.
+            Whatever the request raises, unless a later attempt succeeds.
         """
         return patiently(request) if self.patient and not self.is_local else request()
 
@@ -416,9 +426,14 @@ class Root:
         probe = f".probe-{uuid.uuid4().hex}"
         absent = [path for path in (Path(self.url), *Path(self.url).parents) if not path.exists()]
         at_once = replace(self, patient=False)
-        with _unusable(self.url):
+        try:
             at_once.write_bytes(probe, b"probe")
             at_once.delete(probe)
+        except (OSError, BotoCoreError, ClientError) as error:
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            raise UnusableRoot(
+                f"root {self.url} can't be written: {reason}; give another one, or access to it"
+            ) from error
         # Somebody else may have put something there by now.
         with contextlib.suppress(OSError):
             for made in absent if self.is_local else ():
@@ -496,7 +511,8 @@ def _normalised(url: str) -> str:
         return os.path.abspath(url2pathname(parts.path))
     if parts.scheme == "s3":
         return _normalised_s3(url)
-    raise UnusableRoot(f"root {_without_secret(url)!r} can't be used: give {_ALLOWED}")
+    without_secret = re.sub(r"//[^/@]*@", "//...@", url)
+    raise UnusableRoot(f"root {without_secret!r} can't be used: give {_ALLOWED}")
 
 
 def _normalised_s3(url: str) -> str:
@@ -510,22 +526,6 @@ def _normalised_s3(url: str) -> str:
     if not _BUCKET.fullmatch(bucket) or not sound:
         raise UnusableRoot(f"root {url!r} can't be used: give s3://bucket/prefix with plain names")
     return "s3://" + "/".join([bucket, *prefix])
-
-
-def _without_secret(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//...@", url)
-
-
-@contextmanager
-def _told_as_unreadable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        if error.errno in _EXHAUSTED or may_pass(error):
-            raise
-        raise UnreadableFile(error.errno, error.strerror, str(path)) from error
 
 
 def _read_object(url: str, most: int) -> bytes:
@@ -560,17 +560,6 @@ def _named(full: str) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, full) from error
 
 
-@contextmanager
-def _unusable(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, BotoCoreError, ClientError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UnusableRoot(
-            f"root {url} can't be written: {reason}; give another one, or access to it"
-        ) from error
-
-
 def _local_files(top: Path) -> dict[str, FileFacts]:
     if not top.is_dir():
         raise FileNotFoundError(f"there is no directory {top}")
@@ -582,19 +571,9 @@ def _local_files(top: Path) -> dict[str, FileFacts]:
             # A file may go while its directory is read.
             with suppress(OSError):
                 if not name.startswith(".") and path.is_file():
-                    found[path.relative_to(top).as_posix()] = _local_facts(path.stat())
+                    status = path.stat()
+                    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+                    version = f"{status.st_ino}-{status.st_size}-{times}"
+                    facts = FileFacts(status.st_size, status.st_mtime, version)
+                    found[path.relative_to(top).as_posix()] = facts
     return found
-
-
-def _local_facts(status: os.stat_result) -> FileFacts:
-    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-    return FileFacts(status.st_size, status.st_mtime, version)
-
-
-def _s3_files(url: str) -> dict[str, FileFacts]:
-    return {path: _s3_facts(info) for path, info in s3_listing(url).items()}
-
-
-def _s3_facts(info: Mapping[str, Any]) -> FileFacts:
-    modified = info["LastModified"].timestamp()
-    return FileFacts(int(info["size"]), modified, f"{info.get('ETag')}-{info['size']}-{modified}")

@@ -21,7 +21,7 @@ def s3_options() -> dict[str, Any]:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if _has_own_endpoint(os.environ):
+    if any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")):
         # bucket.host resolves at AWS; a server of one's own seldom has such names.
         config["s3"] = {"addressing_style": "path"}
     return {"config_kwargs": config, "use_listings_cache": False}
@@ -42,7 +42,3 @@ def s3_listing(url: str) -> dict[str, Mapping[str, Any]]:
         for path, info in objects.items()
         if not any(part.startswith(".") or not part for part in path.split("/"))
     }
-
-
-def _has_own_endpoint(environment: Mapping[str, str]) -> bool:
-    return any(environment.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))

@@ -112,7 +112,9 @@ class Unread(Exception):
 def serve(control: socket.socket) -> None:
     """Fork a decoder for every request until the other end is closed."""
     ends: dict[int, int] = {}
-    wake = _wake_on_children()
+    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     waiting: list[Any] = [control, wake]
     while True:
         readable, _, _ = select.select(waiting, [], [])
@@ -132,13 +134,6 @@ def serve(control: socket.socket) -> None:
             ends[pid] = end
             with suppress(BrokenPipeError):
                 control.sendall(STARTED.pack(pid))
-
-
-def _wake_on_children() -> int:
-    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    return wake
 
 
 def _tell_ends(ends: dict[int, int]) -> None:
@@ -208,8 +203,16 @@ def _found(request: dict[str, Any], pipe: BinaryIO) -> dict[str, Any]:
             frames = _frames(container, stream, pipe, start=request["start"])
             if request["task"] == "frames":
                 return {"decoded": _sent(frames, pipe, request["stop"])}
+            n_frames, first = 0, None
+            # Converted too: a frame that decodes but does not convert would fail every later stage.
+            for frame in frames:
+                first = frame if first is None else first
+                n_frames += 1
+            assert first is not None
             return {
-                **_counted(frames),
+                "n_frames": n_frames,
+                "height": first.shape[0],
+                "width": first.shape[1],
                 "header_frames": _claimed_frames(container, stream),
                 "header_fps": float(stream.guessed_rate or 0) if known_rate else 0.0,
             }
@@ -231,15 +234,15 @@ class _File:
             return b""
 
     def tell(self) -> int:
-        """The place that is read next."""
+        """The offset of the next read."""
         return self.seek(0, os.SEEK_CUR)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place; -1 where that fails."""
+        """Go to an offset; -1 where that fails."""
         try:
             return self.content.seek(offset, whence)
         except OSError as error:
-            # A place before the start is one that a damaged video names.
+            # A damaged video may ask for an offset before the start.
             if error.errno != errno.EINVAL:
                 self.error = error
             return -1
@@ -247,7 +250,7 @@ class _File:
 
 @contextmanager
 def _file(path: str) -> Iterator[_File]:
-    """Open a file, and raise what went wrong with reading it instead of what was made of that."""
+    """Open a file; if reading it failed, raise that error instead of what FFmpeg made of it."""
     try:
         file = _File(io.FileIO(path))
     except OSError as error:
@@ -263,7 +266,7 @@ def _file(path: str) -> Iterator[_File]:
 
 
 def _lacks_rate(file: _File) -> bool:
-    """Whether an AVI states no frame rate: FFmpeg takes 25 then, and does not say so."""
+    """Whether an AVI states no frame rate: FFmpeg then assumes 25 without saying so."""
     start = file.read(4096)
     file.seek(0)
     main, video = start.find(b"avih"), start.find(b"vids", start.find(b"strh"))
@@ -303,13 +306,14 @@ def _opened(file: _File) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _claimed_frames(container: InputContainer, stream: VideoStream) -> int:
-    """How many frames the header states, or follow from the time it states; -1 if it says neither."""
+    """How many frames the header states, or its duration implies; -1 if it says neither, or nonsense."""
     if stream.frames:
         return stream.frames
     seconds = container.duration / av.time_base if container.duration else None
     if seconds is None and stream.duration and stream.time_base:
         seconds = float(stream.duration * stream.time_base)
-    return -1 if seconds is None else _whole(seconds * float(stream.guessed_rate or 0))
+    frames = -1.0 if seconds is None else seconds * float(stream.guessed_rate or 0)
+    return math.floor(frames + 0.5) if abs(frames) < 2**53 else -1
 
 
 def _frames(
@@ -365,7 +369,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
 
 
 class _Pulse:
-    """Tells about once a second that the work goes on, and allows it more of the CPU."""
+    """Reports about once a second that the work goes on, and raises its limit of CPU time."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self.pipe, self.next = pipe, 0.0
@@ -402,17 +406,6 @@ def _converted(picture: VideoFrame, converter: VideoReformatter, index: int) -> 
     return np.asarray(frame if turn is None else cv2.rotate(frame, turn), dtype=np.uint8)
 
 
-def _counted(frames: Iterator[npt.NDArray[np.uint8] | None]) -> dict[str, Any]:
-    n_frames, first = 0, None
-    # Converted too: a frame that decodes but does not convert would fail every later stage.
-    for frame in frames:
-        if first is None:
-            first = frame
-        n_frames += 1
-    assert first is not None
-    return {"n_frames": n_frames, "height": first.shape[0], "width": first.shape[1]}
-
-
 def _sent(frames: Iterator[npt.NDArray[np.uint8] | None], pipe: BinaryIO, stop: int | None) -> int:
     """Send the frames up to `stop` as RGB, and count how many were decoded up to there."""
     index = 0
@@ -438,11 +431,6 @@ def _check_size(width: int, height: int) -> None:
         raise Refusal(f"claims frames of {width}x{height}, more than {MAX_PIXELS} pixels")
 
 
-def _whole(value: float) -> int:
-    """Round a number of frames to an int; -1 for what is out of range."""
-    return math.floor(value + 0.5) if abs(value) < 2**53 else -1
-
-
 def _warm_up() -> None:
     """Let libraries set up here what every fork would set up again, or has no open file left to load."""
     with _opened(_File(io.BytesIO(PIXEL))) as (container, stream):
@@ -450,13 +438,9 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-def _offer_to_the_oom_killer() -> None:
-    # Out of memory, this process is to go, and not the worker that holds a model.
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")
-
-
 if __name__ == "__main__":
-    _offer_to_the_oom_killer()
+    # Out of memory, this process is to go, and not the worker that holds a model.
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjustment:
+        adjustment.write("1000")
     _warm_up()
     serve(socket.socket(fileno=int(sys.argv[1])))

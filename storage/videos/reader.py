@@ -1,4 +1,4 @@
-"""Decodes videos with FFmpeg, from the first frame to the last, and nothing but the file named.
+"""Decodes videos with FFmpeg from the first frame to the last, and opens no file but the one given.
 
 Header frame counts lie in both directions and seeking lands on the wrong frame in damaged files, so frames
 are counted by decoding, and a range is read by decoding up to it. All of it happens in a process of its own
@@ -197,7 +197,7 @@ Part = npt.NDArray[np.uint8] | dict[str, Any]
 
 
 class _Ended(Exception):
-    """A decoder that is gone without having finished; the code is its exit code, None if unknown."""
+    """A decoder that ended before it had finished; the code is its exit code, None if unknown."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -205,7 +205,7 @@ class _Ended(Exception):
 
 
 class _Silence(Exception):
-    """A process of the decoder's that says nothing for too long."""
+    """A decoding process that has been silent for too long."""
 
 
 def _await(descriptor: int) -> None:
@@ -228,20 +228,18 @@ def _decoded(name: str, *, task: str, start: int = 0, stop: int | None = None) -
                 start += 1
             return
         except _Ended as ended:
-            if ended.code not in (None, *_FROM_OUTSIDE):
-                raise UndecodableVideo(name, _how_it_ended(ended.code)) from None
+            if ended.code == -signal.SIGXCPU:
+                reason = f"hangs the decoder: one frame took more than {CPU_SECONDS_A_FRAME} s of a CPU"
+                raise UndecodableVideo(name, reason) from None
+            if ended.code is not None and ended.code not in _FROM_OUTSIDE:
+                told = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
+                raise UndecodableVideo(name, f"crashes the decoder ({told})") from None
             if last_try:
                 needed = f"{decoder.MEMORY_BYTES // 2**20:,} MiB at most"
                 raise ChildProcessError(
                     f"{name}: its decoder was killed from outside, twice; for want of memory ({needed})?"
                     " Use fewer workers then"
                 ) from None
-
-
-def _how_it_ended(code: int) -> str:
-    if code == -signal.SIGXCPU:
-        return f"hangs the decoder: one frame took more than {CPU_SECONDS_A_FRAME} s of a CPU"
-    return f"crashes the decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
 def _check_file(name: str) -> None:
@@ -263,30 +261,23 @@ def _answers(name: str, request: dict[str, Any]) -> Iterator[Part]:
             while True:
                 kind, *numbers = HEAD.unpack(job.read(np.empty(HEAD.size, np.uint8)).data)
                 if kind == FRAME:
-                    yield _frame(job, *numbers)
+                    height, width = numbers
+                    # Whoever has taken over the decoder may say anything, but not fill the memory here.
+                    if not 0 < height * width <= MAX_PIXELS:
+                        raise _Ended(None)
+                    yield job.read(np.empty((height, width, 3), np.uint8))
                 elif kind in (FACTS, REFUSAL, UNREAD):
                     break
-            text = bytes(job.read(np.empty(min(numbers[0], _TEXT_BYTES), np.uint8)))
-            yield _facts(name, kind, json.loads(text))
+            content = json.loads(bytes(job.read(np.empty(min(numbers[0], _TEXT_BYTES), np.uint8))))
+            if kind == REFUSAL:
+                raise UndecodableVideo(name, content["reason"])
+            if kind == UNREAD:
+                raise OSError(content["errno"], os.strerror(content["errno"]), name)
+            yield content
     except _Silence:
         raise TimeoutError(
             f"{name}: no bytes of it for {SILENCE_SECONDS} s; is its disk there, is its decoder stopped?"
         ) from None
-
-
-def _facts(name: str, kind: bytes, content: dict[str, Any]) -> dict[str, Any]:
-    if kind == REFUSAL:
-        raise UndecodableVideo(name, content["reason"])
-    if kind == UNREAD:
-        raise OSError(content["errno"], os.strerror(content["errno"]), name)
-    return content
-
-
-def _frame(job: "_Job", height: int, width: int) -> npt.NDArray[np.uint8]:
-    # Whoever has taken over the decoder may say anything, but not fill the memory here.
-    if not 0 < height * width <= MAX_PIXELS:
-        raise _Ended(None)
-    return job.read(np.empty((height, width, 3), np.uint8))
 
 
 class _Job:

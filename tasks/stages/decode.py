@@ -23,11 +23,11 @@ def decode_block(work: Work, block: int) -> Written:
     """Decode and write the clips of one block."""
     clips = work.clips
     with arithmetic():
-        found = []
+        of_videos = []
         for rows in clips.by_video(block):
             with planned_video(work.place, work.dataset_id, work.data, rows.video.iloc[0]) as path:
-                found.append(_clip_frames(path, clips, rows))
-    frames = np.concatenate(found)
+                of_videos.append(_clip_frames(path, clips, rows))
+    frames = np.concatenate(of_videos)
     return write_block(work.place, work.dataset.frames, clips.ranges[block][0], {"frames": frames})
 
 
@@ -47,8 +47,14 @@ def resized_frames(path: str, view: View, start: int, stop: int) -> Iterator[Any
         yield resize_frame(frame, view)
 
 
-def _create(work: Work) -> Written:
-    return create_frames(work.place, work.dataset.frames, work.clips.columns(), **work.clips.sizes())
-
-
-STAGE: Stage = Stage(name="decode", of="dataset", block=decode_block, before=Once("frames", _create))
+STAGE: Stage = Stage(
+    name="decode",
+    of="dataset",
+    block=decode_block,
+    before=Once(
+        "frames",
+        lambda work: create_frames(
+            work.place, work.dataset.frames, work.clips.columns(), **work.clips.sizes()
+        ),
+    ),
+)

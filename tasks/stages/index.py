@@ -26,7 +26,7 @@ def video_blocks(videos: Sequence[object]) -> list[tuple[int, int]]:
 
 
 def count_block(work: Work, block: int) -> Written:
-    """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
+    """Count the frames of one block of videos; one that can't be decoded gets a row with the reason."""
     videos = videos_of(work.place, work.dataset_id)
     start, stop = video_blocks(videos)[block]
     with arithmetic():
@@ -58,8 +58,10 @@ def list_clips(work: Work) -> Written:
             f"{counted.note.iloc[0]}; check the files"
         )
     length = description["view"]["clip_length"]
-    counted["note"] = [
-        _with_length(note, n, length) for note, n in zip(counted.note, counted.n_frames, strict=True)
+    short = counted.n_frames.between(1, length - 1)
+    too_short = [f"shorter than a clip: {n} of {length} frames" for n in counted.n_frames[short]]
+    counted.loc[short, "note"] = [
+        "; ".join(filter(None, pair)) for pair in zip(counted.note[short], too_short, strict=True)
     ]
     odd = counted[counted.note != ""]
     exclusions = odd[["video", "class", "n_frames", "header_frames"]].assign(
@@ -68,12 +70,6 @@ def list_clips(work: Work) -> Written:
     clips = pd.DataFrame(_clips(usable, length))
     tables = {"exclusions": (paths.exclusions, exclusions), "index": (paths.index, clips)}
     return write_tables(place, tables) | file_hashes(place, [paths.description])
-
-
-def _with_length(note: str, n_frames: int, length: int) -> str:
-    """Add to what is odd about a video that it does not fill one clip."""
-    short = f"shorter than a clip: {n_frames} of {length} frames" if 0 < n_frames < length else ""
-    return "; ".join(filter(None, [note, short]))
 
 
 def _clips(videos: pd.DataFrame, length: int) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ def motion_block(work: Work, block: int) -> Written:
     """Compute and write the motion of one block."""
     clips = work.clips
     with arithmetic():
-        found = []
+        of_videos = []
         for rows in clips.by_video(block):
             with planned_video(work.place, work.dataset_id, work.data, rows.video.iloc[0]) as path:
-                found.append(_clip_motion(path, clips, rows))
-    flow, camera = (np.concatenate(parts) for parts in zip(*found, strict=True))
+                of_videos.append(_clip_motion(path, clips, rows))
+    flow, camera = (np.concatenate(parts) for parts in zip(*of_videos, strict=True))
     start = clips.ranges[block][0]
     arrays = {"flow": flow, "camera": camera, "moved": moved_shares(flow)}
     return write_block(work.place, work.dataset.motion, start, arrays)
@@ -59,8 +59,14 @@ def _clip_motion(
     return flow, camera
 
 
-def _create(work: Work) -> Written:
-    return create_motion(work.place, work.dataset.motion, work.clips.columns(), **work.clips.sizes())
-
-
-STAGE: Stage = Stage(name="motion", of="dataset", block=motion_block, before=Once("flow", _create))
+STAGE: Stage = Stage(
+    name="motion",
+    of="dataset",
+    block=motion_block,
+    before=Once(
+        "flow",
+        lambda work: create_motion(
+            work.place, work.dataset.motion, work.clips.columns(), **work.clips.sizes()
+        ),
+    ),
+)
