@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from selrel.pictures.images import PALETTES, flow_wheel, png, relevance_scale, s
 from selrel.pictures.playback import flow_strip, frame_strip, layer
 from selrel.scores.aggregate import SIGMA
 from selrel.scores.metrics import swept, terms
+from selrel.scores.single_frames import single_frames
 from selrel.selective import SelectiveParameters, selective_mask, temporal_edges
 from storage.arrays.cubes import read_block, read_relevance
 from storage.layout import ReportPaths
@@ -35,6 +36,8 @@ Row = Mapping[str, Any]
 Axes = Mapping[str, int]
 
 FLOW_SCALE = 4.0
+# What a clip's change has, and what its frames have by themselves.
+SPLIT = ("discriminative", "discriminative_spatial")
 _KINDS = {"clip": "integer", "method": "text", "sigma": "number", "kept_relevance": "number or none"}
 _THREADS = 4
 # Of the shown frames and flows; the relevance is not compressed with losses.
@@ -67,9 +70,13 @@ def write_page(
     main, axes = main_method(methods), clips_of(run.root, run.description["dataset_id"]).axes
     chosen = shown(run, clips)
     featured, played = chosen.featured, chosen.rows
+    # Of some of the clips, the relevance of single frames is told from that of their change.
+    split = _split(run, [row["clip"] for row in played])
+    for row in played:
+        row["single_frames"] = _of_frames(run, row, axes) if row["clip"] in split else None
 
     def publish(row: Row) -> str | None:
-        script = _script(run, row, axes, scales)
+        script = _script(run, row, axes, scales, split)
         write_clip(root, paths, row["clip"], script)
         return script if row["clip"] in featured else None
 
@@ -77,12 +84,15 @@ def write_page(
     with ThreadPoolExecutor(_THREADS) as pool:
         of_clips = list(
             pool.map(
-                lambda row: {n: relevance_scale(c) for n, c in _cubes(run, row, axes).items() if c.any()},
+                lambda row: {
+                    n: relevance_scale(c) for n, c in _cubes(run, row, axes, split).items() if c.any()
+                },
                 played,
             )
         )
         # One scale a method for all clips: the middle one of those that have any relevance.
-        own = {name: [scale[name] for scale in of_clips if name in scale] for name in methods}
+        names = [*methods, *(name for name in SPLIT if split and name not in methods)]
+        own = {name: [scale[name] for scale in of_clips if name in scale] for name in names}
         scales = {name: float(f"{np.median(found or [1.0]):.2g}") for name, found in own.items()}
         scripts = dict(zip((row["clip"] for row in played), pool.map(publish, played), strict=True))
     first = next((row for row in played if row["clip"] == next(iter(featured))), None)
@@ -103,7 +113,10 @@ def write_page(
             "flow": png(flow_wheel()),
             "flow_scale": FLOW_SCALE,
             "scales": scales,
-            "units": {name: units(name, chosen) for name, chosen in methods.items()},
+            "units": {
+                **dict.fromkeys(SPLIT, units(SPLIT[0], {})),
+                **{name: units(name, given) for name, given in methods.items()},
+            },
             "steps": None if first is None else _first_steps(run, first, axes, main, scales[main]),
         },
     }
@@ -123,13 +136,31 @@ def _exclusions(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _script(run: Run, row: Row, axes: Axes, scales: Mapping[str, float]) -> str:
+def _split(run: Run, played: Sequence[int]) -> set[int]:
+    """The clips of which the discriminative method has been computed."""
+    if SPLIT[0] in run.settings["methods"]:
+        return set(played)
+    if not run.root.exists(run.paths.played):
+        return set()
+    return set(read_table(run.root, run.paths.played)["clip"].to_pylist()) & set(played)
+
+
+def _of_frames(run: Run, row: Row, axes: Axes) -> dict[str, Any]:
+    """What each frame of a clip gives alone."""
+    at, frames = row["clip"], f"{SPLIT[0]}_frames"
+    found = read_block(run.root, run.paths.relevance, at, at + 1, [frames, "logits", "target"], axes=axes)
+    return single_frames(
+        found[frames][0], found["logits"][0], int(found["target"][0]), n_valid=row["n_valid_frames"]
+    )
+
+
+def _script(run: Run, row: Row, axes: Axes, scales: Mapping[str, float], split: Container[int]) -> str:
     """One clip's file."""
     frames, flow = _seen(run, row, axes)
     parameters = SelectiveParameters(**run.settings["selective"])
     layers = {
         name: layer(cube, run.settings["sigmas"], parameters, scale=scales[name])
-        for name, cube in _cubes(run, row, axes).items()
+        for name, cube in _cubes(run, row, axes, split).items()
     }
     return clip_script(
         row["clip"],
@@ -147,12 +178,13 @@ def _seen(run: Run, row: Row, axes: Axes) -> tuple[npt.NDArray[np.uint8], npt.ND
     return frames, flow
 
 
-def _cubes(run: Run, row: Row, axes: Axes) -> dict[str, npt.NDArray[np.float32]]:
-    """The explanations of a clip's valid frames, by method."""
+def _cubes(run: Run, row: Row, axes: Axes, split: Container[int] = ()) -> dict[str, npt.NDArray[np.float32]]:
+    """The explanations of a clip's valid frames, by method; of clips in `split`, spatial and temporal too."""
     at, n_valid = row["clip"], row["n_valid_frames"]
+    names = dict.fromkeys([*run.settings["methods"], *(SPLIT if at in split else ())])
     return {
         name: read_relevance(run.root, run.paths.relevance, name, at, at + 1, axes=axes)[0, :n_valid]
-        for name in run.settings["methods"]
+        for name in names
     }
 
 

@@ -124,6 +124,8 @@ def render_report(context: Mapping[str, Any]) -> str:
         **{key: context[key] for key in _KEYS},
         answer=reliance.answer(context["summary"].get("motion_reliance")),
         changed=reliance.told(tables.get("reliance", ())),
+        by_class=reliance.by_class(tables.get("reliance", ())),
+        single=reliance.single_frames(context["clips"]),
         words=WORDS | context["words"],
         older=figures.OLDER,
         styles=[Markup(_file(name)) for name in _STYLES],
@@ -162,10 +164,10 @@ def _for_scripts(context: Mapping[str, Any], swept: Sequence[Row]) -> dict[str, 
     of_all = sorted(overall(sweep), key=lambda row: float(row["sigma"]))
     methods = list(dict.fromkeys(row["method"] for row in overall(sweep)))
     sigmas = sorted({row["sigma"] for row in of_all})
-    names = ("clip", "video", "class", "predicted", "start_frame", "flag", "figures")
+    names = ("clip", "video", "class", "predicted", "start_frame", "flag", "figures", "single_frames")
     return {
         "methods": methods,
-        "methodNames": {method: method_name(method) for method in methods},
+        "methodNames": {name: method_name(name) for name in (*methods, *context["legends"]["scales"])},
         "mainMethod": main_method(methods) if methods else None,
         "sigmas": sigmas,
         "swept": {
@@ -174,7 +176,7 @@ def _for_scripts(context: Mapping[str, Any], swept: Sequence[Row]) -> dict[str, 
             for name in (column["name"], column["reason"])
             if name
         },
-        "clips": [{name: clip[name] for name in names} for clip in context["clips"]],
+        "clips": [{name: clip.get(name) for name in names} for clip in context["clips"]],
         "files": {clip["clip"]: f"media/{clip_file(clip['clip'])}" for clip in context["clips"]},
         "scales": context["legends"]["scales"],
         "charts": charts.sweep_charts(sweep, swept),

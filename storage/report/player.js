@@ -24,6 +24,16 @@ function thresholdWords() {
 
 const hasThreshold = () => shared.sigmas[chosenByAll.map] > 0;
 const keptWords = () => (hasThreshold() ? "what changes" : "no threshold, all evidence");
+// Of the clips that were looked at frame by frame.
+const SPLIT_WORDS = { discriminative_spatial: "what still frames show", discriminative: "what change adds" };
+
+function drawing(name, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
 const nameOf = (method) => shared.methodNames[method];
 
 // The figure of the method: its views, and what stands below them.
@@ -120,6 +130,7 @@ class Player {
     this.clip = clip;
     this.find(".frame").max = clip.frames - 1;
     this.makeViews();
+    this.makeFrames();
     await this.makeCurve();
     if (!isWanted()) return;
     this.show(this.fullest());
@@ -152,6 +163,34 @@ class Player {
       this.canvases.push(this.makeView(place, "baseline", method, () => `${nameOf(method)}: all evidence`));
       this.canvases.push(this.makeView(place, "selective", method, () => `${nameOf(method)}: ${keptWords()}`));
     }
+    for (const [method, words] of Object.entries(SPLIT_WORDS)) {
+      if (this.clip.layers[method]) this.canvases.push(this.makeView(place, "baseline", method, () => words));
+    }
+  }
+
+  // How much of the clip's score each of its frames gives alone.
+  makeFrames() {
+    const figure = this.find("figure.frames"), svg = figure.querySelector("svg"), found = this.about.single_frames;
+    figure.hidden = !found?.shares;
+    if (figure.hidden) return;
+    const { shares, same, best } = found;
+    const low = Math.min(0, ...shares), high = Math.max(1, ...shares);
+    const x = (frame) => 46 + (584 * (frame + 0.5)) / shares.length, y = (share) => 140 - (120 * (share - low)) / (high - low);
+    svg.setAttribute("viewBox", "0 0 640 170");
+    const parts = [];
+    for (const [name, share, label] of [["zero", 0, "0 %"], ["whole", 1, "100 %"]]) {
+      parts.push(drawing("line", { class: name, x1: 46, x2: 630, y1: y(share), y2: y(share) }));
+      parts.push(drawing("text", { x: 40, y: y(share) + 4, "text-anchor": "end" }, label));
+    }
+    this.now = drawing("line", { class: "now", y1: 10, y2: 146 });
+    parts.push(this.now, drawing("polyline", { class: "line", points: shares.map((share, at) => `${x(at)},${y(share)}`).join(" ") }));
+    shares.forEach((share, at) => parts.push(drawing("circle", { class: same[at] ? "same" : "other", cx: x(at), cy: y(share), r: 4 })));
+    for (const at of [0, shares.length - 1]) parts.push(drawing("text", { x: x(at), y: 162, "text-anchor": "middle" }, `frame ${at + 1}`));
+    svg.replaceChildren(...parts);
+    this.atFrame = x;
+    const words = `Each frame alone, as a still clip: it gives this part of the score that the whole clip has. Full dots give the same answer. The best, frame ${best + 1}, gives ${percent(shares[best])}${same[best] ? " and the same answer" : ", but another answer"}; above 100 % a still picture speaks for the answer more than the clip does.`;
+    figure.querySelector("figcaption").textContent = words;
+    svg.setAttribute("aria-label", words);
   }
 
   makeView(place, view, method, words) {
@@ -276,6 +315,9 @@ class Player {
       this.curve.data("curve", this.overTime());
     }
     this.curve.signal("frame", this.frame + 1).runAsync();
+    if (this.now && this.about.single_frames?.shares) {
+      for (const end of ["x1", "x2"]) this.now.setAttribute(end, this.atFrame(this.frame));
+    }
   }
 
   show(frame) {

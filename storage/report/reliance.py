@@ -42,6 +42,53 @@ def told(rows: Sequence[Row]) -> list[Row]:
     return [found[change] for change in CHANGES if change in found]
 
 
+def by_class(rows: Sequence[Row]) -> list[Row]:
+    """The classes with their accuracy by change, those that need motion most first.
+
+    Returns
+    -------
+    list of dict
+        ``class``; ``right``, pairs of a kind of clips and the share of right answers; ``reliance``, the row
+        of the frozen clips; ``n_clips``. Classes without a decision to speak of come last.
+    """
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["class"] is not None and row["target"] == "predicted":
+            found.setdefault(row["class"], {})[row["change"]] = row
+    classes: list[Row] = []
+    for name, changes in found.items():
+        told_in_order = [changes[change] for change in CHANGES if change in changes]
+        first = told_in_order[0]
+        classes.append(
+            {
+                "class": name,
+                "right": [("as they are", first["intact_accuracy"])]
+                + [(row["change"], row["accuracy"]) for row in told_in_order],
+                "reliance": changes.get("frozen"),
+                "n_clips": first["n_clips"],
+            }
+        )
+
+    def order(row: Row) -> tuple[bool, float, str]:
+        value = row["reliance"] and row["reliance"]["reliance"]
+        return value is None, -(value or 0.0), row["class"]
+
+    return sorted(classes, key=order)
+
+
+def single_frames(clips: Sequence[Row]) -> str | None:
+    """In how many of the clips that were looked at frame by frame one frame alone gives the answer."""
+    looked_at = [clip["single_frames"] for clip in clips if clip.get("single_frames")]
+    if not looked_at:
+        return None
+    enough = sum(found["same"][found["best"]] for found in looked_at)
+    return (
+        f"Of {count(len(looked_at))} of these clips, every frame was also shown to the model by itself: in "
+        f"{count(enough)} of them, the best single frame gives the same answer as the whole clip. That is an "
+        "upper limit of what a still picture tells, since it is the best of many."
+    )
+
+
 def right(rows: Sequence[Row]) -> str:
     """How often the model is right on the clips as they are, and on each kind of changed ones."""
     shares = ", ".join(f"{percent(row['accuracy'])} {row['change']}" for row in rows)
