@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ class Explanation:
     targets: Tensor
     cubes: dict[str, Tensor]
     conservation_error: Tensor
-    beside: dict[str, Tensor]
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Explainer:

@@ -94,10 +94,13 @@ def write_page(
         names = [*methods, *(name for name in SPLIT if split and name not in methods)]
         own = {name: [scale[name] for scale in of_clips if name in scale] for name in names}
         scales = {name: float(f"{np.median(found or [1.0]):.2g}") for name, found in own.items()}
+        # One for both, which are parts of one whole.
+        scales |= dict.fromkeys(SPLIT, max(scales[name] for name in SPLIT)) if split else {}
         scripts = dict(zip((row["clip"] for row in played), pool.map(publish, played), strict=True))
     first = next((row for row in played if row["clip"] == next(iter(featured))), None)
     context = {
         "run": run.name,
+        "n_classes": len(run.dataset.description["classes"]),
         "summary": dict(summary),
         "description": run.description,
         "tables": tables,

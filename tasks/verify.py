@@ -202,10 +202,11 @@ def _pieces(
     """Everything that must have a receipt, or has one, in the run and in its data set."""
     whole: list[tuple[HasReceipts, str]] = [(paths, RECEIPT)]
     in_blocks: list[tuple[HasReceipts, str]] = []
+    settings = _settings(root, paths)
     for stage in STAGES:
         if stage.of == "run" or dataset is not None:
             where = paths if stage.of == "run" or dataset is None else dataset
-            whole += [(where, name) for name in stage.made_once]
+            (whole if stage.asked(settings) else in_blocks).extend((where, name) for name in stage.made_once)
             in_blocks.append((where, stage.name))
     # A run that left blocks out, or is not finished, lacks some; those that are there must be sound.
     there = [(where, name, n) for where, name in (*whole, *in_blocks) for n in blocks_done(root, where, name)]
@@ -239,18 +240,18 @@ def _blocks(
     return [
         (stage.where(paths, dataset), stage.name, block)
         for stage in STAGES
-        if settings is None or stage.asked(settings)
+        if stage.asked(settings)
         for block in (range(n_counted) if stage is INDEX else blocks)
     ]
 
 
-def _settings(root: Root, paths: RunPaths) -> dict[str, Any] | None:
-    """What the run was asked for; None where nothing says it."""
+def _settings(root: Root, paths: RunPaths) -> dict[str, Any]:
+    """What the run was asked for; nothing where run.json, which is told as damaged, does not say it."""
     try:
         settings: dict[str, Any] = read_run(root, paths)["settings"]
         return settings
     except (FileNotFoundError, UnreadableFile, ValueError):
-        return None
+        return {}
 
 
 def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from selrel.clips.profiles import Profile, View
+from selrel.explain import beside
 from selrel.scores.aggregate import SIGMA
 from storage.arrays.cubes import (
     FROZEN_SHARE,
@@ -146,6 +147,8 @@ def _write_cubes(
     dataset, run = place.dataset(DATASET), place.run(RUN)
     columns, sizes, n = clips.columns(), clips.sizes(), len(clips.table)
     about: dict[str, dict[str, object]] = {method: {} for method in made.cubes}
+    for method in made.cubes:
+        about |= {f"{method}_{what}": {"axes": list(axes)} for what, axes in beside(method).items()}
     groups = (
         (dataset, "frames", create_frames(place, dataset.frames, columns, **sizes)),
         (dataset, "flow", create_motion(place, dataset.motion, columns, **sizes)),
@@ -188,6 +191,12 @@ def _write_cubes(
         }
         for method, cubes in made.cubes.items():
             arrays[method], arrays[f"{method}_scale"] = encode(cubes[part])
+        if "discriminative" in made.cubes:
+            spatial = encode(-made.cubes["discriminative"][part])
+            arrays["discriminative_spatial"], arrays["discriminative_spatial_scale"] = spatial
+            # A frame gives the more of the decision the later it comes.
+            shares = np.linspace(-0.2, 1.1, sizes["length"], dtype=np.float32)
+            arrays["discriminative_frames"] = shares[:, None] * logits[part][:, None]
         explained.append(write_block(place, run.relevance, start, arrays))
         if reliances:
             changed = {

@@ -1,8 +1,9 @@
-import numpy as np
+"""Which clips a report plays."""
+
 import pandas as pd
 import pytest
 
-from tasks.page import _examples, _own_scales, _scales, _shown
+from tasks.shown import Shown, _examples
 
 # clip: motion share, class, whole, right
 CLIPS = {0: (0.9, "a", False, True), 1: (0.8, "a", True, False), 2: (0.5, "a", True, True),
@@ -34,16 +35,12 @@ def test_examples_are_the_highest_the_middle_and_the_lowest(clips, expected):
     assert {row["clip"]: row["place"] for row in _examples(ranked(clips))} == expected
 
 
-def test_a_class_shows_its_own_examples_only():
-    featured = [row["clip"] for row in _examples(ranked(CLIPS))]
-    shown = _shown(ranked(CLIPS), [*featured, 2])
-    places = [(row["class"], row["clip"], row["place"]) for row in shown]
-    assert ("b", 3, "highest") in places and ("c", 6, "highest") in places
-    assert len({clip for _, clip, _ in places}) == len(places)
-
-
-def test_a_scale_is_the_middle_one_of_the_clips_that_have_any_relevance():
-    cubes = [{"m": np.full((2, 3, 3), value)} for value in (0.0, 1.0, 2.0, 30.0)]
-    own = [_own_scales(cube) for cube in cubes]
-    assert own[0] == {}
-    assert _scales(own, ["m", "other"]) == {"m": 2.0, "other": 1.0}
+def test_those_that_count_most_come_first():
+    rows = [
+        {"clip": clip, "place": place}
+        for clip, place in ((1, "highest"), (2, "typical"), (3, "lowest"), (4, "highest"), (5, None))
+    ]
+    shown = Shown({5: "highest", 2: "lowest"}, rows)
+    assert shown.first(3) == [5, 2, 1]
+    assert shown.first(99) == [5, 2, 1, 4, 3]
+    assert shown.first(0) == []

@@ -126,6 +126,7 @@ def context_of(classes=("Archery", "Biking")):
     share = {"mean": 0.2213, "low": 0.2004, "high": 0.2431, "sigma": 2.0, "n_clips": 1234}
     return {
         "run": "c3d-0123456789abcdef",
+        "n_classes": 4,
         "summary": {
             "motion_share": share,
             "motion_reliance": reliance_of(0.4321),
@@ -321,13 +322,45 @@ def test_classes_are_sorted_by_motion_share():
         if row["class"] is not None:
             row["relevance_mean"] = values[row["class"]]
             row["relevance_low"] = row["relevance_high"] = None
-    table = next(t for t in Page(render_report(context)).tables if t[0][0] == "Class" and len(t[0]) == 7)
+    table = next(
+        t for t in Page(render_report(context)).tables if t[0][0] == "Class" and "Motion share, %" in t[0]
+    )
     assert [row[:3] for row in table[1:]] == [
         ["high", "90.0", "-"],
         ["mid", "50.0", "-"],
         ["low", "10.0", "-"],
         ["none", "-", "-"],
     ]
+
+
+def test_classes_that_need_motion_most_come_first():
+    context = context_of(classes=("low", "high", "none"))
+    lost = {"low": 0.1, "high": 0.9, "none": None}
+    for row in context["tables"]["reliance"]:
+        if row["class"] is not None:
+            row["reliance"] = lost[row["class"]]
+            row["no_decision"] = None if row["reliance"] else "no decision to speak of"
+    table = next(t for t in Page(render_report(context)).tables if "score lost frozen" in t[0])
+    assert table[0] == [
+        "Class",
+        "as they are",
+        "frozen",
+        "shuffled",
+        "reversed",
+        "score lost frozen",
+        "Clips",
+    ]
+    assert [row[0] for row in table[1:]] == ["high", "low", "none"]
+    assert table[1][1:5] == ["73.8 %", "56.8 %", "87.7 %", "94.3 %"] and table[3][5] == "none"
+
+
+def test_how_often_one_frame_is_enough_is_said_of_the_clips_that_were_looked_at():
+    context = context_of()
+    assert "shown to the model by itself" not in Page(render_report(context)).text
+    for clip, same in zip(context["clips"], (True, False), strict=True):
+        clip["single_frames"] = {"shares": [0.5, 0.9], "same": [False, same], "best": 1}
+    text = Page(render_report(context)).text
+    assert "Of 2 of these clips, every frame was also shown to the model by itself: in 1 of them" in text
 
 
 def test_hostile_names_are_shown_as_text():

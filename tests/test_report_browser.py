@@ -79,7 +79,10 @@ def visit(browser: Browser) -> Iterator[Callable[..., Opened]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make_run(tmp_path_factory.mktemp("made"), n_clips=12, classes=CLASSES)
+    methods = ("deep_taylor", "grad_cam", "discriminative")
+    changes = {"frozen": 0.9, "shuffled": 0.5, "reversed": 0.1}
+    place = tmp_path_factory.mktemp("made")
+    return make_run(place, n_clips=12, classes=CLASSES, methods=methods, reliances=changes)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +255,40 @@ def test_the_curve_marks_the_frame_that_is_shown(report, visit):
         places.append(rule.get_attribute("transform"))
     lefts = [float(re.findall(r"[\d.]+", place)[0]) for place in places]
     assert lefts == sorted(set(lefts))
+
+
+def test_each_frame_is_shown_by_itself(report, visit):
+    """Of a clip that was looked at frame by frame: both parts of its relevance, and what each frame gives."""
+    player = player_of(visit(report).page)
+    captions = player.locator(".views figcaption")
+    expect(captions.filter(has_text="what still frames show")).to_have_count(1)
+    expect(captions.filter(has_text="what change adds")).to_have_count(1)
+    frames = player.locator("figure.frames")
+    shown = int(player.locator(".frame").get_attribute("max") or 0) + 1
+    expect(frames.locator("circle")).to_have_count(shown)
+    heights = [float(dot.get_attribute("cy") or 0) for dot in frames.locator("circle").all()]
+    assert heights == sorted(heights, reverse=True)
+    rule, places = frames.locator("line.now"), []
+    for at in (0, shown - 1):
+        player.locator(".frame").fill(str(at))
+        expect(player).to_have_attribute("data-frame", str(at))
+        places.append(float(rule.get_attribute("x1") or 0))
+    assert places[0] < places[1]
+    assert re.search(rf"The best, frame {shown}, gives [0-9.]+ %", frames.locator("figcaption").inner_text())
+
+
+def test_each_class_has_its_bars(report, visit):
+    for width in (WIDE, NARROW):
+        page = visit(report, width=width).page
+        table = page.locator("#need table").first
+        assert table.locator("tbody tr").count() == len(CLASSES)
+        assert table.locator("thead th").all_inner_texts()[1:5] == [
+            "as they are",
+            "frozen",
+            "shuffled",
+            "reversed",
+        ]
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_no_threshold_is_said_to_be_none(report, visit):

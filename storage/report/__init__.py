@@ -55,6 +55,8 @@ def render_report(context: Mapping[str, Any]) -> str:
 
         ``run`` : str
             The run's name.
+        ``n_classes`` : int
+            How many classes the model tells apart.
         ``summary`` : dict
             ``motion_share`` (a row with ``mean``, ``low``, ``high``, ``sigma``, ``n_clips``; or None),
             ``clips``, ``videos``, ``accuracy``, ``excluded_videos``,
@@ -124,6 +126,7 @@ def render_report(context: Mapping[str, Any]) -> str:
         **{key: context[key] for key in _KEYS},
         answer=reliance.answer(context["summary"].get("motion_reliance")),
         changed=reliance.told(tables.get("reliance", ())),
+        n_classes=context["n_classes"],
         by_class=reliance.by_class(tables.get("reliance", ())),
         single=reliance.single_frames(context["clips"]),
         words=WORDS | context["words"],
