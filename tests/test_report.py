@@ -341,15 +341,7 @@ def test_classes_that_need_motion_most_come_first():
             row["reliance"] = lost[row["class"]]
             row["no_decision"] = None if row["reliance"] else "no decision to speak of"
     table = next(t for t in Page(render_report(context)).tables if "score lost frozen" in t[0])
-    assert table[0] == [
-        "Class",
-        "as they are",
-        "frozen",
-        "shuffled",
-        "reversed",
-        "score lost frozen",
-        "Clips",
-    ]
+    assert table[0][1:5] == ["as they are", "frozen", "shuffled", "reversed"]
     assert [row[0] for row in table[1:]] == ["high", "low", "none"]
     assert table[1][1:5] == ["73.8 %", "56.8 %", "87.7 %", "94.3 %"] and table[3][5] == "none"
 

@@ -164,7 +164,8 @@ class Player {
       this.canvases.push(this.makeView(place, "selective", method, () => `${nameOf(method)}: ${keptWords()}`));
     }
     for (const [method, words] of Object.entries(SPLIT_WORDS)) {
-      if (this.clip.layers[method]) this.canvases.push(this.makeView(place, "baseline", method, () => words));
+      const isThere = this.clip.layers[method] && !this.methods().includes(method);
+      if (isThere) this.canvases.push(this.makeView(place, "baseline", method, () => words));
     }
   }
 

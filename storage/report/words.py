@@ -2,8 +2,8 @@
 
 # Names as people write them; a method that is not here is called by its own.
 _METHODS = {
-    "discriminative": "Discriminative, what change adds",
-    "discriminative_spatial": "Discriminative, what still frames show",
+    "discriminative": "discriminative, change",
+    "discriminative_spatial": "discriminative, still frames",
     "deep_taylor": "deep Taylor",
     "grad_cam": "Grad-CAM",
     "guided_backprop": "guided backpropagation",
