@@ -7,6 +7,7 @@ can plant a violation and see it found.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from selrel.training.recipe import Recipe
+from tasks.request import Cluster, Request, Training
 from tasks.stages import STAGES
 
 REPOSITORY = Path(__file__).parent.parent
@@ -221,13 +224,63 @@ def stage_names(path: str, text: str) -> list[str]:
     ]
 
 
+def options_once(path: str, text: str) -> list[str]:
+    """An option is declared in one of the lists, and reaches flows and commands from there."""
+    if not path.startswith("flows/"):
+        return []
+    return [
+        f"{path}:{node.lineno}: {node.name} takes {argument.arg}, an option of tasks/request.py"
+        for node in functions(text)
+        for argument in (*node.args.args, *node.args.kwonlyargs)
+        if argument.arg in OPTIONS
+    ]
+
+
+def few_arguments(path: str, text: str) -> list[str]:
+    """What needs more is a value of its own."""
+    return [
+        f"{path}:{node.lineno}: {node.name} takes {n} arguments; at most {MOST_ARGUMENTS}"
+        for node in functions(text)
+        if f"{path} {node.name}" not in DOORS
+        and (n := len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])) > MOST_ARGUMENTS
+    ]
+
+
+def short_functions(path: str, text: str) -> list[str]:
+    """A reader sees all of it at once."""
+    found = []
+    for node in functions(text):
+        first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+        n = (node.end_lineno or 0) - first.lineno + 1
+        if n > MOST_LINES:
+            found.append(f"{path}:{node.lineno}: {node.name} has {n} lines; at most {MOST_LINES}")
+    return found
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+LISTS = (Request, Training, Recipe, Cluster)
+# Other commands have these of their own.
+OF_MANY = {"data", "checkpoint", "root", "every", "epochs", "workers"}
+# Dask's own words for a cluster.
+OF_DASK = {"scheduler", "insecure"}
+OPTIONS = {option.name for kind in LISTS for option in dataclasses.fields(kind)} - OF_MANY - OF_DASK
+MOST_ARGUMENTS, MOST_LINES = 10, 60
+# Where a store is described, everything about it comes together.
+DOORS = {"storage/arrays/cubes.py create_relevance"}
+
 # "motion" is what much else is called, too.
 STAGE_NAMES = {stage.name for stage in STAGES} - {"motion"}
 RECEIPT_CALLS = {"blocks_done", "done_blocks", "pending", "read_receipts", "recorded_files", "run_stage"}
 
 RULES: tuple[Rule, ...] = (
     arrows, core_is_arrays, environment_at_import, store_paths, one_way_to_s3, private_zarr, file_names,
-    machine_paths, stage_names,
+    machine_paths, stage_names, options_once, few_arguments,
+    short_functions,
 )  # fmt: skip
 
 
@@ -281,6 +334,9 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
         (private_zarr, "storage/arrays/blocks.py", "from zarr.core.buffer import Buffer"),
         (file_names, "tasks/utils.py", ""),
         (file_names, "selrel/common/precision.py", ""),
+        (options_once, "flows/train_c3d.py", "def train_c3d(data, momentum=0.9):\n    pass"),
+        (few_arguments, "tasks/plan.py", "def plan(" + ", ".join("abcdefghijk") + "):\n    pass"),
+        (short_functions, "tasks/plan.py", "def plan():\n" + "    pass\n" * 61),
         (stage_names, "tasks/watch.py", "blocks_done(root, paths, 'explain')"),
         (stage_names, "tasks/plan.py", "blocks_done(root, paths, 'score')"),
         (stage_names, "tasks/plan.py", "if stage == 'decode':\n    pass"),
