@@ -147,7 +147,10 @@ def levels(
     ValueError
         If n_valid does not fit, or the sigmas are not above 0 and ascending.
     """
-    _check_valid(relevance, n_valid)
+    if relevance.ndim != 3:
+        raise ValueError(f"relevance has shape {tuple(relevance.shape)}; one clip is (time, y, x)")
+    if not 1 <= n_valid <= len(relevance):
+        raise ValueError(f"n_valid is {n_valid}; a clip of {len(relevance)} frames has 1 to {len(relevance)}")
     check_sigmas(sigmas)
     if list(sigmas) != sorted(sigmas):
         raise ValueError(f"sigmas {list(sigmas)} are not ascending; sort them")
@@ -243,10 +246,3 @@ def _edge_map(relevance: Tensor, parameters: SelectiveParameters) -> Tensor:
     if parameters.edge == "magnitude":
         return edges.abs()
     return edges if parameters.edge == "rising" else -edges
-
-
-def _check_valid(relevance: Tensor, n_valid: int) -> None:
-    if relevance.ndim != 3:
-        raise ValueError(f"relevance has shape {tuple(relevance.shape)}; one clip is (time, y, x)")
-    if not 1 <= n_valid <= len(relevance):
-        raise ValueError(f"n_valid is {n_valid}; a clip of {len(relevance)} frames has 1 to {len(relevance)}")

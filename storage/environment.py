@@ -10,7 +10,7 @@ a cluster or a server that is there already.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +54,18 @@ def inherited(environment: Mapping[str, str], *, but: tuple[str, ...] = ()) -> d
     # httpx opens this file also where nothing is encrypted.
     if "SSL_CERT_FILE" in kept and not Path(kept["SSL_CERT_FILE"]).is_file():
         del kept["SSL_CERT_FILE"]
-    _reach_loopback_directly(kept)
+    # Send nothing for this machine through a proxy, and name none that nothing here can use.
+    usable = ("http", "https", *(("socks5", "socks5h") if find_spec("socksio") else ()))
+    for name in [name for name in kept if name.lower() in _PROXIES]:
+        # httpx opens every proxy that is named, used or not; SOCKS needs a package, and S3 can't use it.
+        proxy = kept[name]
+        if (urlsplit(proxy).scheme if "://" in proxy else "http") not in usable:
+            del kept[name]
+    named = kept.get("no_proxy") or kept.get("NO_PROXY") or ""
+    hosts = [host for host in map(str.strip, named.split(",")) if host]
+    if "*" not in hosts:
+        direct = ",".join(hosts + [host for host in _LOOPBACK if host not in hosts])
+        kept.update({"no_proxy": direct, "NO_PROXY": direct})
     return kept
 
 
@@ -73,18 +84,3 @@ def _become(wanted: Mapping[str, str]) -> None:
     for name in [name for name in os.environ if name not in wanted]:
         del os.environ[name]
     os.environ.update(wanted)
-
-
-def _reach_loopback_directly(environment: MutableMapping[str, str]) -> None:
-    """Send nothing for this machine through a proxy, and name none that nothing here can use."""
-    usable = ("http", "https", *(("socks5", "socks5h") if find_spec("socksio") else ()))
-    for name in [name for name in environment if name.lower() in _PROXIES]:
-        # httpx opens every proxy that is named, used or not; SOCKS needs a package, and S3 can't use it.
-        proxy = environment[name]
-        if (urlsplit(proxy).scheme if "://" in proxy else "http") not in usable:
-            del environment[name]
-    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    hosts = [host for host in map(str.strip, named.split(",")) if host]
-    if "*" not in hosts:
-        direct = ",".join(hosts + [host for host in _LOOPBACK if host not in hosts])
-        environment.update({"no_proxy": direct, "NO_PROXY": direct})

@@ -155,16 +155,12 @@ def _farthest(estimate: float, edge: float, n: int, m: int) -> float:
     inside, outside = estimate, edge
     for _ in range(60):
         middle = (inside + outside) / 2
-        held = (middle - estimate) ** 2 <= _Z**2 * _auc_variance(middle, n, m)
+        # Variance of an area under the curve of exponential values, the kinds' sizes taken at their mean.
+        others = (n + m) / 2 - 1
+        spread = 1 + others * ((1 - middle) / (2 - middle) + middle / (1 + middle))
+        held = (middle - estimate) ** 2 <= _Z**2 * (middle * (1 - middle) * spread / (n * m))
         inside, outside = (middle, outside) if held else (inside, middle)
     return inside
-
-
-def _auc_variance(area: float, n: int, m: int) -> float:
-    """Variance of an area under the curve of exponential values, the kinds' sizes taken at their mean."""
-    others = (n + m) / 2 - 1
-    spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
-    return area * (1 - area) * spread / (n * m)
 
 
 def at_edge(n: int) -> float:

@@ -207,7 +207,24 @@ def write_block(root: Root, path: str, start: int, arrays: Mapping[str, NDArray[
             )
 
     def write(name: str) -> Written:
-        data = _object_bytes(written[name], arrays[name])
+        array = written[name]
+        values = arrays[name]
+        # Written through the array itself, zarr would read the old object and merge it with the new
+        # block, and fail where the old one is damaged.
+        objects: dict[str, Buffer] = {}
+        alone = zarr.create_array(
+            MemoryStore(objects),
+            shape=values.shape,
+            dtype=array.dtype,
+            chunks=array.chunks,
+            shards=array.shards,
+            compressors=array.compressors,
+            fill_value=array.fill_value,
+            # An object that is there is how a written block of zeros differs from a lost one.
+            config={"write_empty_chunks": True},
+        )
+        alone[:] = values
+        data = objects[array.metadata.encode_chunk_key((0,) * values.ndim)].to_bytes()
         return _write(root, [(_object(path, written[name], start), data)])
 
     # Writing waits for the disk or the server, so a few objects are written at once; not all, since each is
@@ -365,25 +382,6 @@ def _stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _clips_a_block(array: zarr.Array[Any]) -> int:
     return int((array.shards or array.chunks)[0])
-
-
-def _object_bytes(array: zarr.Array[Any], values: NDArray[Any]) -> bytes:
-    # Written through the array itself, zarr would read the old object and merge it with the new
-    # block, and fail where the old one is damaged.
-    objects: dict[str, Buffer] = {}
-    alone = zarr.create_array(
-        MemoryStore(objects),
-        shape=values.shape,
-        dtype=array.dtype,
-        chunks=array.chunks,
-        shards=array.shards,
-        compressors=array.compressors,
-        fill_value=array.fill_value,
-        # An object that is there is how a written block of zeros differs from a lost one.
-        config={"write_empty_chunks": True},
-    )
-    alone[:] = values
-    return objects[array.metadata.encode_chunk_key((0,) * values.ndim)].to_bytes()
 
 
 def _read(root: Root, path: str, array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:

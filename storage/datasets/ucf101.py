@@ -401,35 +401,31 @@ def _read_splits(lists: str, split: int, subset: str, classes: Sequence[str]) ->
         if subset in ("all", kind):
             path = os.path.join(lists, f"{kind}list{split:02d}.txt")
             for where, line in _lines(path):
-                key = _checked_entry(line, where, classes)
+                # Check a list entry, ``<class>/<file> [<label>]``.
+                entry = _ENTRY.fullmatch(line)
+                file = (
+                    entry
+                    and _is_name(entry["folder"])
+                    and _is_name(entry["file"])
+                    and _FILE_NAME.fullmatch(entry["file"])
+                )
+                if not entry or not file:
+                    raise ValueError(
+                        f"{where}: {line[:80]!r} is no entry of this data set; allowed is "
+                        "'<class>/v_<class>_gNN_cNN.avi <label>' inside the tree"
+                    )
+                label = _checked_class(entry["folder"], where, classes)
+                if entry["label"] and _checked_label(entry["label"], len(classes), where) != label + 1:
+                    raise ValueError(
+                        f"{where}: {entry['folder']} has label {entry['label']}, but {label + 1} in "
+                        "classInd.txt; correct one"
+                    )
+                key = label, file["group"], file["clip"]
                 if splits.setdefault(key, kind) != kind:
                     raise ValueError(
                         f"{where}: {line[:80]} is in the train list too; a video belongs to one of them"
                     )
     return splits
-
-
-def _checked_entry(line: str, where: str, classes: Sequence[str]) -> _Key:
-    """Check a list entry, ``<class>/<file> [<label>]``."""
-    entry = _ENTRY.fullmatch(line)
-    file = (
-        entry
-        and _is_name(entry["folder"])
-        and _is_name(entry["file"])
-        and _FILE_NAME.fullmatch(entry["file"])
-    )
-    if not entry or not file:
-        raise ValueError(
-            f"{where}: {line[:80]!r} is no entry of this data set; allowed is "
-            "'<class>/v_<class>_gNN_cNN.avi <label>' inside the tree"
-        )
-    label = _checked_class(entry["folder"], where, classes)
-    if entry["label"] and _checked_label(entry["label"], len(classes), where) != label + 1:
-        raise ValueError(
-            f"{where}: {entry['folder']} has label {entry['label']}, but {label + 1} in classInd.txt; "
-            "correct one"
-        )
-    return label, file["group"], file["clip"]
 
 
 def _checked_class(name: str, where: str, classes: Sequence[str]) -> int:
@@ -519,7 +515,14 @@ def _videos(
                 continue
             if file.is_symlink() or directory.is_symlink():
                 _check_inside(file.path, folder)
-            key = _key(file, classes, label)
+            match = _FILE_NAME.fullmatch(file.name) if _is_name(file.name) else None
+            # Of a class whose name has spaces, files are often named without.
+            if match is None or _unspaced(match["action"]) != _unspaced(classes[label]):
+                raise ValueError(
+                    f"{file.path!r} is not named v_{classes[label]}_gNN_cNN{os.path.splitext(file.name)[1]}; "
+                    "rename it, or move it away"
+                )
+            key = label, match["group"], match["clip"]
             if key in found:
                 raise ValueError(
                     f"{folder}: {name!r} is there twice, also as {found[key].name!r}; delete one"
@@ -552,17 +555,6 @@ def _check_inside(path: str, folder: str) -> None:
     target, tree = os.path.realpath(path), os.path.realpath(folder)
     if os.path.commonpath((target, tree)) != tree:
         raise ValueError(f"{path!r} is a link to {target!r}, outside {tree}; copy the video there")
-
-
-def _key(file: "os.DirEntry[str]", classes: Sequence[str], label: int) -> _Key:
-    match = _FILE_NAME.fullmatch(file.name) if _is_name(file.name) else None
-    # Of a class whose name has spaces, files are often named without.
-    if match is None or _unspaced(match["action"]) != _unspaced(classes[label]):
-        raise ValueError(
-            f"{file.path!r} is not named v_{classes[label]}_gNN_cNN{os.path.splitext(file.name)[1]}; "
-            "rename it, or move it away"
-        )
-    return label, match["group"], match["clip"]
 
 
 def _unspaced(name: str) -> str:

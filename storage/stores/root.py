@@ -510,22 +510,21 @@ def _normalised(url: str) -> str:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return os.path.abspath(url2pathname(parts.path))
     if parts.scheme == "s3":
-        return _normalised_s3(url)
+        bucket, *prefix = url.removeprefix("s3://").rstrip("/").split("/")
+        if "@" in bucket or ":" in bucket:
+            raise UnusableRoot(
+                "an s3:// root must not hold keys, a host or a port: give s3://bucket/prefix, and the rest "
+                "by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL or the AWS configuration "
+                "files"
+            )
+        sound = all(
+            part not in ("", ".", "..") and not re.search(r"[?#*\[\x00-\x1f]", part) for part in prefix
+        )
+        if not _BUCKET.fullmatch(bucket) or not sound:
+            raise UnusableRoot(f"root {url!r} can't be used: give s3://bucket/prefix with plain names")
+        return "s3://" + "/".join([bucket, *prefix])
     without_secret = re.sub(r"//[^/@]*@", "//...@", url)
     raise UnusableRoot(f"root {without_secret!r} can't be used: give {_ALLOWED}")
-
-
-def _normalised_s3(url: str) -> str:
-    bucket, *prefix = url.removeprefix("s3://").rstrip("/").split("/")
-    if "@" in bucket or ":" in bucket:
-        raise UnusableRoot(
-            "an s3:// root must not hold keys, a host or a port: give s3://bucket/prefix, and the rest by"
-            " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL or the AWS configuration files"
-        )
-    sound = all(part not in ("", ".", "..") and not re.search(r"[?#*\[\x00-\x1f]", part) for part in prefix)
-    if not _BUCKET.fullmatch(bucket) or not sound:
-        raise UnusableRoot(f"root {url!r} can't be used: give s3://bucket/prefix with plain names")
-    return "s3://" + "/".join([bucket, *prefix])
 
 
 def _read_object(url: str, most: int) -> bytes:

@@ -61,12 +61,40 @@ def opening(root: Root, paths: ValidityPaths) -> str:
 
 def page(tables: Tables, *, settings: Mapping[str, Any]) -> str:
     """Make the text of the page from the tables."""
+    validity, pairs = tables["validity"], default_map(tables["pairs"])
+    chosen = default_map(validity[validity.what == "share"])
+    rows = []
+    for method, part in chosen.groupby("method"):
+        by = {(row.camera, row.measure): row for row in rows_of(part)}
+        use = by["all", "motion_use"]
+        (pair,) = rows_of(pairs[pairs.method == method])
+        rows.append(
+            [
+                method,
+                interval(use, "spearman"),
+                number(use.spearman_of_kinds),
+                interval(use, "over_kinds"),
+                interval(use, "followers_spearman"),
+                interval(by["all", "freeze_effect"], "spearman"),
+                *(number(by[camera, "motion_use"].spearman) for camera in ("still", "panned")),
+                interval(use, "auc"),
+                interval(pair, "clip_auc"),
+            ]
+        )
+    names = ["method (2 sigma, magnitude)", "Spearman, motion use", "by kinds alone", "over that"]
+    names += ["followers alone", "Spearman, freeze effect", "still camera", "panned camera"]
+    table = markdown([*names, "AUC, models", "AUC, same clip"], rows)
+    chosen = of_use(tables["validity"])
+    rows = []
+    for method, part in chosen[(chosen.sigma > 0)].dropna(subset=["spearman"]).groupby("method"):
+        ordered = rows_of(part.sort_values("spearman"))
+        rows.append([method, _described(ordered[-1]), _described(ordered[0])])
     sections = {
         "What this says": summary(tables),
         "The default map in figures": figures(tables),
         "What the models do": _models(tables["models"]),
-        "Does the motion share rise with true motion use?": _validity(tables),
-        "The best maps": _best(tables["validity"]),
+        "Does the motion share rise with true motion use?": (f"{table}\n\n{_CARE}"),
+        "The best maps": markdown(["method", "highest rank correlation", "lowest"], rows),
         "Does the selective map find the object that decides?": _localisation(tables["localisation"]),
         "Random weights": _sanity(tables["sanity"]),
     }
@@ -103,42 +131,6 @@ def _models(models: pd.DataFrame) -> str:
     ]
     names = ["trained on", "models", "intact", "frozen", "shuffled", "reversed", "swapped scene"]
     return markdown([*names, "motion use (least to most)", "freeze effect"], rows)
-
-
-def _validity(tables: Tables) -> str:
-    validity, pairs = tables["validity"], default_map(tables["pairs"])
-    chosen = default_map(validity[validity.what == "share"])
-    rows = []
-    for method, part in chosen.groupby("method"):
-        by = {(row.camera, row.measure): row for row in rows_of(part)}
-        use = by["all", "motion_use"]
-        (pair,) = rows_of(pairs[pairs.method == method])
-        rows.append(
-            [
-                method,
-                interval(use, "spearman"),
-                number(use.spearman_of_kinds),
-                interval(use, "over_kinds"),
-                interval(use, "followers_spearman"),
-                interval(by["all", "freeze_effect"], "spearman"),
-                *(number(by[camera, "motion_use"].spearman) for camera in ("still", "panned")),
-                interval(use, "auc"),
-                interval(pair, "clip_auc"),
-            ]
-        )
-    names = ["method (2 sigma, magnitude)", "Spearman, motion use", "by kinds alone", "over that"]
-    names += ["followers alone", "Spearman, freeze effect", "still camera", "panned camera"]
-    table = markdown([*names, "AUC, models", "AUC, same clip"], rows)
-    return f"{table}\n\n{_CARE}"
-
-
-def _best(validity: pd.DataFrame) -> str:
-    chosen = of_use(validity)
-    rows = []
-    for method, part in chosen[(chosen.sigma > 0)].dropna(subset=["spearman"]).groupby("method"):
-        ordered = rows_of(part.sort_values("spearman"))
-        rows.append([method, _described(ordered[-1]), _described(ordered[0])])
-    return markdown(["method", "highest rank correlation", "lowest"], rows)
 
 
 def _described(row: Any) -> str:
