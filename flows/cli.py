@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
@@ -18,9 +17,20 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line and return the exit code; what stops a command becomes one line."""
     with one_interrupt(_leave):
-        return _guarded(lambda: _run(arguments))
+        try:
+            return _run(arguments)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except (ValueError, OSError) as error:
+            return stopped(str(error), BAD_INPUT)
+        except RuntimeError as error:
+            return stopped(str(error), FAILED)
+        except Exception as error:
+            if reason := outage(error):
+                return stopped(reason, BAD_INPUT)
+            raise
 
 
 def application() -> App:
@@ -95,22 +105,6 @@ def _run(arguments: list[str] | None) -> int:
         except CycloptsError:
             return BAD_INPUT
         return int(done or 0)
-
-
-def _guarded(command: Callable[[], int]) -> int:
-    """Turn what stops a command into one line and an exit code."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except (ValueError, OSError) as error:
-        return stopped(str(error), BAD_INPUT)
-    except RuntimeError as error:
-        return stopped(str(error), FAILED)
-    except Exception as error:
-        if reason := outage(error):
-            return stopped(reason, BAD_INPUT)
-        raise
 
 
 def _leave() -> None:

@@ -37,7 +37,10 @@ class SettingsFile:
         path = Path(FILE)
         if not commands or not path.exists():
             return
-        settings = _read(path)
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read as TOML: {error}") from None
         tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
         if unknown := sorted(tables.keys() - set(self.commands)):
             raise ValueError(
@@ -58,10 +61,3 @@ class SettingsFile:
 def sources(commands: Sequence[str]) -> list[Any]:
     """Where the settings of these commands come from after their flags; the first to know one wins."""
     return [SettingsFile(commands), Env("SELREL_", command=False, show=False)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read as TOML: {error}") from None

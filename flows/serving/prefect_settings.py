@@ -39,16 +39,47 @@ def environment_of_a_client(home: Path) -> dict[str, str]:
     return kept | {"DO_NOT_TRACK": "1", "PREFECT_HOME": str(home)}
 
 
-def environment_of_a_server(home: Path, password: str) -> dict[str, str]:
-    """Environment of a Prefect server of this project's own, and of what belongs to it."""
-    return inherited(os.environ, but=_OF_OTHERS) | {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_API_AUTH_STRING": password,
-        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+def environment_of_a_server(home: Path, password: str, *, api: str | None = None) -> dict[str, str]:
+    """Environment of a Prefect server of this project's own.
+
+    Parameters
+    ----------
+    home : Path
+        Where it keeps its database.
+    password : str
+        What it asks its clients for.
+    api : str, optional
+        Its address, if it stays and has a worker, whose environment this is as well; by default it is
+        private to one process, and does without what only a browser or a second process would use.
+    """
+    private = {
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+        # Block types serve saved blocks and the UI; registering them takes 1.5 s.
+        "PREFECT_SERVER_BLOCKS_REGISTER_ON_START": "false",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     }
+    standing = {
+        "PREFECT_API_URL": api or "",
+        "PREFECT_API_AUTH_STRING": password,
+        # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return (
+        inherited(os.environ, but=_OF_OTHERS)
+        | (standing if api else private)
+        | {
+            "DO_NOT_TRACK": "1",
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        }
+    )
 
 
 def environment_of_a_worker(variables: Mapping[str, str]) -> dict[str, str]:
@@ -64,16 +95,15 @@ def _named(*prefixes: str) -> dict[str, str]:
 
 def import_prefect() -> None:
     """Import Prefect without the settings that the working directory has for another project."""
-    if any(_mentions(Path(name), word) for name, word in _FILES.items()):
-        with contextlib.chdir(Path(__file__).parent):
-            importlib.import_module("prefect.context")
-
-
-def _mentions(file: Path, word: str) -> bool:
-    try:
-        return word in file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    for name, word in _FILES.items():
+        try:
+            mentioned = word in Path(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if mentioned:
+            with contextlib.chdir(Path(__file__).parent):
+                importlib.import_module("prefect.context")
+            return
 
 
 @contextmanager
