@@ -38,17 +38,24 @@ def exclusions_of_run(
     """
     of_dataset: pd.DataFrame = read_table(run.root, run.dataset.paths.exclusions).to_pandas()
     of_dataset = _with_still(of_dataset, clips)
-    rows = [
-        {
-            "video": video,
-            "class": clips["class"].iloc[0],
-            "n_frames": int(clips.n_frames.iloc[0]),
-            "header_frames": -1,
-            "kind": "quarantined",
-            "reason": f"{len(clips)} of its clips: {_reason(clips, quarantined)}",
-        }
-        for video, clips in left_out.groupby("video", sort=False)
-    ]
+    rows = []
+    for video, lacking in left_out.groupby("video", sort=False):
+        reasons = (
+            lost["reason"]
+            for lost in quarantined
+            if lacking["clip"].between(lost["start"], lost["stop"] - 1).any()
+        )
+        reason = next(reasons, "the target of its video needs clips that were left out")
+        rows.append(
+            {
+                "video": video,
+                "class": lacking["class"].iloc[0],
+                "n_frames": int(lacking.n_frames.iloc[0]),
+                "header_frames": -1,
+                "kind": "quarantined",
+                "reason": f"{len(lacking)} of its clips: {reason}",
+            }
+        )
     return pd.concat([of_dataset, pd.DataFrame(rows, columns=of_dataset.columns)]) if rows else of_dataset
 
 
@@ -63,13 +70,6 @@ def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
     new = still[~still.video.isin(exclusions.video)]
     rows = new[["video", "class", "n_frames"]].assign(header_frames=-1, kind="flagged", reason=NOTHING_MOVES)
     return pd.concat([exclusions, rows[list(exclusions.columns)]]) if len(rows) else exclusions
-
-
-def _reason(clips: pd.DataFrame, quarantined: Sequence[Quarantined]) -> str:
-    for lost in quarantined:
-        if clips["clip"].between(lost["start"], lost["stop"] - 1).any():
-            return lost["reason"]
-    return "the target of its video needs clips that were left out"
 
 
 def left_out_summary(run: Run, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]) -> dict[str, Any]:

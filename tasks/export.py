@@ -105,11 +105,17 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     run = finished_run(url)
     root, dataset = run.root, run.dataset.paths
     axes = clips_of(root, run.description["dataset_id"]).axes
-    chosen = _chosen(methods, list(run.settings["methods"]))
+    known = list(run.settings["methods"])
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
     parameters = SelectiveParameters(**run.settings["selective"], sigma=sigma)
-    row = _row(open_run(url, axes=axes), clip, root.join(run.paths.table("clips")))
+    cubes = open_run(url, axes=axes)
+    if not 0 <= clip < (n := cubes.sizes["clip"]):
+        listed = root.join(run.paths.table("clips"))
+        raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {listed} lists them")
+    row = cubes.isel(clip=clip)
     n = int(row["n_valid_frames"])
-    relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
+    relevance = {method: np.asarray(row[method].values)[:n] for method in methods or known}
     if not all(np.isfinite(cube).all() for cube in relevance.values()):
         raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
     frames = read_block(root, dataset.frames, clip, clip + 1, ["frames"], axes=axes)["frames"][0, :n]
@@ -199,19 +205,6 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     sweep = overall(result_rows(run, "sweep"))
     found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, views()["sweep"]["columns"], kind=kind)
     return found
-
-
-def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
-    if unknown := [name for name in methods or () if name not in known]:
-        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
-    return list(dict.fromkeys(methods)) if methods else known
-
-
-def _row(run: Any, clip: int, table: str) -> Any:
-    n = run.sizes["clip"]
-    if not 0 <= clip < n:
-        raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {table} lists them")
-    return run.isel(clip=clip)
 
 
 def _about(row: Any, run: str) -> dict[str, Any]:

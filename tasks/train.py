@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -224,14 +224,15 @@ class _Clips:
         length = self._view.clip_length
         if shift:
             start = min(max(0, start + shift), max(0, n_frames - length))
-        return loop_pad(self._frames(path, start, min(start + length, n_frames)), length)
-
-    def _frames(self, path: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        stop = min(start + length, n_frames)
         if path in self._kept:
-            return self._kept[path][start:stop]
-        found = np.stack([resize_frame(f, self._view) for f in read_frames(path, start=start, stop=stop)])
-        self._read[path] = still(path, self._read[path])
-        return found
+            frames = self._kept[path][start:stop]
+        else:
+            frames = np.stack(
+                [resize_frame(f, self._view) for f in read_frames(path, start=start, stop=stop)]
+            )
+            self._read[path] = still(path, self._read[path])
+        return loop_pad(frames, length)
 
 
 def _carried_out(
@@ -251,13 +252,23 @@ def _carried_out(
         meta = {**about, "epoch": trainer.epoch, "history": history}
         return publish(place, path, model.state_dict(), meta=meta, profile=profile)
 
-    for epoch in _shown(trainer.epochs(), epochs, done=trainer.epoch):
-        history.append(dataclasses.asdict(epoch))
-        if trainer.epoch % every == 0:
-            published(paths.epoch(trainer.epoch))
-        drawn = trainer.epoch % _PICTURE_EVERY == 0 or trainer.epoch == epochs
-        write_history(place, paths, history, picture=drawn)
-        write_state(place, paths, {**trainer.state(), "history": history})
+    with progress("train", epochs, done=trainer.epoch, unit="epochs") as advance:
+        for epoch in trainer.epochs():
+            judged = epoch.validation_accuracy
+            _log.info(
+                "epoch %d: loss %.3f, accuracy %.0f %%%s",
+                epoch.epoch,
+                epoch.loss,
+                100 * epoch.accuracy,
+                f", held out {100 * judged:.0f} %" if judged is not None else "",
+            )
+            advance(1)
+            history.append(dataclasses.asdict(epoch))
+            if trainer.epoch % every == 0:
+                published(paths.epoch(trainer.epoch))
+            drawn = trainer.epoch % _PICTURE_EVERY == 0 or trainer.epoch == epochs
+            write_history(place, paths, history, picture=drawn)
+            write_state(place, paths, {**trainer.state(), "history": history})
     sha256 = published(paths.name)
     made = {"checkpoint": place.join(paths.name), "sha256": sha256, "classes": about["classes"]}
     return {**made, "history": history}
@@ -291,22 +302,6 @@ def _not_this(place: Root, paths: TrainingPaths, reason: str) -> str:
         f"{place.join(paths.state)} is no state of this training ({reason.splitlines()[0]}); remove it, and "
         "the same command starts anew"
     )
-
-
-def _shown(epochs: Iterable[Epoch], n_epochs: int, *, done: int) -> Iterator[Epoch]:
-    """Hand the epochs on, and show each."""
-    with progress("train", n_epochs, done=done, unit="epochs") as advance:
-        for epoch in epochs:
-            held_out = epoch.validation_accuracy
-            _log.info(
-                "epoch %d: loss %.3f, accuracy %.0f %%%s",
-                epoch.epoch,
-                epoch.loss,
-                100 * epoch.accuracy,
-                f", held out {100 * held_out:.0f} %" if held_out is not None else "",
-            )
-            advance(1)
-            yield epoch
 
 
 def _listed(dataset: Dataset) -> list[list[Any]]:

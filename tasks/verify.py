@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -86,7 +87,12 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
     summary = _summary(root, paths, found)
     dataset, fault = _dataset(root, paths, summary)
     pieces = _pieces(root, paths, dataset, summary, found)
-    efforts = [path for where in (paths, dataset) if where for path in _efforts(root, where)]
+    efforts = [
+        f"{where.efforts}/{name}"
+        for where in (paths, dataset)
+        if where is not None
+        for name in root.listdir(where.efforts)
+    ]
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
         records = list(readers.map(lambda path: _record_damage(root, path), efforts))
@@ -130,8 +136,15 @@ def _videos(root: Root, paths: RunPaths) -> str:
     planned = {video[0]: str(video[6]) for video in videos if len(video) > 6}
     if planned and not os.path.isdir(data):
         return f"Its videos are not at {data} here, so nothing is said about them."
+
+    def is_same(name: str) -> bool:
+        try:
+            return sha256_of({name: video_path(data, name)})[name] == planned[name]
+        except (OSError, ValueError):
+            return False
+
     with ThreadPoolExecutor(_READERS) as readers:
-        same = readers.map(lambda name: _is_same(data, name, planned[name]), planned)
+        same = readers.map(is_same, planned)
         others = [name for name, sound in zip(planned, same, strict=True) if not sound]
     if not others:
         return ""
@@ -140,14 +153,6 @@ def _videos(root: Root, paths: RunPaths) -> str:
         f"Changed or gone since: {len(others):,} of its {len(planned):,} videos in {data} ({some}). That is"
         " no damage: the run stands on the frames that it stored. The same command now makes another run."
     )
-
-
-def _is_same(data: str, name: str, sha256: str) -> bool:
-    try:
-        path = video_path(data, name)
-        return sha256_of({name: path})[name] == sha256
-    except (OSError, ValueError):
-        return False
 
 
 def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:
@@ -170,7 +175,11 @@ def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[Data
         named.insert(0, read_run(root, paths)["dataset_id"])
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
         fault = str(error)
-        named.append(_mentioned(root, paths.run_json))
+        # A damaged description may still mention it.
+        with suppress(FileNotFoundError, UnreadableFile, ValueError):
+            text = root.read_bytes(paths.run_json, most=MAX_JSON_BYTES)
+            if mentioned := re.search(rb'"dataset_id": "([A-Za-z0-9_-]+)"', text):
+                named.append(mentioned[1].decode())
     for name in filter(None, named):
         dataset = root.dataset(name)
         if not root.exists(dataset.directory):
@@ -181,15 +190,6 @@ def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[Data
             return None, fault or str(error)
         return dataset, fault
     return None, fault or f"{root.join(paths.run_json)} names a data set that is not there: {named[0]}"
-
-
-def _mentioned(root: Root, path: str) -> str | None:
-    """The id of a data set that a damaged description still mentions."""
-    try:
-        found = re.search(rb'"dataset_id": "([A-Za-z0-9_-]+)"', root.read_bytes(path, most=MAX_JSON_BYTES))
-    except (FileNotFoundError, UnreadableFile, ValueError):
-        return None
-    return found[1].decode() if found else None
 
 
 def _pieces(
@@ -235,26 +235,17 @@ def _blocks(
         return []
     left_out = set(summary.get("left_out_blocks", []))
     blocks = [block for block in range(len(clips.ranges)) if block not in left_out]
-    settings = _settings(root, paths)
+    try:
+        settings = read_run(root, paths)["settings"]
+    except (FileNotFoundError, UnreadableFile, ValueError):
+        # Nothing says what the run was asked for, so every stage is wanted.
+        settings = None
     return [
         (stage.where(paths, dataset), stage.name, block)
         for stage in STAGES
         if settings is None or stage.asked(settings)
         for block in (range(n_counted) if stage is INDEX else blocks)
     ]
-
-
-def _settings(root: Root, paths: RunPaths) -> dict[str, Any] | None:
-    """What the run was asked for; None where nothing says it."""
-    try:
-        settings: dict[str, Any] = read_run(root, paths)["settings"]
-        return settings
-    except (FileNotFoundError, UnreadableFile, ValueError):
-        return None
-
-
-def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:
-    return [f"{where.efforts}/{name}" for name in root.listdir(where.efforts)]
 
 
 def _record_damage(root: Root, path: str) -> dict[str, str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -98,9 +99,22 @@ def check_place(place: str, request: Request, *, tries: int) -> None:
 
 def _checked(place: str, request: Request, tries: int) -> str:
     """Refuse what no checkpoint could be explained with, and give the circumstances."""
-    _check(place, request, tries)
+    if tries < 1:
+        raise ValueError(f"tries is {tries}; give 1 or more")
+    watched, root = Root(place).url, Root(request.root).url
+    if f"{root}/".startswith(f"{watched}/"):
+        raise ValueError(
+            f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
+        )
     here = circumstances(request)
-    _check_shared(request)
+    # What no checkpoint can mend is checked here, so that none is refused for it.
+    if request.against is not None:
+        earlier = finished_run(request.against).description
+        # Its data set depends on each checkpoint's profile.
+        wanted = {"dataset_id": earlier.get("dataset_id"), "settings": request.settings()}
+        check_alike(request.against, wanted)
+    if request.model is not None:
+        from_factory(request.model)
     return here
 
 
@@ -184,7 +198,14 @@ class _Judge:
             return
         run = next((e.run for e in reversed(before) if e.run), "")
         try:
-            entry = replace(entry, run=run or self._named(entry))
+            if not run:
+                made = plan(replace(self._request, checkpoint=entry.file))
+                if made.description["checkpoint_sha256"] != entry.sha256:
+                    raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
+                # The next file's plan need not read the videos again.
+                keep(self._root, made.data, made.fingerprints)
+                run = made.run
+            entry = replace(entry, run=run)
         except UnusableRoot:
             raise
         except NotComparable as error:
@@ -201,16 +222,10 @@ class _Judge:
         else:
             yield from self._unfinished(entry, [e for e in before if e.outcome in ("started", "failed")])
 
-    def _named(self, entry: Entry) -> str:
-        made = plan(replace(self._request, checkpoint=entry.file))
-        if made.description["checkpoint_sha256"] != entry.sha256:
-            raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
-        # The next file's plan need not read the videos again.
-        keep(self._root, made.data, made.fingerprints)
-        return made.run
-
     def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:
-        starts = _distinct(e for e in before if e.outcome == "started")
+        # One entry of each start; those made without a server have no flow run to be told by.
+        started = (e for e in before if e.outcome == "started")
+        starts = list({start.flow_run or n: start for n, start in enumerate(started)}.values())
         reason, excused = "", {e.flow_run for e in before if e.outcome == "failed" and _excused(e.reason)}
         if starts:
             last, state = starts[-1], _state(starts[-1].flow_run)
@@ -218,7 +233,8 @@ class _Judge:
                 self.active.append(last)
                 yield last
                 return
-            if _cancelled(state):
+            # By a person, and not by the deployment's limit.
+            if state is not None and state.is_cancelled() and _NO_SLOT not in (state.message or ""):
                 reason = f"{_why(state)} {_BY_HAND}"
                 yield replace(entry, outcome="given up", reason=reason, blocks=last.blocks)
                 return
@@ -227,33 +243,14 @@ class _Judge:
             if before[-1].outcome == "started":
                 yield replace(last, at=entry.at, outcome="failed", reason=reason)
         blocks = _blocks_done(self._root, self._root.run(entry.run))
-        idle = _idle([start for start in starts if start.flow_run not in excused], blocks)
+        counted = [start.blocks for start in reversed(starts) if start.flow_run not in excused]
+        # How many of the last starts found as many blocks done as there are now.
+        idle = sum(1 for _ in takewhile(lambda done: done == blocks, counted))
         if idle >= self._tries:
             reason = f"{idle} attempts added nothing; the last one: {reason}"
             yield replace(entry, outcome="given up", reason=reason, blocks=blocks)
         else:
             yield replace(entry, outcome="started", reason=f"attempt {len(starts) + 1}", blocks=blocks)
-
-
-def _check(place: str, request: Request, tries: int) -> None:
-    if tries < 1:
-        raise ValueError(f"tries is {tries}; give 1 or more")
-    watched, root = Root(place).url, Root(request.root).url
-    if f"{root}/".startswith(f"{watched}/"):
-        raise ValueError(
-            f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
-        )
-
-
-def _check_shared(request: Request) -> None:
-    """Check what no checkpoint can mend, so that none is refused for it."""
-    if request.against is not None:
-        measure = finished_run(request.against).description
-        # Its data set hangs on each checkpoint's profile.
-        wanted = {"dataset_id": measure.get("dataset_id"), "settings": request.settings()}
-        check_alike(request.against, wanted)
-    if request.model is not None:
-        from_factory(request.model)
 
 
 def _settled(candidate: Candidate, seen: Sequence[Entry]) -> tuple[str, str]:
@@ -292,21 +289,6 @@ def _judgement(root: Root, run: str) -> str:
     return f"its {measure} fell by {fall:.1f} points against {found['previous']}"
 
 
-def _distinct(starts: Iterable[Entry]) -> list[Entry]:
-    """One entry of each start; those made without a server have no flow run to be told by."""
-    return list({start.flow_run or n: start for n, start in enumerate(starts)}.values())
-
-
-def _idle(starts: Sequence[Entry], blocks: int) -> int:
-    """How many of the last starts found as many blocks done as there are now."""
-    n = 0
-    for entry in reversed(starts):
-        if entry.blocks != blocks:
-            break
-        n += 1
-    return n
-
-
 def _blocks_done(root: Root, run: RunPaths) -> int:
     try:
         dataset = root.dataset(read_run(root, run)["dataset_id"])
@@ -331,11 +313,6 @@ def _why(state: State | None) -> str:
     if state is None:
         return "it was interrupted"
     return f"{state.name}: {' '.join((state.message or 'no reason given').split())}"
-
-
-def _cancelled(state: State | None) -> bool:
-    """Whether a person has ended a flow run, and not the deployment's limit."""
-    return state is not None and state.is_cancelled() and _NO_SLOT not in (state.message or "")
 
 
 def _excused(reason: str) -> bool:

@@ -59,8 +59,14 @@ def _clip_motion(
     return flow, camera
 
 
-def _create(work: Work) -> Written:
-    return create_motion(work.place, work.dataset.motion, work.clips.columns(), **work.clips.sizes())
-
-
-STAGE: Stage = Stage(name="motion", of="dataset", block=motion_block, before=Once("flow", _create))
+STAGE: Stage = Stage(
+    name="motion",
+    of="dataset",
+    block=motion_block,
+    before=Once(
+        "flow",
+        lambda work: create_motion(
+            work.place, work.dataset.motion, work.clips.columns(), **work.clips.sizes()
+        ),
+    ),
+)
