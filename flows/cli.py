@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code; what stops a command becomes one line."""
-    with one_interrupt(_leave):
+
+    def leave() -> None:
+        # In the middle of an import; what was printed stays printed.
+        sys.stdout.flush()
+        os._exit(_interrupted())
+
+    with one_interrupt(leave):
         try:
             return _run(arguments)
         except KeyboardInterrupt:
@@ -34,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def application() -> App:
-    """Every command, imported only here: a Ctrl-C while that takes its time meets `main` already."""
+    """Every command, imported only here, so that a Ctrl-C during the slow imports reaches `main`."""
     from importlib import metadata
 
     from cyclopts import App
@@ -61,7 +67,7 @@ def application() -> App:
         help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
         help_format="markdown",
         version=lambda: metadata.version("selrel"),
-        # Ours says how to go on.
+        # `main` says how to go on.
         suppress_keyboard_interrupt=False,
     )
     for command in (
@@ -105,12 +111,6 @@ def _run(arguments: list[str] | None) -> int:
         except CycloptsError:
             return BAD_INPUT
         return int(done or 0)
-
-
-def _leave() -> None:
-    """End in the middle of an import; what was printed is."""
-    sys.stdout.flush()
-    os._exit(_interrupted())
 
 
 def _interrupted() -> int:

@@ -13,7 +13,7 @@ from cyclopts.config import Dict, Env
 
 FILE = "selrel.toml"
 _SHARED = ("data", "root", "workers", "scheduler", "insecure")
-# A plan is one of a run, so it reads what the run would.
+# A plan is made for a run, so it reads the settings that the run would.
 _SECTIONS = {"plan": ("explain", "plan")}
 
 

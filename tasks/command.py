@@ -20,7 +20,13 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
     # The first version asked about no changed clips.
     settings = {"changes": [], **description["settings"]}
     kept = {**description, "settings": settings, "dataset": dataset}
-    options = {one.name: _at(kept, one.metadata["kept"] or "") for one in fields(Request)}
+    options: dict[str, Any] = {}
+    for one in fields(Request):
+        # An older version kept nothing of some.
+        value: Any = kept
+        for name in (one.metadata["kept"] or "").split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        options[one.name] = value
     if options["model"] is not None:
         # A model of the user's own has no family to name.
         options["family"] = None
@@ -41,14 +47,6 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
             given = value if isinstance(value, list | tuple) else [] if value is True else [value]
             words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in given)]
     return " ".join(words)
-
-
-def _at(kept: Row, path: str) -> Any:
-    """The value at a path of a description; None where an older version kept none."""
-    value: Any = kept
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _word(value: object) -> str:

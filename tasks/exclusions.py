@@ -20,7 +20,7 @@ NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 def exclusions_of_run(
     run: Run, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
 ) -> pd.DataFrame:
-    """The data set's exclusions, those in which nothing moves, and those of which this run leaves clips out.
+    """The data set's exclusions, the videos in which nothing moves, and those that lack clips in this run.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def exclusions_of_run(
 
 
 def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
-    """Flag the videos in no clip of which anything moves: by the flow, which only the motion stage knows."""
+    """Flag videos without a clip in which anything moves; only the motion stage knows their flow."""
     most = clips.groupby("video").moved.max()
     still = clips[clips.video.isin(most.index[most < STILL_SHARE])].drop_duplicates("video")
     known = exclusions.video.isin(still.video)
@@ -73,7 +73,7 @@ def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out_summary(run: Run, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]) -> dict[str, Any]:
-    """What the success marker says about it."""
+    """What the success marker says about the clips left out."""
     block_clips = clips_of(run.root, run.description["dataset_id"]).block_clips
     return {
         "state": "completed with exclusions" if len(left_out) else "completed",

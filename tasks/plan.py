@@ -1,8 +1,8 @@
-"""Turns a request into named places: reads the lists and the checkpoint, and gives both their identity.
+"""Names the data set and the run of a request, from its lists, its videos and its checkpoint.
 
 Identity is content. A data set is its videos' names and bytes, the view and the cut into clips; a run
 is the checkpoint's bytes, its profile, every setting, the data set and the code. The same inputs
-lead to the same place, so finished work is found and anything else gets a place of its own.
+lead to the same directory, so finished work is found and anything else gets a directory of its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked request with the places its results go to.
+    """A checked request, and where its results go.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def plan(request: Request) -> Plan:
 
 
 def named(request: Request) -> tuple[Plan, Recognised, Profile]:
-    """Name the data set and the run of a request, as `plan` does, but don't try whether it can be done."""
+    """Name the data set and the run of a request, as `plan` does, without trying whether it can be done."""
     # A wrong address should be told at once.
     root = Root(request.root, patient=False)
     on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
@@ -171,7 +171,10 @@ def named(request: Request) -> tuple[Plan, Recognised, Profile]:
         check_alike(request.against, description)
     passing = ("data", "checkpoint", "drawn", "others", "gate")
     run_id = content_hash({key: value for key, value in description.items() if key not in passing})
-    name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
+    stem = Path(request.checkpoint).name
+    for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
+        stem = stem.removesuffix(suffix)
+    name = name_of_run(root, run_id) or run_name(stem, run_id)
     notes = _notes(request, on_disk, dataset, read)
     return Plan(root.url, dataset_id, name, dataset, description, notes, read), recognised, profile
 
@@ -269,13 +272,6 @@ def _target(target: str, classes: Sequence[str]) -> str:
             f"{unknown_class(target, classes)}"
         )
     return classes[label]
-
-
-def _checkpoint_name(path: str) -> str:
-    name = Path(path).name
-    for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _notes(

@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 @task(name="train", cache_policy=NO_CACHE)
 def train(training: Training, recipe: Recipe) -> Row:
-    """Train a C3D on a split's training videos, publish its epochs and then itself; go on after a kill.
+    """Train a C3D on a split's training videos, publish each epoch and the final weights; go on after a kill.
 
     Beside the checkpoint lies ``<checkpoint>.training/``: a checkpoint an epoch, history.parquet, curve.png,
     and the state that the same call goes on from.
@@ -67,9 +67,8 @@ def train(training: Training, recipe: Recipe) -> Row:
     ValueError, OSError
         For bad input, in one line, before anything is trained.
     """
-    _check_device(training.device)
     directory, paths = training_at(training.checkpoint)
-    _check_target(directory, paths)
+    _check(training.device, directory, paths)
     learn, held_out = divided(training)
     profile = families()[FAMILY][0].profile
     widths, hidden, dropout = training.widths or WIDTHS, training.hidden or HIDDEN, training.dropout
@@ -91,7 +90,6 @@ def train(training: Training, recipe: Recipe) -> Row:
         "recipe": dataclasses.asdict(recipe),
         "seed": training.seed,
     }
-    _tell_unjudged(learn, held_out)
     listed = [_listed(learn), _listed(held_out)]
     describe(directory, paths, {"data": listed, "classes": list(learn.classes), **about})
     samples = read_samples(learn, profile)
@@ -102,16 +100,18 @@ def train(training: Training, recipe: Recipe) -> Row:
         samples,
         profile=profile,
         recipe=recipe,
-        validation=_judges(held_out, profile) if held_out.videos else None,
+        validation=_judges(learn, held_out, profile),
         seed=training.seed,
         device=training.device,
         readers=torch.get_num_threads(),
     )
+    outputs = label_index(learn.classes, profile.label_order)
     about |= {
         "split": training.split,
         "dropout": dropout,
         "profile": profile.as_dict(),
-        "classes": _output_classes(learn, profile),
+        # In the order of the outputs.
+        "classes": [name for _, name in sorted(zip(outputs, learn.classes, strict=True))],
     }
     return _carried_out(trainer, model, directory, paths, about, every=training.every)
 
@@ -279,7 +279,7 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
     state = read_state(place, paths)
     if state is None:
         return []
-    # In their order, which the bytes of a checkpoint follow.
+    # In this order, on which the bytes of a checkpoint depend.
     fields = [field.name for field in dataclasses.fields(Epoch)]
     try:
         if missing := trainer.state()["schedule"].keys() - state["schedule"].keys():
@@ -310,19 +310,13 @@ def _listed(dataset: Dataset) -> list[list[Any]]:
     return [[video.name, found[video.name]] for video in dataset.videos]
 
 
-def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:
-    """The classes in the order of the outputs."""
-    outputs = label_index(dataset.classes, profile.label_order)
-    return [name for _, name in sorted(zip(outputs, dataset.classes, strict=True))]
-
-
-def _tell_unjudged(learn: Dataset, held_out: Dataset) -> None:
+def _judges(learn: Dataset, held_out: Dataset, profile: Profile) -> Samples | None:
+    """The clips that judge; None if none are held out."""
     unjudged = {video.class_name for video in learn.videos} - {video.class_name for video in held_out.videos}
     if unjudged:
         _log.warning("no held-out video judges %s", ", ".join(sorted(unjudged)))
-
-
-def _judges(held_out: Dataset, profile: Profile) -> Samples:
+    if not held_out.videos:
+        return None
     samples = read_samples(held_out, profile)
     if not len(samples.labels):
         raise ValueError(
@@ -332,16 +326,14 @@ def _judges(held_out: Dataset, profile: Profile) -> Samples:
     return samples
 
 
-def _check_device(device: str) -> None:
+def _check(device: str, place: Root, paths: TrainingPaths) -> None:
+    """Refuse a device or a target that can't be used before any video is read."""
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{number}" for number in range(n_gpus))]
     if device not in usable:
         raise ValueError(
             f"device is {device!r}; usable here: {', '.join(usable)} (`selrel doctor` says why no GPU is)"
         )
-
-
-def _check_target(place: Root, paths: TrainingPaths) -> None:
     # What its own training has published may be published again: it is the same.
     if place.exists(paths.name) and not place.exists(paths.description):
         raise FileExistsError(

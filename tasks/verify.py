@@ -23,7 +23,7 @@ from tasks.stages.index import STAGE as INDEX
 from tasks.stages.index import video_blocks
 from tasks.stages.report import RECEIPT, results_hash
 
-# Requests to S3 wait for each other less, and hashing leaves Python's lock.
+# In threads, requests to S3 overlap, and hashing releases Python's lock.
 _READERS = 8
 # Videos that a line names.
 _NAMED = 5
@@ -81,7 +81,7 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
         raise FileNotFoundError(
             f"no run at {root.join(paths.directory)}: `selrel runs --root {root}` lists them"
         )
-    # A link to another run is refused here, before anything of that is touched.
+    # A link to another run is refused here, before any file of that run is touched.
     root.link_on(paths.run_json)
     found = Verification(finished=is_finished(root, paths))
     summary = _summary(root, paths, found)
@@ -125,12 +125,12 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
 
 
 def _videos(root: Root, paths: RunPaths) -> str:
-    """Say which of a run's videos are not what they were; nothing where nobody can tell."""
+    """Say which of a run's videos are not what they were; empty where that can't be told."""
     try:
         description = read_run(root, paths)
         data, videos = str(description["data"]), videos_of(root, description["dataset_id"])
     except (FileNotFoundError, UnreadableFile, ValueError, KeyError):
-        # Told as damage.
+        # Reported as damage elsewhere.
         return ""
     # Data sets of older versions hold sizes instead of hashes.
     planned = {video[0]: str(video[6]) for video in videos if len(video) > 6}

@@ -24,10 +24,11 @@ from storage.checkpoints.sources import Candidate, candidates
 from storage.datasets.fingerprints import facts, keep
 from storage.datasets.ucf101 import choose_classes, read_dataset
 from storage.layout import RunPaths, content_hash
-from storage.runs import finished_run, is_finished, read_run, read_summary
+from storage.runs import Run, finished_run, is_finished, read_run
 from storage.stores.receipts import blocks_done
 from storage.stores.root import Root, UnreadableFile, UnusableRoot, file_at
 from tasks.compare import NotComparable, check_alike
+from tasks.gate import judgement
 from tasks.plan import machinery, plan
 from tasks.request import Request
 from tasks.stages import STAGES
@@ -91,14 +92,14 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
 
 
 def check_place(place: str, request: Request, *, tries: int) -> None:
-    """Raise as `look` does for what fails whatever lies at the place, and if the root can't be written."""
+    """Raise as `look` does for what fails with any checkpoint, and if the root can't be written."""
     _checked(place, request, tries)
     candidates(place)
     Root(request.root).check_writable()
 
 
 def _checked(place: str, request: Request, tries: int) -> str:
-    """Refuse what no checkpoint could be explained with, and give the circumstances."""
+    """Refuse a request with which no checkpoint could be explained, and give its circumstances."""
     if tries < 1:
         raise ValueError(f"tries is {tries}; give 1 or more")
     watched, root = Root(place).url, Root(request.root).url
@@ -140,7 +141,7 @@ def ended(entry: Entry, outcome: Outcome, reason: str = "") -> Entry:
 
 
 class _Judge:
-    """Decides about one file after the other, in the light of the ledger."""
+    """Decides about each file in turn, given the ledger."""
 
     def __init__(self, request: Request, ledger: Sequence[Entry], here: str, tries: int) -> None:
         self.active: list[Entry] = []
@@ -215,8 +216,9 @@ class _Judge:
         except ValueError as error:
             yield replace(entry, outcome="refused", reason=str(error))
             return
-        if is_finished(self._root, self._root.run(entry.run)):
-            yield replace(entry, outcome="finished", reason=_judgement(self._root, entry.run))
+        paths = self._root.run(entry.run)
+        if is_finished(self._root, paths):
+            yield replace(entry, outcome="finished", reason=judgement(Run(self._root, paths)))
         elif other != entry.file:
             yield replace(entry, reason=f"the same content as {other}, which comes first")
         else:
@@ -276,19 +278,6 @@ def _sha256(url: str) -> str:
     return digest.hexdigest()
 
 
-def _judgement(root: Root, run: str) -> str:
-    """What the gate said about a finished run; empty if it let it pass."""
-    found = read_summary(root, root.run(run)).get("comparison")
-    if found is None or found["passed"]:
-        return ""
-    if "error" in found:
-        return f"the gate could not judge it: {found['error']}"
-    fall = 100 * (found["before"] - found["after"])
-    # Older runs judged by nothing else.
-    measure = found.get("measure", "motion_share").replace("_", " ")
-    return f"its {measure} fell by {fall:.1f} points against {found['previous']}"
-
-
 def _blocks_done(root: Root, run: RunPaths) -> int:
     try:
         dataset = root.dataset(read_run(root, run)["dataset_id"])
@@ -316,7 +305,7 @@ def _why(state: State | None) -> str:
 
 
 def _excused(reason: str) -> bool:
-    """Whether a start failed for what no checkpoint is to blame for."""
+    """Whether a start failed for a reason that no checkpoint is to blame for."""
     return STOPPED in reason or _NO_SLOT in reason
 
 

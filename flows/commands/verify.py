@@ -10,8 +10,8 @@ def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
     """Read a run and its data set again, and compare every byte with the receipts.
 
     Prints a line for everything that is missing or changed, and exits with 1, as it does for a run that is
-    not finished; with 0 if the run is sound. That it left blocks out, or that videos have changed since, is
-    said in a line, and no damage.
+    not finished; with 0 if the run is sound. Blocks that it left out and videos that have changed since are
+    told in a line each, and are no damage.
 
     Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
 

@@ -188,7 +188,22 @@ def cluster(
             yield client
         return
     processes, threads = local_size(workers)
-    with _local_cluster(processes, threads_per_worker or threads, timeout) as client:
+    threads = threads_per_worker or threads
+    with (
+        scratch_directory("dask") as directory,
+        uninterrupted(_starting_cluster(processes, threads, timeout, directory)) as client,
+    ):
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                client.wait_for_workers(processes, timeout=1)
+                break
+            except TimeoutError:
+                if (directory / _UNGUARDED).exists():
+                    raise RuntimeError(_GUARD) from None
+                if time.monotonic() > deadline:
+                    raise
+        client.register_plugin(ThreadLimit(threads))
         yield client
 
 
@@ -269,7 +284,7 @@ def refuse_unguarded_script() -> None:
     RuntimeError
         If this process is such a worker.
     """
-    # As multiprocessing asks before it lets such a process start another.
+    # What multiprocessing itself checks before it lets such a process start another.
     if not getattr(multiprocessing.current_process(), "_inheriting", False):
         return
     if directory := os.environ.get(_STARTED_FROM):
@@ -278,28 +293,8 @@ def refuse_unguarded_script() -> None:
 
 
 @contextmanager
-def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
-    with (
-        scratch_directory("dask") as directory,
-        uninterrupted(_starting_cluster(workers, threads, timeout, directory)) as client,
-    ):
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                client.wait_for_workers(workers, timeout=1)
-                break
-            except TimeoutError:
-                if (directory / _UNGUARDED).exists():
-                    raise RuntimeError(_GUARD) from None
-                if time.monotonic() > deadline:
-                    raise
-        client.register_plugin(ThreadLimit(threads))
-        yield client
-
-
-@contextmanager
 def _starting_cluster(workers: int, threads: int, timeout: float, directory: Path) -> Iterator[Client]:
-    """A scheduler, and the order to start its workers, which then takes seconds."""
+    """Start a scheduler and order its workers, which take seconds to start."""
     variables = {name: str(threads) for name in THREAD_VARIABLES} | {_STARTED_FROM: str(directory)}
     settings: dict[str, object] = {
         # The scheduler's as well, which takes no directory of its own.
@@ -344,8 +339,8 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
         worker_class=Nanny,
         **_on_loopback(),
     ) as local:
-        # Leave Ctrl-C, which reaches every process of a terminal, to this one, from their first moment on.
-        # Python unblocks the signal where it starts this process of its own.
+        # Ctrl-C reaches every process of a terminal, but from the first moment on only this one may obey it.
+        # Started first, since Python unblocks the signal when it starts its resource tracker.
         resource_tracker.ensure_running()
         loop = local.loop
         assert loop is not None
@@ -363,7 +358,7 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
 
 @contextmanager
 def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
-    """Start a worker anew that was given up, as Dask does with one that dies again while it starts."""
+    """Replace workers that Dask gave up, as it does with one that dies again while it starts."""
 
     def replace() -> None:
         for name, nanny in list(local.workers.items()):
@@ -382,7 +377,7 @@ def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
 
 
 def _on_loopback() -> dict[str, Any]:
-    """What every cluster of our own is given, be its worker a process or a thread of this one."""
+    """What every cluster of our own is given, whether its worker is a process or a thread of this one."""
     return {
         "threads_per_worker": 1,
         "host": "127.0.0.1",
@@ -440,7 +435,7 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
 
 
 def _unregister(client: Client, name: str) -> None:
-    # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker has not got.
+    # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker never had.
     with contextlib.suppress(OSError, ValueError, KeyError):
         client.unregister_worker_plugin(name)
 
@@ -451,9 +446,14 @@ def _check_address(address: str, insecure: bool) -> None:
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not port:
+    host = parts.hostname
+    if parts.scheme not in ("tcp", "tls") or not host or not port:
         raise ValueError(f"scheduler address {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT")
-    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost"
+    if parts.scheme == "tcp" and not insecure and not is_here:
         raise ValueError(
             f"scheduler address {address!r} is neither encrypted nor on this machine: anyone on that network "
             "could run code on the workers; use tls://, or allow it with --insecure"
@@ -468,13 +468,6 @@ def _check_address(address: str, insecure: bool) -> None:
                 f"scheduler address {address!r} needs certificates: set {', '.join(absent)} in Dask's "
                 f"configuration to a file, or {', '.join(variables)} in the environment"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _cpus() -> int:

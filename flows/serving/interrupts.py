@@ -134,21 +134,18 @@ class _Hold:
         # Other threads don't get the signals; one that is ignored, or ends the process at once, stays so.
         handlers = {number: signal.getsignal(number) for number in _OBEYED} if _in_main_thread() else {}
         self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
-        self.noted: int | None = None
+        self.noted: list[int] = []
 
     def begin(self) -> None:
         for number in self.before:
-            signal.signal(number, self._note)
+            signal.signal(number, lambda pressed, _: self.noted.append(pressed))
 
     def end(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.noted is not None:
-            number, self.noted = self.noted, None
+        if self.noted:
+            number, self.noted = self.noted[-1], []
             signal.raise_signal(number)
-
-    def _note(self, number: int, _: object) -> None:
-        self.noted = number
 
 
 def _in_main_thread() -> bool:

@@ -128,10 +128,7 @@ def _server_process(
             readable, _, _ = select.select([pipe], [], [], timeout)
             if not readable or os.read(pipe.fileno(), len(_READY)) != _READY:
                 what = "stopped while starting" if readable else f"did not start within {timeout:g} s"
-                lines = (home / "server.log").read_text(errors="replace").strip().splitlines()[-15:]
-                raise RuntimeError(
-                    f"the private Prefect server {what}; its log ends with:\n" + "\n".join(lines)
-                )
+                raise RuntimeError(f"the private Prefect server {what}; {end_of(home / 'server.log')}")
         yield f"http://127.0.0.1:{port}/api"
     finally:
         assert process.stdin is not None
@@ -176,7 +173,16 @@ def _create_database(path: Path) -> None:
     if _copy_sound_database(template, path):
         return
     path.unlink(missing_ok=True)
-    asyncio.run(_migrate())
+
+    async def migrate() -> None:
+        from prefect.server.database import provide_database_interface
+
+        database = provide_database_interface()
+        await database.create_db()
+        # Connections belong to this event loop; the server runs another.
+        await (await database.engine()).dispose()
+
+    asyncio.run(migrate())
     # Without a cache directory, the next start takes longer: no reason to fail.
     with contextlib.suppress(OSError, sqlite3.Error):
         template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -199,19 +205,16 @@ def copy_empty_database(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def end_of(log: Path) -> str:
+    """How a log ends, for the message of an error."""
+    lines = log.read_text(errors="replace").strip().splitlines()[-15:]
+    return "its log ends with:\n" + "\n".join(lines)
+
+
 def cache_directory() -> Path:
     """The user's cache of this project; what is in it can be deleted at any time."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "selrel"
-
-
-async def _migrate() -> None:
-    from prefect.server.database import provide_database_interface
-
-    database = provide_database_interface()
-    await database.create_db()
-    # Connections belong to this event loop; the server runs another.
-    await (await database.engine()).dispose()
 
 
 def _template_path() -> Path:

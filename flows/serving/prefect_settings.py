@@ -16,12 +16,26 @@ from storage.environment import inherited
 if TYPE_CHECKING:
     from prefect.settings import Settings
 
-# Prefect reads them in the working directory, which may be another project's; with the word that matters.
+# What Prefect reads in the working directory, which may be another project's, and the word that concerns it.
 _FILES = {".env": "PREFECT_", "prefect.toml": "", "pyproject.toml": "tool.prefect"}
 # How to reach a team's server.
 _OF_A_CLIENT = ("PREFECT_API_", "PREFECT_CLIENT_")
 # One's own Dask configuration is for a scheduler that is there already.
 _OF_OTHERS = ("DASK_", "PREFECT_")
+_PRIVATE = {
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    # Block types serve saved blocks and the UI; registering them takes 1.5 s.
+    "PREFECT_SERVER_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+_STANDING = {
+    # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_WORKER_QUERY_SECONDS": "5",
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 def environment_of_a_command(home: Path) -> dict[str, str]:
@@ -52,34 +66,19 @@ def environment_of_a_server(home: Path, password: str, *, api: str | None = None
         Its address, if it stays and has a worker, whose environment this is as well; by default it is
         private to one process, and does without what only a browser or a second process would use.
     """
-    private = {
-        "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
-        # Block types serve saved blocks and the UI; registering them takes 1.5 s.
-        "PREFECT_SERVER_BLOCKS_REGISTER_ON_START": "false",
-        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    kind = _PRIVATE
+    if api is not None:
+        kind = _STANDING | {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": password}
+    return {
+        **inherited(os.environ, but=_OF_OTHERS),
+        **kind,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     }
-    standing = {
-        "PREFECT_API_URL": api or "",
-        "PREFECT_API_AUTH_STRING": password,
-        # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return (
-        inherited(os.environ, but=_OF_OTHERS)
-        | (standing if api else private)
-        | {
-            "DO_NOT_TRACK": "1",
-            "PREFECT_HOME": str(home),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_API_AUTH_STRING": password,
-            # Seconds that one writer waits for the other: SQLite has one at a time, and the machine is busy.
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        }
-    )
 
 
 def environment_of_a_worker(variables: Mapping[str, str]) -> dict[str, str]:

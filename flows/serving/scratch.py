@@ -44,7 +44,7 @@ def scratch_directory(kind: str) -> Iterator[Path]:
 
 @contextmanager
 def home_directory() -> Iterator[Path]:
-    """Find a place for what libraries keep between runs: the user's cache, or else a temporary directory.
+    """Find a directory for what libraries keep between runs: the user's cache, or else a temporary one.
 
     An account may have no home, as an arbitrary user of a container has none; it is given one meanwhile.
     """

@@ -87,7 +87,7 @@ class StandaloneFlow(Flow[P, R]):
             try:
                 return outcome.result()
             except TerminationSignal:
-                # Prefect's own, while a flow runs; with its server lost, it makes no more of it.
+                # Prefect raises it while a flow runs, and handles it no further once its server is lost.
                 raise KeyboardInterrupt from None
 
 
@@ -120,7 +120,7 @@ def announced_end() -> Iterator[None]:
         if run is not None and run.flow_run and run.flow_run.deployment_id and sends_heartbeats:
             time.sleep(max(0.0, began + _FIRST_HEARTBEAT_S - time.monotonic()))
             emit_event(ENDED, resource={"prefect.resource.id": f"prefect.flow-run.{run.flow_run.id}"})
-            # With the run's last state at its heels, one of them is lost to a locked database.
+            # Sent together with the run's last state, one of the two would be lost to a locked database.
             time.sleep(_APART_S)
 
 

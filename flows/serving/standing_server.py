@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from flows.serving.keeper import MARK, end, keeper
-from flows.serving.local_server import copy_empty_database
+from flows.serving.local_server import copy_empty_database, end_of
 from flows.serving.prefect_settings import client_of, environment_of_a_server
 
 POOL = "selrel"
@@ -251,8 +251,7 @@ def _wait_until_healthy(server: Kept, standing: Standing) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.2)
-    lines = server.log.read_text(errors="replace").strip().splitlines()[-15:]
-    raise RuntimeError("the Prefect server did not start; its log ends with:\n" + "\n".join(lines))
+    raise RuntimeError(f"the Prefect server did not start; {end_of(server.log)}")
 
 
 def _run_prefect(*words: str, environment: Mapping[str, str]) -> None:

@@ -224,7 +224,11 @@ class _Fanout(Generic[Block, Result]):
         except Exception as error:
             self.threads.check_scheduler(error)
             _log.debug("block %r failed, attempt %d", attempt.block, attempt.number, exc_info=error)
-            reason, killed = _reason(error), isinstance(error, KilledWorker)
+            killed = isinstance(error, KilledWorker)
+            lines = ["its worker process died (killed, out of memory, or crashed)"]
+            if not killed:
+                lines = [f"{type(error).__name__}: {line}" for line in str(error).strip().splitlines()]
+            reason = lines[0] if lines else type(error).__name__
             if attempt.number >= self.attempts and (attempt.alone or not killed):
                 self.failed[attempt.block] = reason
                 if killed:
@@ -274,13 +278,6 @@ class _Threads:
             raise ConnectionError(
                 "the Dask scheduler is gone: start the run again, it goes on where it stopped"
             ) from cause
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KilledWorker):
-        return "its worker process died (killed, out of memory, or crashed)"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _ignore(*_: object) -> None:

@@ -342,7 +342,7 @@ def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:
     return {
         "correlation": spearman(before.numpy().ravel(), after.numpy().ravel()),
         "iou": int((maps[0] & maps[1]).sum()) / union if union else None,
-        # Of two maps of these areas that know nothing of each other.
+        # The overlap of two independent maps of these areas.
         "chance_iou": together / (sum(areas) - together) if sum(areas) else None,
         "share_before": _kept(before, maps[0]),
         "share_after": _kept(after, maps[1]),

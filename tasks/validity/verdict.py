@@ -90,7 +90,7 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
 
 
 def _measured(bench: Bench, kind: str) -> Frame:
-    """Read what was measured of the cases, of which none may be missing."""
+    """Read what was measured of every case; none may be missing."""
     settings, place = bench.settings, bench.place
     numbers = settings.sanity_cases if kind == "sanity" else range(len(settings.cases))
     names = [settings.cases[number].name for number in numbers]
