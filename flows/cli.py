@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flows.exits import BAD_INPUT, EXPLAINED, FAILED, INTERRUPTED, stopped
@@ -18,13 +17,30 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    with one_interrupt(_leave):
-        return _guarded(lambda: _run(arguments))
+    """Run the command line and return the exit code; what stops a command becomes one line."""
+
+    def leave() -> None:
+        # In the middle of an import; what was printed stays printed.
+        sys.stdout.flush()
+        os._exit(_interrupted())
+
+    with one_interrupt(leave):
+        try:
+            return _run(arguments)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except (ValueError, OSError) as error:
+            return stopped(str(error), BAD_INPUT)
+        except RuntimeError as error:
+            return stopped(str(error), FAILED)
+        except Exception as error:
+            if reason := outage(error):
+                return stopped(reason, BAD_INPUT)
+            raise
 
 
 def application() -> App:
-    """Every command, imported only here: a Ctrl-C while that takes its time meets `main` already."""
+    """Every command, imported only here, so that a Ctrl-C during the slow imports reaches `main`."""
     from importlib import metadata
 
     from cyclopts import App
@@ -51,7 +67,7 @@ def application() -> App:
         help_epilogue=f"Try `selrel demo` first. {EXPLAINED}",
         help_format="markdown",
         version=lambda: metadata.version("selrel"),
-        # Ours says how to go on.
+        # `main` says how to go on.
         suppress_keyboard_interrupt=False,
     )
     for command in (
@@ -95,28 +111,6 @@ def _run(arguments: list[str] | None) -> int:
         except CycloptsError:
             return BAD_INPUT
         return int(done or 0)
-
-
-def _guarded(command: Callable[[], int]) -> int:
-    """Turn what stops a command into one line and an exit code."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except (ValueError, OSError) as error:
-        return stopped(str(error), BAD_INPUT)
-    except RuntimeError as error:
-        return stopped(str(error), FAILED)
-    except Exception as error:
-        if reason := outage(error):
-            return stopped(reason, BAD_INPUT)
-        raise
-
-
-def _leave() -> None:
-    """End in the middle of an import; what was printed is."""
-    sys.stdout.flush()
-    os._exit(_interrupted())
 
 
 def _interrupted() -> int:

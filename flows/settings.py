@@ -13,7 +13,7 @@ from cyclopts.config import Dict, Env
 
 FILE = "selrel.toml"
 _SHARED = ("data", "root", "workers", "scheduler", "insecure")
-# A plan is one of a run, so it reads what the run would.
+# A plan is made for a run, so it reads the settings that the run would.
 _SECTIONS = {"plan": ("explain", "plan")}
 
 
@@ -37,7 +37,10 @@ class SettingsFile:
         path = Path(FILE)
         if not commands or not path.exists():
             return
-        settings = _read(path)
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read as TOML: {error}") from None
         tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
         if unknown := sorted(tables.keys() - set(self.commands)):
             raise ValueError(
@@ -58,10 +61,3 @@ class SettingsFile:
 def sources(commands: Sequence[str]) -> list[Any]:
     """Where the settings of these commands come from after their flags; the first to know one wins."""
     return [SettingsFile(commands), Env("SELREL_", command=False, show=False)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read as TOML: {error}") from None

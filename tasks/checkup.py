@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from storage.stores.root import Root
 from storage.videos.reader import UndecodableVideo, read_frames
+from tasks.versions import installed
 
 # Servers of this project's world, whose ports must not be open to other machines.
 _PORTS = {4200: "a Prefect server", 8786: "a Dask scheduler", 8787: "a Dask dashboard"}
@@ -50,59 +51,48 @@ class Finding:
 
 def checkup(root: str | None) -> Iterator[Finding]:
     """Look at everything a run needs on this machine, but for Prefect; `root` where results would go."""
-    for check in (_python, _packages, _opencv, _device, _decoder, _memory):
-        yield check()
+    yield from _installation()
+    yield _device()
+    yield _decoder()
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free, {psutil.cpu_count()} CPUs"
+    if memory.available > 4e9:
+        yield Finding("memory", "ok", found)
+    else:
+        mend = "start fewer workers (--workers), or smaller batches (--batch-clips)"
+        yield Finding("memory", "note", found, mend)
     yield _root(root)
     yield _ports()
 
 
-def _python() -> Finding:
+def _installation() -> Iterator[Finding]:
+    """Python, the packages that are needed, and those that are in OpenCV's way."""
     version, wanted = platform.python_version(), metadata.metadata("selrel")["Requires-Python"]
     if SpecifierSet(wanted).contains(version, prereleases=True):
-        return Finding("Python", "ok", version)
-    return Finding("Python", "broken", version, f"install Python {wanted} and a new environment with it")
-
-
-def _packages() -> Finding:
-    wrong = [found for text in metadata.requires("selrel") or () if (found := _unmet(Requirement(text)))]
-    if not wrong:
+        yield Finding("Python", "ok", version)
+    else:
+        yield Finding("Python", "broken", version, f"install Python {wanted} and a new environment with it")
+    wrong = []
+    for need in map(Requirement, metadata.requires("selrel") or ()):
+        # What only an extra wants may be missing.
+        if need.marker is None or need.marker.evaluate({"extra": ""}):
+            there = installed(need.name)
+            if there is None:
+                wrong.append(f"{need.name} is missing")
+            elif not need.specifier.contains(there, prereleases=True):
+                wrong.append(f"{need} needed, {there} there")
+    if wrong:
+        mend = "make setup, or pip install --constraint constraints.txt -e ."
+        yield Finding("packages", "broken", "; ".join(wrong), mend)
+    else:
         named = ("torch", "prefect", "distributed", "zarr")
-        return Finding("packages", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in named))
-    mend = "make setup, or pip install --constraint constraints.txt -e ."
-    return Finding("packages", "broken", "; ".join(wrong), mend)
-
-
-def _unmet(wanted: Requirement) -> str | None:
-    """What is wrong with an installed package; None if nothing is, or if an extra wants it."""
-    if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
-        return None
-    try:
-        version = metadata.version(wanted.name)
-    except metadata.PackageNotFoundError:
-        return f"{wanted.name} is missing"
-    return (
-        None if wanted.specifier.contains(version, prereleases=True) else f"{wanted} needed, {version} there"
-    )
-
-
-def _opencv() -> Finding:
-    others = [name for name in _OTHER_OPENCV if _installed(name)]
-    if not others:
-        return Finding("OpenCV", "ok", cv2.__version__)
-    return Finding(
-        "OpenCV",
-        "note",
-        f"{cv2.__version__}, but {', '.join(others)} is installed as well, and they overwrite each other",
-        f"pip uninstall {' '.join(others)}, then pip install --force-reinstall --no-deps {_OPENCV}",
-    )
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+        yield Finding("packages", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in named))
+    if others := [name for name in _OTHER_OPENCV if installed(name)]:
+        found = f"{', '.join(others)} is installed as well, and they overwrite each other"
+        mend = f"pip uninstall {' '.join(others)}, then pip install --force-reinstall --no-deps {_OPENCV}"
+        yield Finding("OpenCV", "note", f"{cv2.__version__}, but {found}", mend)
+    else:
+        yield Finding("OpenCV", "ok", cv2.__version__)
 
 
 def _device() -> Finding:
@@ -138,16 +128,6 @@ def _decoder() -> Finding:
     return Finding("decoder", "broken", reason, mend)
 
 
-def _memory() -> Finding:
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free, {psutil.cpu_count()} CPUs"
-    if memory.available > 4e9:
-        return Finding("memory", "ok", found)
-    return Finding(
-        "memory", "note", found, "start fewer workers (--workers), or smaller batches (--batch-clips)"
-    )
-
-
 def _root(root: str | None) -> Finding:
     if root is None:
         return Finding(
@@ -157,7 +137,11 @@ def _root(root: str | None) -> Finding:
         place = Root(root)
         place.check_writable()
     except ValueError as error:
-        return Finding("root", "broken", str(error), _mend_root(root))
+        mend = "give a directory that this user may write"
+        if root.startswith("s3://"):
+            keys = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+            mend = f"check bucket, {keys} and, for a server of your own, AWS_ENDPOINT_URL"
+        return Finding("root", "broken", str(error), mend)
     free = place.free_bytes()
     if free is None:
         return Finding("root", "ok", f"{place} can be written")
@@ -165,15 +149,6 @@ def _root(root: str | None) -> Finding:
     if free > _LITTLE_SPACE:
         return Finding("root", "ok", found)
     return Finding("root", "note", found, "`selrel plan` says how much a run needs")
-
-
-def _mend_root(root: str) -> str:
-    if not root.startswith("s3://"):
-        return "give a directory that this user may write"
-    return (
-        "check bucket, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for a server of your own, "
-        "AWS_ENDPOINT_URL"
-    )
 
 
 def _ports() -> Finding:
@@ -186,13 +161,10 @@ def _ports() -> Finding:
     except OSError as error:
         mend = "allow this user to listen on 127.0.0.1"
         return Finding("ports", "broken", f"nothing can listen on 127.0.0.1: {error}", mend)
-    open_ones = {c.laddr.port: c.laddr.ip for c in listening if not _is_loopback(c.laddr.ip)}
+    addresses = [c.laddr for c in listening]
+    open_ones = {to.port: to.ip for to in addresses if to.ip != "::1" and not to.ip.startswith("127.")}
     exposed = [f"{what} ({ip}:{port})" for port, what in _PORTS.items() if (ip := open_ones.get(port))]
     if exposed:
         mend = "start it on 127.0.0.1 (--host), or behind TLS: who reaches it can run code"
         return Finding("ports", "note", f"open to other machines: {', '.join(exposed)}", mend)
     return Finding("ports", "ok", "no Prefect or Dask port is open to other machines")
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

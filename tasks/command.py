@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,44 +20,35 @@ def command(root: str, description: Row, dataset: Row, *, work: Row | None = Non
     # The first version asked about no changed clips.
     settings = {"changes": [], **description["settings"]}
     kept = {**description, "settings": settings, "dataset": dataset}
-    options = {one.name: _at(kept, one.metadata["kept"] or "") for one in fields(Request)}
+    options: dict[str, Any] = {}
+    for one in fields(Request):
+        # An older version kept nothing of some.
+        value: Any = kept
+        for name in (one.metadata["kept"] or "").split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        options[one.name] = value
     if options["model"] is not None:
         # A model of the user's own has no family to name.
         options["family"] = None
+    methods = []
+    for name, own in settings["methods"].items():
+        pairs = ",".join(f"{key}={_word(value)}" for key, value in own.items())
+        methods.append(f"{name}:{pairs}" if pairs else name)
     options |= {
         "root": root,
         "held_out_groups": options["held_out_groups"] or None,
-        "methods": [_method(*one) for one in settings["methods"].items()],
+        "methods": methods,
         "changes": settings["changes"] or ["none"],
         **(work or {}),
     }
     words = ["selrel", "explain"]
     for name, value in options.items():
         if value is not None and value is not False:
-            words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in _values(value))]
+            given = value if isinstance(value, list | tuple) else [] if value is True else [value]
+            words += [f"--{name.replace('_', '-')}", *(shlex.quote(_word(one)) for one in given)]
     return " ".join(words)
 
 
-def _at(kept: Row, path: str) -> Any:
-    """The value at a path of a description; None where an older version kept none."""
-    value: Any = kept
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _method(name: str, settings: Row) -> str:
-    """A method with its settings in one word."""
-    pairs = ",".join(f"{key}={_word(value)}" for key, value in settings.items())
-    return f"{name}:{pairs}" if pairs else name
-
-
-def _values(value: object) -> Sequence[object]:
-    if isinstance(value, list | tuple):
-        return value
-    return [] if value is True else [value]
-
-
 def _word(value: object) -> str:
-    # 2.0 as 2, and 1/255 with every digit: the identity of a run hangs on it.
+    # 2.0 as 2, and 1/255 with every digit: the identity of a run depends on it.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

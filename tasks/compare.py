@@ -23,13 +23,13 @@ from storage.tables import DamagedTable, read_tables
 
 Row = dict[str, Any]
 
-# How a clip is told in any run: its number depends on which videos were drawn.
+# What identifies a clip in any run; its number depends on which videos were drawn.
 _CLIP = ["video", "start_frame"]
 _LABELS = ["class", "group"]
 _SIDES = ("_before", "_after")
-# Of a video in dataset.json: so many values say what it is called and belongs to, the rest what it holds.
+# So many of a video's values in dataset.json say what it is called and belongs to, the rest what it holds.
 _NAMES = 5
-# What of a data set is how it was read, and not what is in it.
+# The parts of a data set's description that say how it was read, not what is in it.
 _READING = {
     "view": "resize, crop or clip length", "code": "the code", "opencv": "OpenCV", "pyav": "PyAV",
 }  # fmt: skip

@@ -20,7 +20,7 @@ NOTHING_MOVES = "nothing moves: in no clip does the optical flow lead anywhere"
 def exclusions_of_run(
     run: Run, clips: pd.DataFrame, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]
 ) -> pd.DataFrame:
-    """List the data set's exclusions, videos in which nothing moves, and those with clips left out.
+    """The data set's exclusions, the videos in which nothing moves, and those that lack clips in this run.
 
     Parameters
     ----------
@@ -38,22 +38,29 @@ def exclusions_of_run(
     """
     of_dataset: pd.DataFrame = read_table(run.root, run.dataset.paths.exclusions).to_pandas()
     of_dataset = _with_still(of_dataset, clips)
-    rows = [
-        {
-            "video": video,
-            "class": clips["class"].iloc[0],
-            "n_frames": int(clips.n_frames.iloc[0]),
-            "header_frames": -1,
-            "kind": "quarantined",
-            "reason": f"{len(clips)} of its clips: {_reason(clips, quarantined)}",
-        }
-        for video, clips in left_out.groupby("video", sort=False)
-    ]
+    rows = []
+    for video, lacking in left_out.groupby("video", sort=False):
+        reasons = (
+            lost["reason"]
+            for lost in quarantined
+            if lacking["clip"].between(lost["start"], lost["stop"] - 1).any()
+        )
+        reason = next(reasons, "the target of its video needs clips that were left out")
+        rows.append(
+            {
+                "video": video,
+                "class": lacking["class"].iloc[0],
+                "n_frames": int(lacking.n_frames.iloc[0]),
+                "header_frames": -1,
+                "kind": "quarantined",
+                "reason": f"{len(lacking)} of its clips: {reason}",
+            }
+        )
     return pd.concat([of_dataset, pd.DataFrame(rows, columns=of_dataset.columns)]) if rows else of_dataset
 
 
 def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
-    """Flag the videos in which nothing moves in any clip: only the flow, which comes later, tells that."""
+    """Flag videos without a clip in which anything moves; only the motion stage knows their flow."""
     most = clips.groupby("video").moved.max()
     still = clips[clips.video.isin(most.index[most < STILL_SHARE])].drop_duplicates("video")
     known = exclusions.video.isin(still.video)
@@ -65,15 +72,8 @@ def _with_still(exclusions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([exclusions, rows[list(exclusions.columns)]]) if len(rows) else exclusions
 
 
-def _reason(clips: pd.DataFrame, quarantined: Sequence[Quarantined]) -> str:
-    for lost in quarantined:
-        if clips["clip"].between(lost["start"], lost["stop"] - 1).any():
-            return lost["reason"]
-    return "the target of its video needs clips that were left out"
-
-
 def left_out_summary(run: Run, left_out: pd.DataFrame, quarantined: Sequence[Quarantined]) -> dict[str, Any]:
-    """What the success marker says about it."""
+    """What the success marker says about the clips left out."""
     block_clips = clips_of(run.root, run.description["dataset_id"]).block_clips
     return {
         "state": "completed with exclusions" if len(left_out) else "completed",

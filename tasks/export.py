@@ -28,6 +28,7 @@ Kind = Literal["webm", "gif", "mp4", "png", "npz"]
 
 FPS = 8.0
 _MAX_FPS = 60.0
+_KEPT = ("clip", "video", "class", "group", "split", "start_frame", "n_valid_frames", "fps")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Clip:
 
 
 def method_of_film(url: str) -> str:
-    """The method of a film for which none was asked.
+    """The method that a film shows if none is asked for.
 
     Raises
     ------
@@ -105,17 +106,31 @@ def read_clip(url: str, clip: int, *, methods: Sequence[str] | None = None, sigm
     run = finished_run(url)
     root, dataset = run.root, run.dataset.paths
     axes = clips_of(root, run.description["dataset_id"]).axes
-    chosen = _chosen(methods, list(run.settings["methods"]))
+    known = list(run.settings["methods"])
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
     parameters = SelectiveParameters(**run.settings["selective"], sigma=sigma)
-    row = _row(open_run(url, axes=axes), clip, root.join(run.paths.table("clips")))
+    cubes = open_run(url, axes=axes)
+    n = cubes.sizes["clip"]
+    if not 0 <= clip < n:
+        listed = root.join(run.paths.table("clips"))
+        raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {listed} lists them")
+    row = cubes.isel(clip=clip)
     n = int(row["n_valid_frames"])
-    relevance = {method: np.asarray(row[method].values)[:n] for method in chosen}
+    relevance = {method: np.asarray(row[method].values)[:n] for method in methods or known}
     if not all(np.isfinite(cube).all() for cube in relevance.values()):
         raise ValueError(f"clip {clip} was not explained; the report's list of what was left out says why")
     frames = read_block(root, dataset.frames, clip, clip + 1, ["frames"], axes=axes)["frames"][0, :n]
     flow = read_block(root, dataset.motion, clip, clip + 1, ["flow"], axes=axes)["flow"][0, :n]
+    outputs, target = row.output.values, int(row.target)
     return Clip(
-        about=_about(row, run.url),
+        about={
+            "run": run.url,
+            **{name: row[name].item() for name in _KEPT},
+            "predicted": str(outputs[int(row.predicted)]),
+            "explained_class": str(outputs[target]),
+            "explained_logit": float(row.logits[target]),
+        },
         frames=frames,
         flow=flow.astype(np.float32),
         relevance=relevance,
@@ -148,7 +163,12 @@ def export_clip(clip: Clip, kind: Kind, *, fps: float = FPS, palette: Palette = 
     if kind == "npz":
         return _npz(clip)
     if kind == "png":
-        return png(_sheet(clip, palette))
+        sheet = contact_sheet(
+            clip.frames, clip.flow, clip.relevance, clip.masks(), flow_scale=FLOW_SCALE, palette=palette
+        )
+        scales = {method: relevance_scale(cube) for method, cube in clip.relevance.items()}
+        title = f"{clip.title}; selective: {clip.parameters.sigma:g} sigma"
+        return png(explained(sheet, scales, title=title, flow_scale=FLOW_SCALE, palette=palette))
     encode = {"webm": exports.webm, "gif": exports.gif, "mp4": exports.mp4}[kind]
     pictures = film(
         clip.frames,
@@ -186,7 +206,7 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     run = finished_run(url)
     found = {}
     for name, table in views().items():
-        # Those that the paper has, too. A single method agrees with none.
+        # Those that the paper has too; a run of a single method has no agreement.
         if table["paper"] and run.has_table(name):
             shown = shown_table(table, result_rows(run, name), drawn=True)
             found[f"{name}.{kind}"] = vector_figures.table_figure(
@@ -199,41 +219,6 @@ def export_figures(url: str, kind: vector_figures.Kind) -> dict[str, bytes]:
     sweep = overall(result_rows(run, "sweep"))
     found[f"sweep.{kind}"] = vector_figures.sweep_figure(sweep, views()["sweep"]["columns"], kind=kind)
     return found
-
-
-def _chosen(methods: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
-    if unknown := [name for name in methods or () if name not in known]:
-        raise ValueError(f"method {unknown[0]!r} is not in this run; it has {', '.join(known)}")
-    return list(dict.fromkeys(methods)) if methods else known
-
-
-def _row(run: Any, clip: int, table: str) -> Any:
-    n = run.sizes["clip"]
-    if not 0 <= clip < n:
-        raise ValueError(f"clip {clip} is not in this run; it has clips 0 to {n - 1}, {table} lists them")
-    return run.isel(clip=clip)
-
-
-def _about(row: Any, run: str) -> dict[str, Any]:
-    names = ("clip", "video", "class", "group", "split", "start_frame", "n_valid_frames", "fps")
-    outputs = row.output.values
-    return {
-        "run": run,
-        **{name: row[name].item() for name in names},
-        "predicted": str(outputs[int(row.predicted)]),
-        "explained_class": str(outputs[int(row.target)]),
-        "explained_logit": float(row.logits[int(row.target)]),
-    }
-
-
-def _sheet(clip: Clip, palette: Palette) -> npt.NDArray[np.uint8]:
-    masks = clip.masks()
-    sheet = contact_sheet(
-        clip.frames, clip.flow, clip.relevance, masks, flow_scale=FLOW_SCALE, palette=palette
-    )
-    scales = {method: relevance_scale(cube) for method, cube in clip.relevance.items()}
-    title = f"{clip.title}; selective: {clip.parameters.sigma:g} sigma"
-    return explained(sheet, scales, title=title, flow_scale=FLOW_SCALE, palette=palette)
 
 
 def _npz(clip: Clip) -> bytes:

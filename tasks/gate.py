@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 _log = logging.getLogger("selrel")
 
-# Of a run that was made before there was another one.
+# What a run was judged by before there was another measure.
 MOTION_SHARE = "motion_share"
 _CALLED = {"motion_reliance": "motion reliance", MOTION_SHARE: "motion share"}
 
@@ -109,6 +109,19 @@ def check_gate(
         f"{percent(found['after'])}: by {percent(-found['difference'], '')} points{difference_range(found)}, "
         f"where at most {100 * max_drop:g} are allowed; the run is complete: {url}"
     )
+
+
+def judgement(run: Run) -> str:
+    """What the gate said about a finished run; empty if it let it pass."""
+    found = run.summary.get("comparison")
+    if found is None or found["passed"]:
+        return ""
+    if "error" in found:
+        return f"the gate could not judge it: {found['error']}"
+    fall = 100 * (found["before"] - found["after"])
+    # Older runs were judged by nothing else.
+    measure = found.get("measure", MOTION_SHARE).replace("_", " ")
+    return f"its {measure} fell by {fall:.1f} points against {found['previous']}"
 
 
 def _found(url: str, max_drop: float, against: str | None, measure: str) -> Row | None:

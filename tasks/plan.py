@@ -1,8 +1,8 @@
-"""Turns a request into named places: reads the lists and the checkpoint, and gives both their identity.
+"""Names the data set and the run of a request, from its lists, its videos and its checkpoint.
 
 Identity is content. A data set is its videos' names and bytes, the view and the cut into clips; a run
 is the checkpoint's bytes, its profile, every setting, the data set and the code. The same inputs
-lead to the same place, so finished work is found and anything else gets a place of its own.
+lead to the same directory, so finished work is found and anything else gets a directory of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -63,7 +63,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked request with the places its results go to.
+    """A checked request, and where its results go.
 
     Attributes
     ----------
@@ -116,7 +116,16 @@ def plan(request: Request) -> Plan:
     made, recognised, profile = named(request)
     if not made.finished:
         root = Root(made.root, patient=False)
-        _check_space(root, made)
+        paths = root.dataset(made.dataset_id), root.run(made.run)
+        free = root.free_bytes()
+        if free is not None:
+            there = sum(root.size_of(path.directory) for path in paths)
+            needed = estimated_bytes(made, estimated_clips(made)) - there
+            if needed > free:
+                raise UnusableRoot(
+                    f"too little disk under {root.url}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB "
+                    "free; free some, use another root, or fewer videos (--videos)"
+                )
         # What can't work fails before anything is decoded.
         Explainer(recognised.model, profile).rehearse(made.description["settings"]["methods"])
         root.check_writable()
@@ -124,7 +133,7 @@ def plan(request: Request) -> Plan:
 
 
 def named(request: Request) -> tuple[Plan, Recognised, Profile]:
-    """Name the data set and the run of a request, as `plan` does, but don't try whether it can be done."""
+    """Name the data set and the run of a request, as `plan` does, without trying whether it can be done."""
     # A wrong address should be told at once.
     root = Root(request.root, patient=False)
     on_disk = read_dataset(request.data, split=request.split, subset=request.subset)
@@ -140,7 +149,9 @@ def named(request: Request) -> tuple[Plan, Recognised, Profile]:
     check_outputs(recognised.n_outputs, len(found.classes))
     request = replace(request, target=_target(request.target, found.classes))
     profile = recognised.profile.override(**request.profile)
-    videos = _drawn(request, found)
+    videos: Sequence[Video] = found.videos
+    if request.videos is not None:
+        videos = draw_subset(videos, request.videos, seed=request.seed)
     read = _read(root, request, videos)
     dataset = {
         "videos": [
@@ -160,7 +171,10 @@ def named(request: Request) -> tuple[Plan, Recognised, Profile]:
         check_alike(request.against, description)
     passing = ("data", "checkpoint", "drawn", "others", "gate")
     run_id = content_hash({key: value for key, value in description.items() if key not in passing})
-    name = name_of_run(root, run_id) or run_name(_checkpoint_name(request.checkpoint), run_id)
+    stem = Path(request.checkpoint).name
+    for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
+        stem = stem.removesuffix(suffix)
+    name = name_of_run(root, run_id) or run_name(stem, run_id)
     notes = _notes(request, on_disk, dataset, read)
     return Plan(root.url, dataset_id, name, dataset, description, notes, read), recognised, profile
 
@@ -186,22 +200,13 @@ def publish(made: Plan, *, work: Mapping[str, Any]) -> None:
     root = Root(made.root)
     keep(root, made.data, made.fingerprints)
     description = root.dataset(made.dataset_id).description
-    if not _holds(root, description, made.dataset):
+    try:
+        is_written = root.read_json(description) == made.dataset
+    except (FileNotFoundError, ValueError):
+        is_written = False
+    if not is_written:
         root.write_json(description, made.dataset)
     write_run(root, root.run(made.run), {**made.description, "work": dict(work)})
-
-
-def _holds(root: Root, path: str, value: object) -> bool:
-    try:
-        return bool(root.read_json(path) == value)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _drawn(request: Request, found: Dataset) -> Sequence[Video]:
-    if request.videos is None:
-        return found.videos
-    return draw_subset(found.videos, request.videos, seed=request.seed)
 
 
 def _read(root: Root, request: Request, videos: Sequence[Video]) -> Fingerprints:
@@ -269,13 +274,6 @@ def _target(target: str, classes: Sequence[str]) -> str:
     return classes[label]
 
 
-def _checkpoint_name(path: str) -> str:
-    name = Path(path).name
-    for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
-        name = name.removesuffix(suffix)
-    return name
-
-
 def _notes(
     request: Request, found: Dataset, dataset: Mapping[str, Any], read: Fingerprints
 ) -> tuple[str, ...]:
@@ -316,25 +314,17 @@ def _some(names: Sequence[str], kind: str) -> str:
     return f"1 {kind} ({some}) has" if len(names) == 1 else f"{len(names):,} {kind}s ({some}) have"
 
 
-def _check_space(root: Root, made: Plan) -> None:
-    free = root.free_bytes()
-    if free is None:
-        return
-    there = root.size_of(root.dataset(made.dataset_id).directory) + root.size_of(root.run(made.run).directory)
-    needed = estimated_bytes(made, estimated_clips(made)) - there
-    if needed > free:
-        raise UnusableRoot(
-            f"too little disk under {root.url}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
-            "free some, use another root, or fewer videos (--videos)"
-        )
-
-
 def estimated_clips(made: Plan) -> int:
     """The number of clips, from the headers of a sample of the videos."""
     names = [row[0] for row in made.dataset["videos"]]
     sample = names[:: max(1, len(names) // _SAMPLED_VIDEOS)]
     length = made.dataset["view"]["clip_length"]
-    clips = sum(_header_clips(video_path(made.data, name), length) for name in sample)
+    clips = 0.0
+    for name in sample:
+        with suppress(UndecodableVideo):
+            n_frames = header_frames(video_path(made.data, name))
+            # Headers lie; a video is taken for at most an hour, and for at least one clip.
+            clips += min(max(1.0, math.ceil(n_frames / length)), 90_000 / length)
     return round(clips / len(sample) * len(names))
 
 
@@ -344,11 +334,3 @@ def estimated_bytes(made: Plan, clips: int) -> int:
     voxels = int(view["clip_length"] * view["crop"][0] * view["crop"][1])
     cubes = _BYTES_A_VOXEL["cube"] * len(made.description["settings"]["methods"])
     return clips * voxels * (_BYTES_A_VOXEL["frame"] + _BYTES_A_VOXEL["flow"] + cubes)
-
-
-def _header_clips(path: str, length: int) -> float:
-    try:
-        # Headers lie; a video is taken for at most an hour, and for at least one clip.
-        return min(max(1.0, math.ceil(header_frames(path) / length)), 90_000 / length)
-    except UndecodableVideo:
-        return 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 @task(name="train", cache_policy=NO_CACHE)
 def train(training: Training, recipe: Recipe) -> Row:
-    """Train a C3D on a split's training videos, publish its epochs and then itself; go on after a kill.
+    """Train a C3D on a split's training videos, publish each epoch and the final weights; go on after a kill.
 
     Beside the checkpoint lies ``<checkpoint>.training/``: a checkpoint an epoch, history.parquet, curve.png,
     and the state that the same call goes on from.
@@ -67,9 +67,8 @@ def train(training: Training, recipe: Recipe) -> Row:
     ValueError, OSError
         For bad input, in one line, before anything is trained.
     """
-    _check_device(training.device)
     directory, paths = training_at(training.checkpoint)
-    _check_target(directory, paths)
+    _check(training.device, directory, paths)
     learn, held_out = divided(training)
     profile = families()[FAMILY][0].profile
     widths, hidden, dropout = training.widths or WIDTHS, training.hidden or HIDDEN, training.dropout
@@ -91,7 +90,6 @@ def train(training: Training, recipe: Recipe) -> Row:
         "recipe": dataclasses.asdict(recipe),
         "seed": training.seed,
     }
-    _tell_unjudged(learn, held_out)
     listed = [_listed(learn), _listed(held_out)]
     describe(directory, paths, {"data": listed, "classes": list(learn.classes), **about})
     samples = read_samples(learn, profile)
@@ -102,16 +100,18 @@ def train(training: Training, recipe: Recipe) -> Row:
         samples,
         profile=profile,
         recipe=recipe,
-        validation=_judges(held_out, profile) if held_out.videos else None,
+        validation=_judges(learn, held_out, profile),
         seed=training.seed,
         device=training.device,
         readers=torch.get_num_threads(),
     )
+    outputs = label_index(learn.classes, profile.label_order)
     about |= {
         "split": training.split,
         "dropout": dropout,
         "profile": profile.as_dict(),
-        "classes": _output_classes(learn, profile),
+        # In the order of the outputs.
+        "classes": [name for _, name in sorted(zip(outputs, learn.classes, strict=True))],
     }
     return _carried_out(trainer, model, directory, paths, about, every=training.every)
 
@@ -224,14 +224,15 @@ class _Clips:
         length = self._view.clip_length
         if shift:
             start = min(max(0, start + shift), max(0, n_frames - length))
-        return loop_pad(self._frames(path, start, min(start + length, n_frames)), length)
-
-    def _frames(self, path: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        stop = min(start + length, n_frames)
         if path in self._kept:
-            return self._kept[path][start:stop]
-        found = np.stack([resize_frame(f, self._view) for f in read_frames(path, start=start, stop=stop)])
-        self._read[path] = still(path, self._read[path])
-        return found
+            frames = self._kept[path][start:stop]
+        else:
+            frames = np.stack(
+                [resize_frame(f, self._view) for f in read_frames(path, start=start, stop=stop)]
+            )
+            self._read[path] = still(path, self._read[path])
+        return loop_pad(frames, length)
 
 
 def _carried_out(
@@ -251,13 +252,23 @@ def _carried_out(
         meta = {**about, "epoch": trainer.epoch, "history": history}
         return publish(place, path, model.state_dict(), meta=meta, profile=profile)
 
-    for epoch in _shown(trainer.epochs(), epochs, done=trainer.epoch):
-        history.append(dataclasses.asdict(epoch))
-        if trainer.epoch % every == 0:
-            published(paths.epoch(trainer.epoch))
-        drawn = trainer.epoch % _PICTURE_EVERY == 0 or trainer.epoch == epochs
-        write_history(place, paths, history, picture=drawn)
-        write_state(place, paths, {**trainer.state(), "history": history})
+    with progress("train", epochs, done=trainer.epoch, unit="epochs") as advance:
+        for epoch in trainer.epochs():
+            judged = epoch.validation_accuracy
+            _log.info(
+                "epoch %d: loss %.3f, accuracy %.0f %%%s",
+                epoch.epoch,
+                epoch.loss,
+                100 * epoch.accuracy,
+                f", held out {100 * judged:.0f} %" if judged is not None else "",
+            )
+            advance(1)
+            history.append(dataclasses.asdict(epoch))
+            if trainer.epoch % every == 0:
+                published(paths.epoch(trainer.epoch))
+            drawn = trainer.epoch % _PICTURE_EVERY == 0 or trainer.epoch == epochs
+            write_history(place, paths, history, picture=drawn)
+            write_state(place, paths, {**trainer.state(), "history": history})
     sha256 = published(paths.name)
     made = {"checkpoint": place.join(paths.name), "sha256": sha256, "classes": about["classes"]}
     return {**made, "history": history}
@@ -268,7 +279,7 @@ def _resume(trainer: Trainer, place: Root, paths: TrainingPaths) -> list[Row]:
     state = read_state(place, paths)
     if state is None:
         return []
-    # In their order, which the bytes of a checkpoint follow.
+    # In this order, on which the bytes of a checkpoint depend.
     fields = [field.name for field in dataclasses.fields(Epoch)]
     try:
         if missing := trainer.state()["schedule"].keys() - state["schedule"].keys():
@@ -293,41 +304,19 @@ def _not_this(place: Root, paths: TrainingPaths, reason: str) -> str:
     )
 
 
-def _shown(epochs: Iterable[Epoch], n_epochs: int, *, done: int) -> Iterator[Epoch]:
-    """Hand the epochs on, and show each."""
-    with progress("train", n_epochs, done=done, unit="epochs") as advance:
-        for epoch in epochs:
-            held_out = epoch.validation_accuracy
-            _log.info(
-                "epoch %d: loss %.3f, accuracy %.0f %%%s",
-                epoch.epoch,
-                epoch.loss,
-                100 * epoch.accuracy,
-                f", held out {100 * held_out:.0f} %" if held_out is not None else "",
-            )
-            advance(1)
-            yield epoch
-
-
 def _listed(dataset: Dataset) -> list[list[Any]]:
     """The videos by name and content."""
     found = sha256_of({video.name: video.path for video in dataset.videos})
     return [[video.name, found[video.name]] for video in dataset.videos]
 
 
-def _output_classes(dataset: Dataset, profile: Profile) -> list[str]:
-    """The classes in the order of the outputs."""
-    outputs = label_index(dataset.classes, profile.label_order)
-    return [name for _, name in sorted(zip(outputs, dataset.classes, strict=True))]
-
-
-def _tell_unjudged(learn: Dataset, held_out: Dataset) -> None:
+def _judges(learn: Dataset, held_out: Dataset, profile: Profile) -> Samples | None:
+    """The clips that judge; None if none are held out."""
     unjudged = {video.class_name for video in learn.videos} - {video.class_name for video in held_out.videos}
     if unjudged:
         _log.warning("no held-out video judges %s", ", ".join(sorted(unjudged)))
-
-
-def _judges(held_out: Dataset, profile: Profile) -> Samples:
+    if not held_out.videos:
+        return None
     samples = read_samples(held_out, profile)
     if not len(samples.labels):
         raise ValueError(
@@ -337,16 +326,14 @@ def _judges(held_out: Dataset, profile: Profile) -> Samples:
     return samples
 
 
-def _check_device(device: str) -> None:
+def _check(device: str, place: Root, paths: TrainingPaths) -> None:
+    """Refuse a device or a target that can't be used before any video is read."""
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     usable = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{number}" for number in range(n_gpus))]
     if device not in usable:
         raise ValueError(
             f"device is {device!r}; usable here: {', '.join(usable)} (`selrel doctor` says why no GPU is)"
         )
-
-
-def _check_target(place: Root, paths: TrainingPaths) -> None:
     # What its own training has published may be published again: it is the same.
     if place.exists(paths.name) and not place.exists(paths.description):
         raise FileExistsError(

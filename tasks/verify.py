@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from tasks.stages.index import STAGE as INDEX
 from tasks.stages.index import video_blocks
 from tasks.stages.report import RECEIPT, results_hash
 
-# Requests to S3 wait for each other less, and hashing leaves Python's lock.
+# In threads, requests to S3 overlap, and hashing releases Python's lock.
 _READERS = 8
 # Videos that a line names.
 _NAMED = 5
@@ -80,13 +81,18 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
         raise FileNotFoundError(
             f"no run at {root.join(paths.directory)}: `selrel runs --root {root}` lists them"
         )
-    # A link to another run is refused here, before anything of that is touched.
+    # A link to another run is refused here, before any file of that run is touched.
     root.link_on(paths.run_json)
     found = Verification(finished=is_finished(root, paths))
     summary = _summary(root, paths, found)
     dataset, fault = _dataset(root, paths, summary)
     pieces = _pieces(root, paths, dataset, summary, found)
-    efforts = [path for where in (paths, dataset) if where for path in _efforts(root, where)]
+    efforts = [
+        f"{where.efforts}/{name}"
+        for where in (paths, dataset)
+        if where is not None
+        for name in root.listdir(where.efforts)
+    ]
     with ThreadPoolExecutor(_READERS) as readers:
         damage_of = list(readers.map(lambda piece: damages(root, *piece), pieces))
         records = list(readers.map(lambda path: _record_damage(root, path), efforts))
@@ -119,19 +125,26 @@ def verify_run(root: Root, paths: RunPaths, *, repair: bool = False) -> Verifica
 
 
 def _videos(root: Root, paths: RunPaths) -> str:
-    """Say which of a run's videos are not what they were; nothing where nobody can tell."""
+    """Say which of a run's videos are not what they were; empty where that can't be told."""
     try:
         description = read_run(root, paths)
         data, videos = str(description["data"]), videos_of(root, description["dataset_id"])
     except (FileNotFoundError, UnreadableFile, ValueError, KeyError):
-        # Told as damage.
+        # Reported as damage elsewhere.
         return ""
     # Data sets of older versions hold sizes instead of hashes.
     planned = {video[0]: str(video[6]) for video in videos if len(video) > 6}
     if planned and not os.path.isdir(data):
         return f"Its videos are not at {data} here, so nothing is said about them."
+
+    def is_same(name: str) -> bool:
+        try:
+            return sha256_of({name: video_path(data, name)})[name] == planned[name]
+        except (OSError, ValueError):
+            return False
+
     with ThreadPoolExecutor(_READERS) as readers:
-        same = readers.map(lambda name: _is_same(data, name, planned[name]), planned)
+        same = readers.map(is_same, planned)
         others = [name for name, sound in zip(planned, same, strict=True) if not sound]
     if not others:
         return ""
@@ -140,14 +153,6 @@ def _videos(root: Root, paths: RunPaths) -> str:
         f"Changed or gone since: {len(others):,} of its {len(planned):,} videos in {data} ({some}). That is"
         " no damage: the run stands on the frames that it stored. The same command now makes another run."
     )
-
-
-def _is_same(data: str, name: str, sha256: str) -> bool:
-    try:
-        path = video_path(data, name)
-        return sha256_of({name: path})[name] == sha256
-    except (OSError, ValueError):
-        return False
 
 
 def _summary(root: Root, paths: RunPaths, found: Verification) -> dict[str, Any]:
@@ -170,7 +175,11 @@ def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[Data
         named.insert(0, read_run(root, paths)["dataset_id"])
     except (FileNotFoundError, UnreadableFile, ValueError) as error:
         fault = str(error)
-        named.append(_mentioned(root, paths.run_json))
+        # A damaged description may still mention it.
+        with suppress(FileNotFoundError, UnreadableFile, ValueError):
+            text = root.read_bytes(paths.run_json, most=MAX_JSON_BYTES)
+            if mentioned := re.search(rb'"dataset_id": "([A-Za-z0-9_-]+)"', text):
+                named.append(mentioned[1].decode())
     for name in filter(None, named):
         dataset = root.dataset(name)
         if not root.exists(dataset.directory):
@@ -181,15 +190,6 @@ def _dataset(root: Root, paths: RunPaths, summary: dict[str, Any]) -> tuple[Data
             return None, fault or str(error)
         return dataset, fault
     return None, fault or f"{root.join(paths.run_json)} names a data set that is not there: {named[0]}"
-
-
-def _mentioned(root: Root, path: str) -> str | None:
-    """The id of a data set that a damaged description still mentions."""
-    try:
-        found = re.search(rb'"dataset_id": "([A-Za-z0-9_-]+)"', root.read_bytes(path, most=MAX_JSON_BYTES))
-    except (FileNotFoundError, UnreadableFile, ValueError):
-        return None
-    return found[1].decode() if found else None
 
 
 def _pieces(
@@ -252,10 +252,6 @@ def _settings(root: Root, paths: RunPaths) -> dict[str, Any]:
         return settings
     except (FileNotFoundError, UnreadableFile, ValueError):
         return {}
-
-
-def _efforts(root: Root, where: RunPaths | DatasetPaths) -> list[str]:
-    return [f"{where.efforts}/{name}" for name in root.listdir(where.efforts)]
 
 
 def _record_damage(root: Root, path: str) -> dict[str, str]:

@@ -37,11 +37,23 @@ def hash_of_sources(names: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
+def installed(package: str) -> str | None:
+    """The version of a package; None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 @cache
 def versions() -> dict[str, str]:
     """The versions of this process: of the project's own code, of Python and of the packages that matter."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"selrel": code_version(), "python": python, **{name: _version(name) for name in _PACKAGES}}
+    return {
+        "selrel": code_version(),
+        "python": python,
+        **{name: installed(name) or "none" for name in _PACKAGES},
+    }
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
@@ -51,10 +63,3 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
         for name, version in here.items()
         if there.get(name) != version
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -23,10 +24,11 @@ from storage.checkpoints.sources import Candidate, candidates
 from storage.datasets.fingerprints import facts, keep
 from storage.datasets.ucf101 import choose_classes, read_dataset
 from storage.layout import RunPaths, content_hash
-from storage.runs import finished_run, is_finished, read_run, read_summary
+from storage.runs import Run, finished_run, is_finished, read_run
 from storage.stores.receipts import blocks_done
 from storage.stores.root import Root, UnreadableFile, UnusableRoot, file_at
 from tasks.compare import NotComparable, check_alike
+from tasks.gate import judgement
 from tasks.plan import machinery, plan
 from tasks.request import Request
 from tasks.stages import STAGES
@@ -90,17 +92,30 @@ def look(place: str, request: Request, *, patterns: Sequence[str], tries: int) -
 
 
 def check_place(place: str, request: Request, *, tries: int) -> None:
-    """Raise as `look` does for what fails whatever lies at the place, and if the root can't be written."""
+    """Raise as `look` does for what fails with any checkpoint, and if the root can't be written."""
     _checked(place, request, tries)
     candidates(place)
     Root(request.root).check_writable()
 
 
 def _checked(place: str, request: Request, tries: int) -> str:
-    """Refuse what no checkpoint could be explained with, and give the circumstances."""
-    _check(place, request, tries)
+    """Refuse a request with which no checkpoint could be explained, and give its circumstances."""
+    if tries < 1:
+        raise ValueError(f"tries is {tries}; give 1 or more")
+    watched, root = Root(place).url, Root(request.root).url
+    if f"{root}/".startswith(f"{watched}/"):
+        raise ValueError(
+            f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
+        )
     here = circumstances(request)
-    _check_shared(request)
+    # What no checkpoint can mend is checked here, so that none is refused for it.
+    if request.against is not None:
+        earlier = finished_run(request.against).description
+        # Its data set depends on each checkpoint's profile.
+        wanted = {"dataset_id": earlier.get("dataset_id"), "settings": request.settings()}
+        check_alike(request.against, wanted)
+    if request.model is not None:
+        from_factory(request.model)
     return here
 
 
@@ -126,7 +141,7 @@ def ended(entry: Entry, outcome: Outcome, reason: str = "") -> Entry:
 
 
 class _Judge:
-    """Decides about one file after the other, in the light of the ledger."""
+    """Decides about each file in turn, given the ledger."""
 
     def __init__(self, request: Request, ledger: Sequence[Entry], here: str, tries: int) -> None:
         self.active: list[Entry] = []
@@ -184,7 +199,14 @@ class _Judge:
             return
         run = next((e.run for e in reversed(before) if e.run), "")
         try:
-            entry = replace(entry, run=run or self._named(entry))
+            if not run:
+                made = plan(replace(self._request, checkpoint=entry.file))
+                if made.description["checkpoint_sha256"] != entry.sha256:
+                    raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
+                # The next file's plan need not read the videos again.
+                keep(self._root, made.data, made.fingerprints)
+                run = made.run
+            entry = replace(entry, run=run)
         except UnusableRoot:
             raise
         except NotComparable as error:
@@ -194,23 +216,18 @@ class _Judge:
         except ValueError as error:
             yield replace(entry, outcome="refused", reason=str(error))
             return
-        if is_finished(self._root, self._root.run(entry.run)):
-            yield replace(entry, outcome="finished", reason=_judgement(self._root, entry.run))
+        paths = self._root.run(entry.run)
+        if is_finished(self._root, paths):
+            yield replace(entry, outcome="finished", reason=judgement(Run(self._root, paths)))
         elif other != entry.file:
             yield replace(entry, reason=f"the same content as {other}, which comes first")
         else:
             yield from self._unfinished(entry, [e for e in before if e.outcome in ("started", "failed")])
 
-    def _named(self, entry: Entry) -> str:
-        made = plan(replace(self._request, checkpoint=entry.file))
-        if made.description["checkpoint_sha256"] != entry.sha256:
-            raise FileNotFoundError(f"{entry.file} was replaced while it was looked at")
-        # The next file's plan need not read the videos again.
-        keep(self._root, made.data, made.fingerprints)
-        return made.run
-
     def _unfinished(self, entry: Entry, before: Sequence[Entry]) -> Iterator[Entry]:
-        starts = _distinct(e for e in before if e.outcome == "started")
+        # One entry of each start; those made without a server have no flow run to be told by.
+        started = (e for e in before if e.outcome == "started")
+        starts = list({start.flow_run or n: start for n, start in enumerate(started)}.values())
         reason, excused = "", {e.flow_run for e in before if e.outcome == "failed" and _excused(e.reason)}
         if starts:
             last, state = starts[-1], _state(starts[-1].flow_run)
@@ -218,7 +235,8 @@ class _Judge:
                 self.active.append(last)
                 yield last
                 return
-            if _cancelled(state):
+            # By a person, and not by the deployment's limit.
+            if state is not None and state.is_cancelled() and _NO_SLOT not in (state.message or ""):
                 reason = f"{_why(state)} {_BY_HAND}"
                 yield replace(entry, outcome="given up", reason=reason, blocks=last.blocks)
                 return
@@ -227,33 +245,14 @@ class _Judge:
             if before[-1].outcome == "started":
                 yield replace(last, at=entry.at, outcome="failed", reason=reason)
         blocks = _blocks_done(self._root, self._root.run(entry.run))
-        idle = _idle([start for start in starts if start.flow_run not in excused], blocks)
+        counted = [start.blocks for start in reversed(starts) if start.flow_run not in excused]
+        # How many of the last starts found as many blocks done as there are now.
+        idle = sum(1 for _ in takewhile(lambda done: done == blocks, counted))
         if idle >= self._tries:
             reason = f"{idle} attempts added nothing; the last one: {reason}"
             yield replace(entry, outcome="given up", reason=reason, blocks=blocks)
         else:
             yield replace(entry, outcome="started", reason=f"attempt {len(starts) + 1}", blocks=blocks)
-
-
-def _check(place: str, request: Request, tries: int) -> None:
-    if tries < 1:
-        raise ValueError(f"tries is {tries}; give 1 or more")
-    watched, root = Root(place).url, Root(request.root).url
-    if f"{root}/".startswith(f"{watched}/"):
-        raise ValueError(
-            f"the root {root} lies inside the watched place {watched}; give it a place elsewhere"
-        )
-
-
-def _check_shared(request: Request) -> None:
-    """Check what no checkpoint can mend, so that none is refused for it."""
-    if request.against is not None:
-        measure = finished_run(request.against).description
-        # Its data set hangs on each checkpoint's profile.
-        wanted = {"dataset_id": measure.get("dataset_id"), "settings": request.settings()}
-        check_alike(request.against, wanted)
-    if request.model is not None:
-        from_factory(request.model)
 
 
 def _settled(candidate: Candidate, seen: Sequence[Entry]) -> tuple[str, str]:
@@ -277,34 +276,6 @@ def _sha256(url: str) -> str:
     for part in root.read_parts(path, _CHUNK_BYTES):
         digest.update(part)
     return digest.hexdigest()
-
-
-def _judgement(root: Root, run: str) -> str:
-    """What the gate said about a finished run; empty if it let it pass."""
-    found = read_summary(root, root.run(run)).get("comparison")
-    if found is None or found["passed"]:
-        return ""
-    if "error" in found:
-        return f"the gate could not judge it: {found['error']}"
-    fall = 100 * (found["before"] - found["after"])
-    # Older runs judged by nothing else.
-    measure = found.get("measure", "motion_share").replace("_", " ")
-    return f"its {measure} fell by {fall:.1f} points against {found['previous']}"
-
-
-def _distinct(starts: Iterable[Entry]) -> list[Entry]:
-    """One entry of each start; those made without a server have no flow run to be told by."""
-    return list({start.flow_run or n: start for n, start in enumerate(starts)}.values())
-
-
-def _idle(starts: Sequence[Entry], blocks: int) -> int:
-    """How many of the last starts found as many blocks done as there are now."""
-    n = 0
-    for entry in reversed(starts):
-        if entry.blocks != blocks:
-            break
-        n += 1
-    return n
 
 
 def _blocks_done(root: Root, run: RunPaths) -> int:
@@ -333,13 +304,8 @@ def _why(state: State | None) -> str:
     return f"{state.name}: {' '.join((state.message or 'no reason given').split())}"
 
 
-def _cancelled(state: State | None) -> bool:
-    """Whether a person has ended a flow run, and not the deployment's limit."""
-    return state is not None and state.is_cancelled() and _NO_SLOT not in (state.message or "")
-
-
 def _excused(reason: str) -> bool:
-    """Whether a start failed for what no checkpoint is to blame for."""
+    """Whether a start failed for a reason that no checkpoint is to blame for."""
     return STOPPED in reason or _NO_SLOT in reason
 
 

@@ -101,7 +101,7 @@ def too_many_videos(data: Path, good: Path) -> dict[str, str]:
 
 
 def alpha_too_small(data: Path, good: Path) -> dict[str, str]:
-    return {"--alpha": "0.5"}
+    return {"--methods": "deep_taylor:alpha=0.5"}
 
 
 def no_worker(data: Path, good: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, PREFECT_HOME, get_current_settings
 
-from flows.serving import local_server
+from flows.serving import local_server, prefect_settings
 from flows.serving.local_server import temporary_server
 from flows.serving.scratch import scratch_directory
 from flows.serving.standalone import standalone
@@ -92,8 +92,10 @@ def test_what_is_wrong_meanwhile_stops_it() -> None:
 
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////proc/no/such/prefect.db"}
-    environment = local_server._server_environment
-    monkeypatch.setattr(local_server, "_server_environment", lambda *args: environment(*args) | broken)
+    environment = prefect_settings.environment_of_a_server
+    monkeypatch.setattr(
+        prefect_settings, "environment_of_a_server", lambda *args: environment(*args) | broken
+    )
     monkeypatch.setattr(local_server, "_template_path", lambda: Path("/no/such/template"))
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no/such/cache")
     with (

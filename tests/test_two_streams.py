@@ -16,7 +16,9 @@ LOWS = (torch.full((3,), -1.0), torch.tensor([-2.0, -0.5]))
 HIGHS = (torch.full((3,), 2.0), torch.tensor([1.0, 3.0]))
 TARGETS = torch.tensor([0, 3, 3])
 # Grad-CAM needs a map that sees both inputs.
-METHODS = pytest.mark.parametrize("name", sorted({*explain.methods()} - {"grad_cam", "guided_grad_cam"}))
+METHODS = pytest.mark.parametrize(
+    "name", sorted({*explain.methods()} - {"discriminative", "grad_cam", "guided_grad_cam"})
+)
 
 
 class TwoStreams(nn.Module):

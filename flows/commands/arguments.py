@@ -26,16 +26,12 @@ def settings_of(words: list[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise ValueError(f"setting {word!r}: give name=value, such as videos=1010")
-        read = _as_json(value)
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
         found[name] = setting(name, read, value, [read], [value])
     return found
-
-
-def _as_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def place(url: str) -> str:

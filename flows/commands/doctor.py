@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -33,7 +34,7 @@ def doctor(*, root: str | None = None, json: Annotated[bool, Parameter(negative=
     from tasks.checkup import checkup
 
     console = Console()
-    findings = [*checkup(root), _private_server(), _team_server()]
+    findings = [*checkup(root), *_servers()]
     broken = any(finding.state == "broken" for finding in findings)
     if json:
         print_json(console, {"sound": not broken, "checks": [dataclasses.asdict(f) for f in findings]})
@@ -42,35 +43,31 @@ def doctor(*, root: str | None = None, json: Annotated[bool, Parameter(negative=
     return FAILED if broken else 0
 
 
-def _private_server() -> Finding:
-    """Whether the server that every command line run uses does start."""
+def _servers() -> Iterator[Finding]:
+    """Whether the private server of a run starts, and a team's server, where one is set, answers."""
+    import httpx
+    from prefect.settings import get_current_settings
+
     from flows.serving.local_server import temporary_server
     from tasks.checkup import Finding
 
     try:
         with temporary_server() as url:
-            return Finding("Prefect", "ok", f"a private server starts ({url})")
+            private = Finding("Prefect", "ok", f"a private server starts ({url})")
     except ValueError as error:
-        return Finding("Prefect", "broken", f"no private server starts: {error}")
+        private = Finding("Prefect", "broken", f"no private server starts: {error}")
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
         mend = "the versions in constraints.txt are known to work: make setup"
-        return Finding("Prefect", "broken", f"no private server starts: {reason}", mend)
-
-
-def _team_server() -> Finding:
-    """Whether the server that deployments use answers, where one is set."""
-    import httpx
-    from prefect.settings import get_current_settings
-
-    from tasks.checkup import Finding
-
-    url = get_current_settings().api.url
-    if not url:
-        return Finding("Prefect API", "ok", "PREFECT_API_URL is not set: runs use a private server")
+        private = Finding("Prefect", "broken", f"no private server starts: {reason}", mend)
+    yield private
+    team = get_current_settings().api.url
+    if not team:
+        yield Finding("Prefect API", "ok", "PREFECT_API_URL is not set: runs use a private server")
+        return
     try:
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+        httpx.get(f"{team}/health", timeout=5).raise_for_status()
+        yield Finding("Prefect API", "ok", f"{team} answers")
     except httpx.HTTPError as error:
         mend = "start it (prefect server start), correct PREFECT_API_URL, or unset it"
-        return Finding("Prefect API", "note", f"{url} does not answer: {error}", mend)
-    return Finding("Prefect API", "ok", f"{url} answers")
+        yield Finding("Prefect API", "note", f"{team} does not answer: {error}", mend)

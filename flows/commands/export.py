@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from flows.commands.arguments import Several
 from flows.terminal import Console
-
-if TYPE_CHECKING:
-    from storage.stores.root import Root
 
 Format = Literal["webm", "gif", "mp4", "png", "npz", "pdf", "svg"]
 
@@ -61,45 +58,32 @@ def export(
         File to write, also `s3://bucket/file`; `<run>-clip-<number>.<format>` here by default.
     """
     from storage.runs import find_run
+    from storage.stores.root import Root, run_at
+    from storage.text import visible
+    from tasks.export import export_clip, export_figures, method_of_film, read_clip
 
     if (clip is None) == (figures is None):
         raise ValueError("give either --clip NUMBER or --figures DIRECTORY")
     run = find_run(run, root)
     if figures is not None:
-        _export_figures(run, figures, format or "pdf")
+        kind = format or "pdf"
+        if kind != "pdf" and kind != "svg":
+            raise ValueError(f"figures can't be {kind}: give --format pdf or svg")
+        place = Root(figures)
+        for name, data in export_figures(run, kind).items():
+            place.write_bytes(name, data)
+            Console().print(f"{place.join(name)}, {len(data):,} bytes", soft_wrap=True)
         return
-    from storage.stores.root import run_at
-    from storage.text import visible
-    from tasks.export import export_clip, method_of_film, read_clip
-
     kind = format or "webm"
     if clip is None or kind == "pdf" or kind == "svg":
         raise ValueError(f"a clip can't be {kind}: give --format webm, gif, mp4, png or npz")
-    place, name = _place(output or f"{run_at(run)[1].name}-clip-{clip}.{kind}")
+    directory, name = os.path.split(output or f"{run_at(run)[1].name}-clip-{clip}.{kind}")
+    if not name:
+        raise ValueError(f"--output {output!r} names a directory; give a file in it")
+    place = Root(directory or os.curdir)
     methods = method or (None if kind in ("png", "npz") else [method_of_film(run)])
     found = read_clip(run, clip, methods=methods, sigma=sigma)
     data = export_clip(found, kind, fps=fps, palette=palette)
     place.write_bytes(name, data)
     shown = visible(found.title), f"{place.join(name)}, {len(data):,} bytes"
     Console().print(*shown, sep="\n", soft_wrap=True)
-
-
-def _export_figures(run: str, directory: str, kind: Format) -> None:
-    from storage.stores.root import Root
-    from tasks.export import export_figures
-
-    if kind != "pdf" and kind != "svg":
-        raise ValueError(f"figures can't be {kind}: give --format pdf or svg")
-    place = Root(directory)
-    for name, data in export_figures(run, kind).items():
-        place.write_bytes(name, data)
-        Console().print(f"{place.join(name)}, {len(data):,} bytes", soft_wrap=True)
-
-
-def _place(path: str) -> tuple[Root, str]:
-    from storage.stores.root import Root
-
-    directory, name = os.path.split(path)
-    if not name:
-        raise ValueError(f"--output {path!r} names a directory; give a file in it")
-    return Root(directory or os.curdir), name

@@ -52,19 +52,27 @@ def serve(
     port
         Port on 127.0.0.1; 0 takes a free one.
     """
+    from flows.serving.cluster import check_cluster
     from flows.serving.interrupts import say_how_to_stop
     from flows.serving.standing_server import stand, standing_server
+    from flows.watch_checkpoints import request_for
+    from tasks.watch import check_place
 
     if not 1 <= every <= YEAR_S:
         raise ValueError(f"every is {every:g}; give 1 second or more, up to a year ({YEAR_S})")
+    chosen = settings_elsewhere(settings_of(settings or []))
     parameters: dict[str, Any] = {
         "watch": place(watch),
         "data": str(data.resolve()),
         "root": place(root),
-        "settings": settings_elsewhere(settings_of(settings or [])),
+        "settings": chosen,
         "tries": tries,
     }
-    _check(**parameters)
+    # What every look would refuse is refused before anything is started.
+    request = request_for(data=parameters["data"], root=parameters["root"], settings=chosen)
+    check_place(parameters["watch"], request, tries=tries)
+    (cluster,) = split(chosen, Cluster)
+    check_cluster(**vars(cluster))
     say_how_to_stop()
     console = Console()
     console.print("Starting the server, its deployments and a worker: about half a minute.")
@@ -77,17 +85,6 @@ def serve(
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where it stopped.")
     return 0
-
-
-def _check(*, watch: str, data: str, root: str, settings: dict[str, Any], tries: int) -> None:
-    """Refuse, before anything is started, that with which every look would fail."""
-    from flows.serving.cluster import check_cluster
-    from flows.watch_checkpoints import request_for
-    from tasks.watch import check_place
-
-    check_place(watch, request_for(data=data, root=root, settings=settings), tries=tries)
-    (cluster,) = split(settings, Cluster)
-    check_cluster(**vars(cluster))
 
 
 def _welcome(standing: Standing, watch: str) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from rich.markdown import Markdown
 
 from flows.commands.arguments import Several
 from flows.terminal import Console
-
-if TYPE_CHECKING:
-    from tasks.validity.benchmark import Bench
 
 
 def validate(
@@ -52,6 +49,8 @@ def validate(
     workers
         Worker processes; by default one a GPU, or one a CPU where there is none.
     """
+    from flows.serving.local_server import temporary_server
+    from flows.serving.outages import work_that_goes_on
     from flows.serving.scratch import scratch_directory
     from storage.report.validity.page import opening
     from tasks.validity.benchmark import Benchmark, open_bench
@@ -75,18 +74,11 @@ def validate(
                 f"{bench.place.join(bench.paths.directory)}",
                 soft_wrap=True,
             )
-            _carry_out(bench, workers)
+            with work_that_goes_on(), temporary_server():
+                from flows.validate import validate_relevance
+
+                validate_relevance(bench, workers)
         console.print(Markdown(opening(bench.place, bench.paths)))
         page, directory = (bench.place.join(path) for path in (bench.paths.page, bench.paths.directory))
         places = f"\nPage      {page}\nDirectory {directory}"
         console.print(places, soft_wrap=True)
-
-
-def _carry_out(bench: Bench, workers: int | None) -> None:
-    from flows.serving.local_server import temporary_server
-    from flows.serving.outages import work_that_goes_on
-
-    with work_that_goes_on(), temporary_server():
-        from flows.validate import validate_relevance
-
-        validate_relevance(bench, workers)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flows.exits import FAILED
 from flows.terminal import Console
-
-if TYPE_CHECKING:
-    from tasks.verify import Verification
 
 
 def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
     """Read a run and its data set again, and compare every byte with the receipts.
 
     Prints a line for everything that is missing or changed, and exits with 1, as it does for a run that is
-    not finished; with 0 if the run is sound. That it left blocks out, or that videos have changed since, is
-    said in a line, and no damage.
+    not finished; with 0 if the run is sound. Blocks that it left out and videos that have changed since are
+    told in a line each, and are no damage.
 
     Example: `selrel verify results/runs/c3d-1bf523994dd872e1`
 
@@ -36,34 +31,34 @@ def verify(run: str, *, root: str | None = None, repair: bool = False) -> int:
     from tasks.verify import verify_run
 
     found = verify_run(*run_at(find_run(run, root)), repair=repair)
-    last = _last_line(len(found.damaged), repair and not found.kept) if found.damaged else _sound_line(found)
-    lines = [*found.damaged, *found.kept, last]
+    lines = [*found.damaged, *found.kept]
+    if found.damaged:
+        what = "Damage found" if len(found.damaged) == 1 else f"{len(found.damaged):,} damages found"
+        if repair and not found.kept:
+            lines.append(
+                f"{what} and dropped: the `selrel explain` command of this run now redoes just that."
+            )
+        else:
+            lines.append(
+                f"{what}; `selrel verify RUN --repair` drops it, so that `selrel explain` redoes just that."
+            )
+    else:
+        receipts = f"{found.receipts:,} receipts and all their files"
+        lines.append(
+            f"Sound: {found.clips:,} clips, {receipts}." if found.finished else f"Sound so far: {receipts}."
+        )
     if not found.finished:
         lines.append("The run is not finished: the same `selrel explain` command goes on where it stopped.")
     if found.left_out:
-        lines.append(_left_out_line(found.left_out, repair))
+        what = "1 block was left out" if found.left_out == 1 else f"{found.left_out:,} blocks were left out"
+        if repair:
+            lines.append(f"{what}: the run is unfinished now, and its `selrel explain` command tries again.")
+        else:
+            again = "the `selrel explain` command of this run tries again"
+            lines.append(f"{what}; after `selrel verify RUN --repair` {again}.")
     if found.videos:
         lines.append(found.videos)
     console = Console()
     for line in lines:
         console.print(visible(line), soft_wrap=True)
     return 0 if found.finished and not found.damaged else FAILED
-
-
-def _sound_line(found: Verification) -> str:
-    receipts = f"{found.receipts:,} receipts and all their files"
-    return f"Sound: {found.clips:,} clips, {receipts}." if found.finished else f"Sound so far: {receipts}."
-
-
-def _last_line(n_damaged: int, repair: bool) -> str:
-    what = "Damage found" if n_damaged == 1 else f"{n_damaged:,} damages found"
-    if repair:
-        return f"{what} and dropped: the `selrel explain` command of this run now redoes just that."
-    return f"{what}; `selrel verify RUN --repair` drops it, so that `selrel explain` redoes just that."
-
-
-def _left_out_line(n_blocks: int, repair: bool) -> str:
-    what = "1 block was left out" if n_blocks == 1 else f"{n_blocks:,} blocks were left out"
-    if repair:
-        return f"{what}: the run is unfinished now, and its `selrel explain` command tries again."
-    return f"{what}; after `selrel verify RUN --repair` the `selrel explain` command of this run tries again."

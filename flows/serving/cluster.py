@@ -17,7 +17,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import dask
 import torch
@@ -188,7 +188,22 @@ def cluster(
             yield client
         return
     processes, threads = local_size(workers)
-    with _local_cluster(processes, threads_per_worker or threads, timeout) as client:
+    threads = threads_per_worker or threads
+    with (
+        scratch_directory("dask") as directory,
+        uninterrupted(_starting_cluster(processes, threads, timeout, directory)) as client,
+    ):
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                client.wait_for_workers(processes, timeout=1)
+                break
+            except TimeoutError:
+                if (directory / _UNGUARDED).exists():
+                    raise RuntimeError(_GUARD) from None
+                if time.monotonic() > deadline:
+                    raise
+        client.register_plugin(ThreadLimit(threads))
         yield client
 
 
@@ -241,7 +256,15 @@ def check_cluster(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: give 1 or more")
     if scheduler is None:
-        _check_script()
+        # A script that never looks whether a worker runs it would start a run in each of them.
+        script = sys.modules["__main__"]
+        frame: FrameType | None = sys._getframe() if getattr(script, "__file__", None) is not None else None
+        while frame is not None:
+            if frame.f_globals is vars(script) and frame.f_code.co_name == "<module>":
+                if not _LOOKS.intersection(frame.f_code.co_names):
+                    raise RuntimeError(_GUARD)
+                return
+            frame = frame.f_back
         return
     if workers is not None or threads_per_worker is not None:
         raise ValueError(
@@ -249,20 +272,6 @@ def check_cluster(
             "its workers decide; leave them out, or leave out the scheduler"
         )
     _check_address(scheduler, insecure)
-
-
-def _check_script() -> None:
-    """Refuse a call by a script that never looks whether a worker runs it, before anything is started."""
-    script = sys.modules["__main__"]
-    if getattr(script, "__file__", None) is None:
-        return
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_globals is vars(script) and frame.f_code.co_name == "<module>":
-            if not _LOOKS.intersection(frame.f_code.co_names):
-                raise RuntimeError(_GUARD)
-            return
-        frame = frame.f_back
 
 
 def refuse_unguarded_script() -> None:
@@ -275,7 +284,7 @@ def refuse_unguarded_script() -> None:
     RuntimeError
         If this process is such a worker.
     """
-    # As multiprocessing asks before it lets such a process start another.
+    # What multiprocessing itself checks before it lets such a process start another.
     if not getattr(multiprocessing.current_process(), "_inheriting", False):
         return
     if directory := os.environ.get(_STARTED_FROM):
@@ -284,36 +293,22 @@ def refuse_unguarded_script() -> None:
 
 
 @contextmanager
-def _local_cluster(workers: int, threads: int, timeout: float) -> Iterator[Client]:
-    with (
-        scratch_directory("dask") as directory,
-        uninterrupted(_starting_cluster(workers, threads, timeout, directory)) as client,
-    ):
-        _wait_for_workers(client, workers, timeout, directory / _UNGUARDED)
-        client.register_plugin(ThreadLimit(threads))
-        yield client
-
-
-def _wait_for_workers(client: Client, workers: int, timeout: float, unguarded: Path) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            client.wait_for_workers(workers, timeout=1)
-            return
-        except TimeoutError:
-            if unguarded.exists():
-                raise RuntimeError(_GUARD) from None
-            if time.monotonic() > deadline:
-                raise
-
-
-@contextmanager
 def _starting_cluster(workers: int, threads: int, timeout: float, directory: Path) -> Iterator[Client]:
-    """A scheduler, and the order to start its workers, which then takes seconds."""
+    """Start a scheduler and order its workers, which take seconds to start."""
     variables = {name: str(threads) for name in THREAD_VARIABLES} | {_STARTED_FROM: str(directory)}
+    settings: dict[str, object] = {
+        # The scheduler's as well, which takes no directory of its own.
+        "temporary-directory": str(directory),
+        # A zarr array on S3 that was opened before a fork hangs in the child.
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.nanny.pre-spawn-environ": variables,
+        # A worker that is started again on a busy machine takes long; after this Dask closes it for good.
+        "distributed.deploy.lost-worker-timeout": "300s",
+        **_UNWATCHED,
+    }
     with (
         dask.config.set(_defaults()),
-        dask.config.set(_local_settings(variables, directory)),
+        dask.config.set(settings),
         changed_environment(environment_of_a_worker(variables)),
         semaphores_of(directory),
         _start_local(workers) as local,
@@ -329,12 +324,11 @@ class _OneGpuEach(LocalCluster):
         """Describe the next worker; called by Dask."""
         visible = visible_gpus(torch.cuda.device_count(), os.environ.get(_GPUS))
         specs: dict[int, dict[str, Any]] = super().new_worker_spec()  # type: ignore[no-untyped-call]
-        # Dask gives all workers the same object.
-        return {worker: _with_gpu(spec, gpu_of_worker(worker, visible)) for worker, spec in specs.items()}
-
-
-def _with_gpu(spec: dict[str, Any], gpu: str | None) -> dict[str, Any]:
-    return spec if gpu is None else {**spec, "options": {**spec["options"], "env": {_GPUS: gpu}}}
+        for worker, spec in specs.items():
+            if (gpu := gpu_of_worker(worker, visible)) is not None:
+                # Not in place: Dask gives all workers the same object.
+                specs[worker] = {**spec, "options": {**spec["options"], "env": {_GPUS: gpu}}}
+        return specs
 
 
 @contextmanager
@@ -345,8 +339,8 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
         worker_class=Nanny,
         **_on_loopback(),
     ) as local:
-        # Leave Ctrl-C, which reaches every process of a terminal, to this one, from their first moment on.
-        # Python unblocks the signal where it starts this process of its own.
+        # Ctrl-C reaches every process of a terminal, but from the first moment on only this one may obey it.
+        # Started first, since Python unblocks the signal when it starts its resource tracker.
         resource_tracker.ensure_running()
         loop = local.loop
         assert loop is not None
@@ -357,18 +351,14 @@ def _start_local(workers: int) -> Iterator[LocalCluster]:
                 yield local
         except BaseException:
             # Dask would wait four seconds for blocks that are done again anyway.
-            local.sync(_end_workers, local)
+            ends = [nanny.close(timeout=_GRACE_S) for nanny in local.workers.values()]
+            local.sync(asyncio.gather, *ends, return_exceptions=True)
             raise
-
-
-async def _end_workers(local: LocalCluster) -> None:
-    nannies = local.workers.values()
-    await asyncio.gather(*(nanny.close(timeout=_GRACE_S) for nanny in nannies), return_exceptions=True)
 
 
 @contextmanager
 def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
-    """Start a worker anew that was given up, as Dask does with one that dies again while it starts."""
+    """Replace workers that Dask gave up, as it does with one that dies again while it starts."""
 
     def replace() -> None:
         for name, nanny in list(local.workers.items()):
@@ -387,7 +377,7 @@ def _replacing(local: LocalCluster, workers: int) -> Iterator[None]:
 
 
 def _on_loopback() -> dict[str, Any]:
-    """What every cluster of our own is given, be its worker a process or a thread of this one."""
+    """What every cluster of our own is given, whether its worker is a process or a thread of this one."""
     return {
         "threads_per_worker": 1,
         "host": "127.0.0.1",
@@ -412,19 +402,6 @@ def _defaults() -> dict[str, object]:
     return {"scheduler": None, **defaults}
 
 
-def _local_settings(variables: dict[str, str], directory: Path) -> dict[str, object]:
-    return {
-        # The scheduler's as well, which takes no directory of its own.
-        "temporary-directory": str(directory),
-        # A zarr array on S3 that was opened before a fork hangs in the child.
-        "distributed.worker.multiprocessing-method": "spawn",
-        "distributed.nanny.pre-spawn-environ": variables,
-        # A worker that is started again on a busy machine takes long; after this Dask closes it for good.
-        "distributed.deploy.lost-worker-timeout": "300s",
-        **_UNWATCHED,
-    }
-
-
 @contextmanager
 def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
     try:
@@ -446,65 +423,51 @@ def _existing_cluster(address: str, timeout: float) -> Iterator[Client]:
                 f"start one with `dask worker {address}`"
             ) from error
         check_versions(client, address)
-        with _guarded(client):
+        # Workers of other versions are sent away until the client leaves, each client by a plugin of its own.
+        name = f"{SameVersions.name}-{client.id}"
+        client.set_metadata([SameVersions.name, name], True)
+        client.register_plugin(SameVersions(versions()), name=name)
+        try:
             yield client
-
-
-@contextmanager
-def _guarded(client: Client) -> Iterator[None]:
-    """Send away workers of other versions until the client leaves, each client by a plugin of its own."""
-    name = f"{SameVersions.name}-{client.id}"
-    client.set_metadata([SameVersions.name, name], True)
-    client.register_plugin(SameVersions(versions()), name=name)
-    try:
-        yield
-    finally:
-        if client.status == "running":
-            _unregister(client, name)
+        finally:
+            if client.status == "running":
+                _unregister(client, name)
 
 
 def _unregister(client: Client, name: str) -> None:
-    # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker has not got.
+    # A lost scheduler (OSError), a plugin that is gone, or one that a dying worker never had.
     with contextlib.suppress(OSError, ValueError, KeyError):
         client.unregister_worker_plugin(name)
 
 
 def _check_address(address: str, insecure: bool) -> None:
     parts = urlsplit(address)
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not _has_port(parts):
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    host = parts.hostname
+    if parts.scheme not in ("tcp", "tls") or not host or not port:
         raise ValueError(f"scheduler address {address!r}: give tls://HOST:PORT, or tcp://127.0.0.1:PORT")
-    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost"
+    if parts.scheme == "tcp" and not insecure and not is_here:
         raise ValueError(
             f"scheduler address {address!r} is neither encrypted nor on this machine: anyone on that network "
             "could run code on the workers; use tls://, or allow it with --insecure"
         )
     if parts.scheme == "tls":
-        absent = [name for name in _CERTIFICATES if not _is_certificate(dask.config.get(name, None))]
+        given = {name: dask.config.get(name, None) or "" for name in _CERTIFICATES}
+        # A file or, as Dask allows, the text of one.
+        absent = [name for name, file in given.items() if "\n" not in file and not os.path.isfile(file)]
         if absent:
             variables = (f"DASK_{name.upper().replace('-', '_').replace('.', '__')}" for name in absent)
             raise ValueError(
                 f"scheduler address {address!r} needs certificates: set {', '.join(absent)} in Dask's "
                 f"configuration to a file, or {', '.join(variables)} in the environment"
             )
-
-
-def _has_port(parts: SplitResult) -> bool:
-    try:
-        return bool(parts.port)
-    except ValueError:
-        return False
-
-
-def _is_certificate(given: str | None) -> bool:
-    """Whether it is a file, or, as Dask allows, the text of one."""
-    return given is not None and ("\n" in given or os.path.isfile(given))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _cpus() -> int:

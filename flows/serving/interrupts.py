@@ -107,11 +107,13 @@ class _Once:
         if self.obeyed_at is not None and time.monotonic() - self.obeyed_at < _STOPPING_S:
             return
         self.pressed = number
-        if _is_importing(frame):
-            if not _open:
-                self.leave()
-            _press_later(number)
-            return
+        while frame is not None:
+            if frame.f_globals.get("__name__") == "importlib._bootstrap":
+                if not _open:
+                    self.leave()
+                _press_later(number)
+                return
+            frame = frame.f_back
         self.obeyed_at = time.monotonic()
         raise KeyboardInterrupt
 
@@ -132,40 +134,28 @@ class _Hold:
         # Other threads don't get the signals; one that is ignored, or ends the process at once, stays so.
         handlers = {number: signal.getsignal(number) for number in _OBEYED} if _in_main_thread() else {}
         self.before = {number: handler for number, handler in handlers.items() if callable(handler)}
-        self.noted: int | None = None
+        self.noted: list[int] = []
 
     def begin(self) -> None:
         for number in self.before:
-            signal.signal(number, self._note)
+            signal.signal(number, lambda pressed, _: self.noted.append(pressed))
 
     def end(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.noted is not None:
-            number, self.noted = self.noted, None
+        if self.noted:
+            number, self.noted = self.noted[-1], []
             signal.raise_signal(number)
-
-    def _note(self, number: int, _: object) -> None:
-        self.noted = number
 
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "importlib._bootstrap":
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _press_later(number: int) -> None:
+    def press(thread: int) -> None:
+        time.sleep(_AGAIN_S)
+        signal.pthread_kill(thread, number)
+
     # threading.Thread takes locks, which the code that was interrupted may hold.
-    _thread.start_new_thread(_press, (threading.get_ident(), number))
-
-
-def _press(thread: int, number: int) -> None:
-    time.sleep(_AGAIN_S)
-    signal.pthread_kill(thread, number)
+    _thread.start_new_thread(press, (threading.get_ident(),))

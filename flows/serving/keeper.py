@@ -23,7 +23,7 @@ _GRACE_S = 10.0
 
 @contextmanager
 def keeper() -> Iterator[str]:
-    """Make a mark; what bears it in its environment as ``MARK``, alone or with more behind it, is ended.
+    """Make a mark; every process whose environment variable ``MARK`` begins with it is ended.
 
     Yields
     ------
@@ -64,15 +64,14 @@ def end(mark: str, *, grace: float = _GRACE_S) -> None:
 
 def marked(mark: str) -> Sequence[psutil.Process]:
     """The running processes that bear a mark, this one left out."""
-    return [process for process in psutil.process_iter() if _mark_of(process).startswith(mark)]
-
-
-def _mark_of(process: psutil.Process) -> str:
-    # Other people's processes can't be read, and are none of ours.
-    with suppress(psutil.Error, OSError):
-        if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-            return str(process.environ().get(MARK, ""))
-    return ""
+    found = []
+    for process in psutil.process_iter():
+        # Other people's processes can't be read, and are none of ours.
+        with suppress(psutil.Error, OSError):
+            runs = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if runs and process.environ().get(MARK, "").startswith(mark):
+                found.append(process)
+    return found
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def temporary_server(
     """
     from flows.serving.cluster import refuse_unguarded_script
     from flows.serving.interrupts import say_how_to_stop
-    from flows.serving.prefect_settings import environment_of_a_client
+    from flows.serving.prefect_settings import client_of, environment_of_a_client
     from flows.serving.scratch import scratch_directory
     from storage.environment import changed_environment
 
@@ -72,13 +72,20 @@ def temporary_server(
         scratch_directory("prefect") as home,
         changed_environment(environment_of_a_client(home)),
         _server_process(home, password, timeout, meanwhile) as url,
-        _client(url, home, password),
+        # On this machine, a server that does not answer is gone; the run goes on without it.
+        client_of(url, home, password, logs=False, max_retries=0, heartbeat=None),
     ):
+        from prefect.events.clients import NullEventsClient
+        from prefect.events.worker import EventsWorker
+
+        # Nobody reads this server's logs and events, and their senders keep a process whose server is lost.
+        EventsWorker.set_client_override(NullEventsClient)
         token = _USED.set(True)
         try:
             yield url
         finally:
             _USED.reset(token)
+            EventsWorker.set_client_override(None)
 
 
 def is_used() -> bool:
@@ -90,6 +97,9 @@ def is_used() -> bool:
 def _server_process(
     home: Path, password: str, timeout: float, meanwhile: Callable[[], object] | None
 ) -> Iterator[str]:
+    # Imported here, as all of the project: the server runs this file by itself.
+    from flows.serving.prefect_settings import environment_of_a_server
+
     ready, tell_ready = os.pipe()
     with (
         socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
@@ -106,7 +116,7 @@ def _server_process(
             stderr=log,
             # Prefect reads settings where it starts, too.
             cwd=home,
-            env=_server_environment(home, password),
+            env=environment_of_a_server(home, password),
             # Ctrl-C reaches this process only, which can then still record how the run ended.
             start_new_session=True,
         )
@@ -115,7 +125,10 @@ def _server_process(
         with open(ready, "rb", buffering=0) as pipe:
             if meanwhile is not None:
                 meanwhile()
-            _wait_until_ready(pipe.fileno(), home / "server.log", timeout)
+            readable, _, _ = select.select([pipe], [], [], timeout)
+            if not readable or os.read(pipe.fileno(), len(_READY)) != _READY:
+                what = "stopped while starting" if readable else f"did not start within {timeout:g} s"
+                raise RuntimeError(f"the private Prefect server {what}; {end_of(home / 'server.log')}")
         yield f"http://127.0.0.1:{port}/api"
     finally:
         assert process.stdin is not None
@@ -128,49 +141,16 @@ def _server_process(
             process.wait()
 
 
-def _wait_until_ready(pipe: int, log: Path, timeout: float) -> None:
-    readable, _, _ = select.select([pipe], [], [], timeout)
-    if readable and os.read(pipe, len(_READY)) == _READY:
-        return
-    what = "stopped while starting" if readable else f"did not start within {timeout:g} s"
-    lines = log.read_text(errors="replace").strip().splitlines()[-15:]
-    raise RuntimeError(f"the private Prefect server {what}; its log ends with:\n" + "\n".join(lines))
-
-
-def _server_environment(home: Path, password: str) -> dict[str, str]:
-    # Here, as all of the project: the server is this file by itself.
-    from flows.serving.prefect_settings import environment_of_a_server
-
-    return environment_of_a_server(home, password) | {
-        "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
-        # Block types serve saved blocks and the UI; registering them takes 1.5 s.
-        "PREFECT_SERVER_BLOCKS_REGISTER_ON_START": "false",
-        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
-    }
-
-
-@contextmanager
-def _client(url: str, home: Path, password: str) -> Iterator[None]:
-    from prefect.events.clients import NullEventsClient
-    from prefect.events.worker import EventsWorker
-
-    from flows.serving.prefect_settings import client_of
-
-    # Nobody reads this server's logs and events, and their senders keep a process whose server is lost.
-    EventsWorker.set_client_override(NullEventsClient)
-    try:
-        # On this machine, a server that does not answer is gone; the run goes on without it.
-        with client_of(url, home, password, logs=False, max_retries=0, heartbeat=None):
-            yield
-    finally:
-        EventsWorker.set_client_override(None)
-
-
 def _serve(home: Path, listener: socket.socket, tell_ready: int) -> None:
     """Run the server in this process until standard input ends."""
-    threading.Thread(target=_exit_with_parent, args=(home,), daemon=True).start()
+
+    def exit_with_parent() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        shutil.rmtree(home, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     _create_database(home / "prefect.db")
 
     import uvicorn
@@ -187,20 +167,22 @@ def _serve(home: Path, listener: socket.socket, tell_ready: int) -> None:
     _TellingServer(config).run(sockets=[listener])
 
 
-def _exit_with_parent(home: Path) -> None:
-    while os.read(sys.stdin.fileno(), 1024):
-        pass
-    shutil.rmtree(home, ignore_errors=True)
-    os._exit(0)
-
-
 def _create_database(path: Path) -> None:
     """Put an empty Prefect database at `path`: a copy of the last one that was made, where there is one."""
     template = _template_path()
     if _copy_sound_database(template, path):
         return
     path.unlink(missing_ok=True)
-    asyncio.run(_migrate())
+
+    async def migrate() -> None:
+        from prefect.server.database import provide_database_interface
+
+        database = provide_database_interface()
+        await database.create_db()
+        # Connections belong to this event loop; the server runs another.
+        await (await database.engine()).dispose()
+
+    asyncio.run(migrate())
     # Without a cache directory, the next start takes longer: no reason to fail.
     with contextlib.suppress(OSError, sqlite3.Error):
         template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,19 +205,16 @@ def copy_empty_database(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def end_of(log: Path) -> str:
+    """How a log ends, for the message of an error."""
+    lines = log.read_text(errors="replace").strip().splitlines()[-15:]
+    return "its log ends with:\n" + "\n".join(lines)
+
+
 def cache_directory() -> Path:
     """The user's cache of this project; what is in it can be deleted at any time."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "selrel"
-
-
-async def _migrate() -> None:
-    from prefect.server.database import provide_database_interface
-
-    database = provide_database_interface()
-    await database.create_db()
-    # Connections belong to this event loop; the server runs another.
-    await (await database.engine()).dispose()
 
 
 def _template_path() -> Path:

@@ -16,12 +16,26 @@ from storage.environment import inherited
 if TYPE_CHECKING:
     from prefect.settings import Settings
 
-# Prefect reads them in the working directory, which may be another project's; with the word that matters.
+# What Prefect reads in the working directory, which may be another project's, and the word that concerns it.
 _FILES = {".env": "PREFECT_", "prefect.toml": "", "pyproject.toml": "tool.prefect"}
 # How to reach a team's server.
 _OF_A_CLIENT = ("PREFECT_API_", "PREFECT_CLIENT_")
 # One's own Dask configuration is for a scheduler that is there already.
 _OF_OTHERS = ("DASK_", "PREFECT_")
+_PRIVATE = {
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    # Block types serve saved blocks and the UI; registering them takes 1.5 s.
+    "PREFECT_SERVER_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+_STANDING = {
+    # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_WORKER_QUERY_SECONDS": "5",
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 def environment_of_a_command(home: Path) -> dict[str, str]:
@@ -39,9 +53,25 @@ def environment_of_a_client(home: Path) -> dict[str, str]:
     return kept | {"DO_NOT_TRACK": "1", "PREFECT_HOME": str(home)}
 
 
-def environment_of_a_server(home: Path, password: str) -> dict[str, str]:
-    """Environment of a Prefect server of this project's own, and of what belongs to it."""
-    return inherited(os.environ, but=_OF_OTHERS) | {
+def environment_of_a_server(home: Path, password: str, *, api: str | None = None) -> dict[str, str]:
+    """Environment of a Prefect server of this project's own.
+
+    Parameters
+    ----------
+    home : Path
+        Where it keeps its database.
+    password : str
+        What it asks its clients for.
+    api : str, optional
+        Its address, if it stays and has a worker, whose environment this is as well; by default it is
+        private to one process, and does without what only a browser or a second process would use.
+    """
+    kind = _PRIVATE
+    if api is not None:
+        kind = _STANDING | {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": password}
+    return {
+        **inherited(os.environ, but=_OF_OTHERS),
+        **kind,
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -64,16 +94,15 @@ def _named(*prefixes: str) -> dict[str, str]:
 
 def import_prefect() -> None:
     """Import Prefect without the settings that the working directory has for another project."""
-    if any(_mentions(Path(name), word) for name, word in _FILES.items()):
-        with contextlib.chdir(Path(__file__).parent):
-            importlib.import_module("prefect.context")
-
-
-def _mentions(file: Path, word: str) -> bool:
-    try:
-        return word in file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    for name, word in _FILES.items():
+        try:
+            mentioned = word in Path(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if mentioned:
+            with contextlib.chdir(Path(__file__).parent):
+                importlib.import_module("prefect.context")
+            return
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def scratch_directory(kind: str) -> Iterator[Path]:
 
 @contextmanager
 def home_directory() -> Iterator[Path]:
-    """Find a place for what libraries keep between runs: the user's cache, or else a temporary directory.
+    """Find a directory for what libraries keep between runs: the user's cache, or else a temporary one.
 
     An account may have no home, as an arbitrary user of a container has none; it is given one meanwhile.
     """
@@ -71,7 +71,11 @@ def home_directory() -> Iterator[Path]:
 @contextmanager
 def _directory(kind: str) -> Iterator[Path]:
     _check_temporary_directory()
-    _sweep(kind)
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}{kind}-*"):
+        if _abandoned(left):
+            for semaphore in _SEMAPHORES.glob(f"sem.{left.name}-*"):
+                semaphore.unlink(missing_ok=True)
+            shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
     lock = os.open(directory / _LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -102,14 +106,6 @@ def _check_temporary_directory() -> None:
             f"{directory}, for temporary files, has {free / 1e6:.0f} MB free, "
             f"{_LEAST_FREE_BYTES / 1e6:.0f} MB are needed: make room, or set TMPDIR to a directory with more"
         )
-
-
-def _sweep(kind: str) -> None:
-    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}{kind}-*"):
-        if _abandoned(directory):
-            for semaphore in _SEMAPHORES.glob(f"sem.{directory.name}-*"):
-                semaphore.unlink(missing_ok=True)
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

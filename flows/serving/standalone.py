@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -74,7 +74,8 @@ class StandaloneFlow(Flow[P, R]):
         flow.fn = _noting(self.fn, outcome, at_the_end)
         # It reads the annotations, which mean nothing where `flow.fn` is from.
         flow.should_validate_parameters = False
-        with _server(), at_the_end:
+        has_server = is_used() or os.environ.get("PREFECT_API_URL") or FlowRunContext.get() is not None
+        with nullcontext() if has_server else temporary_server(), at_the_end:
             try:
                 Flow.__call__(flow, **parameters)
             except Exception as error:
@@ -86,7 +87,7 @@ class StandaloneFlow(Flow[P, R]):
             try:
                 return outcome.result()
             except TerminationSignal:
-                # Prefect's own, while a flow runs; with its server lost, it makes no more of it.
+                # Prefect raises it while a flow runs, and handles it no further once its server is lost.
                 raise KeyboardInterrupt from None
 
 
@@ -119,13 +120,8 @@ def announced_end() -> Iterator[None]:
         if run is not None and run.flow_run and run.flow_run.deployment_id and sends_heartbeats:
             time.sleep(max(0.0, began + _FIRST_HEARTBEAT_S - time.monotonic()))
             emit_event(ENDED, resource={"prefect.resource.id": f"prefect.flow-run.{run.flow_run.id}"})
-            # With the run's last state at its heels, one of them is lost to a locked database.
+            # Sent together with the run's last state, one of the two would be lost to a locked database.
             time.sleep(_APART_S)
-
-
-def _server() -> AbstractContextManager[object]:
-    there = is_used() or os.environ.get("PREFECT_API_URL") or FlowRunContext.get() is not None
-    return nullcontext() if there else temporary_server()
 
 
 def _noting(function: Callable[P, R], outcome: Future[R], at_the_end: ExitStack) -> Callable[P, R]:

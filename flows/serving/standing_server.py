@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from flows.serving.keeper import MARK, end, keeper
-from flows.serving.local_server import copy_empty_database
+from flows.serving.local_server import copy_empty_database, end_of
 from flows.serving.prefect_settings import client_of, environment_of_a_server
 
 POOL = "selrel"
@@ -35,10 +34,6 @@ _PROJECT = Path(__file__).resolve().parents[2]
 _START_S = 180.0
 _LONGEST_PAUSE_S = 60.0
 _log = logging.getLogger("selrel")
-
-
-def _nothing() -> None:
-    return None
 
 
 @dataclass
@@ -53,7 +48,7 @@ class Kept:
     arguments: Sequence[str]
     state: Path
     environment: Mapping[str, str]
-    clear: Callable[[], object] = _nothing
+    clear: Callable[[], object] = lambda: None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _pause: float = field(default=1.0, init=False)
     _not_before: float = field(default=0.0, init=False)
@@ -165,17 +160,26 @@ def standing_server(
     with ExitStack() as stack:
         stack.enter_context(_owned(state))
         standing = Standing(state, f"http://127.0.0.1:{_free(port)}")
-        environment = _environment(standing)
+        environment = environment_of_a_server(state, _password(standing), api=standing.api)
         mark = stack.enter_context(keeper())
         of_server, of_worker = ({**environment, MARK: f"{mark}.{name}"} for name in ("server", "worker"))
-        server = Kept("server", _server_command(standing), state, of_server)
-        unbegun = partial(_end_unbegun_runs, standing)
-        worker = Kept("worker", ("worker", "start", "--pool", POOL), state, of_worker, unbegun)
+        where = ("--host", "127.0.0.1", "--port", standing.url.rpartition(":")[2])
+        server = Kept("server", ("server", "start", *where), state, of_server)
+
+        def end_unbegun_runs() -> None:
+            # What the worker had taken when it ended, nobody will begin. A run that had begun may still go
+            # on; its heartbeat tells.
+            with _client(standing):
+                _end_runs("PENDING", reason="The worker was lost before this run began.")
+
+        worker = Kept("worker", ("worker", "start", "--pool", POOL), state, of_worker, end_unbegun_runs)
         stack.callback(end, f"{mark}.server")
         copy_empty_database(state / "prefect.db")
         server.start()
         _wait_until_healthy(server, standing)
-        _deploy(of_server)
+        # As a team would type it.
+        _run_prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", environment=of_server)
+        _run_prefect("deploy", "--all", environment=of_server)
         with _client(standing):
             _set_up(parameters, every)
         # A run is asked to end while the server can still take note of it.
@@ -229,18 +233,6 @@ def _free(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(standing: Standing) -> dict[str, str]:
-    password = _password(standing)
-    return environment_of_a_server(standing.state, password) | {
-        "PREFECT_API_URL": standing.api,
-        "PREFECT_API_AUTH_STRING": password,
-        # In memory, they would be lost when the server restarts, and a slot that was taken stay taken.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _password(standing: Standing) -> str:
     file = standing.password_file
     if not file.exists():
@@ -248,11 +240,6 @@ def _password(standing: Standing) -> str:
         with open(handle, "w") as text:
             text.write(f"selrel:{secrets.token_urlsafe(24)}")
     return file.read_text().strip()
-
-
-def _server_command(standing: Standing) -> tuple[str, ...]:
-    host, port = standing.url.removeprefix("http://").split(":")
-    return ("server", "start", "--host", host, "--port", port)
 
 
 def _wait_until_healthy(server: Kept, standing: Standing) -> None:
@@ -264,28 +251,22 @@ def _wait_until_healthy(server: Kept, standing: Standing) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.2)
-    lines = server.log.read_text(errors="replace").strip().splitlines()[-15:]
-    raise RuntimeError("the Prefect server did not start; its log ends with:\n" + "\n".join(lines))
+    raise RuntimeError(f"the Prefect server did not start; {end_of(server.log)}")
 
 
-def _deploy(environment: Mapping[str, str]) -> None:
-    """The commands that a team would type."""
-    for words in (
-        ("work-pool", "create", POOL, "--type", "process", "--overwrite"),
-        ("deploy", "--all"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *words],
-            cwd=_PROJECT,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}")
+def _run_prefect(*words: str, environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *words],
+        cwd=_PROJECT,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"`prefect {' '.join(words)}` failed: {(done.stdout + done.stderr).strip()}")
 
 
 def _client(standing: Standing) -> AbstractContextManager[None]:
@@ -323,15 +304,6 @@ def add_heartbeat_automations() -> None:
             for old in client.read_automations_by_name(rule.name):
                 client.delete_automation(old.id)
             client.create_automation(rule)
-
-
-def _end_unbegun_runs(standing: Standing) -> None:
-    """Mark as crashed what the worker had taken when it ended, and nobody will begin.
-
-    A run that had begun may still go on; its heartbeat tells.
-    """
-    with _client(standing):
-        _end_runs("PENDING", reason="The worker was lost before this run began.")
 
 
 def _end_runs(*states: str, reason: str) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selrel.engine import Forward
+from selrel.engine import Forward, Rules
 from selrel.engine.frozen import frozen
 from selrel.explain import deep_taylor, default_settings
 
 UNITS = "logit"
+# Those of deep Taylor, under this method's name.
+RULES = Rules("discriminative", deep_taylor.rules(1.0).table)
 BESIDE = {"spatial": ("clip", "time", "y", "x"), "frames": ("clip", "time", "output")}
 
 
@@ -35,6 +37,8 @@ def explain(forward: Forward[Tensor], targets: Tensor, *, variant: str = "mean")
     (clip, time, height, width). With "mean" it sums to the clip's logit of the target less the mean of those
     of its frozen frames, within the error of deep Taylor itself.
     """
+    for node in forward.graph.nodes:
+        RULES.at(node)
     spatial = beside(forward, targets, variant=variant)["spatial"]
     relevance = _of_clips(forward, targets)
     if variant == "authors":

@@ -85,8 +85,7 @@ def run_stage(
     """
     chosen = list(range(len(ranges)) if blocks is None else blocks)
     done_before = done_blocks(root, paths, stage, len(ranges))
-    _withdraw(stage, root, paths, sorted(done_before - set(chosen)))
-    _discard_damaged(stage, root, paths, sorted(done_before & set(chosen)))
+    _drop_unsound(stage, root, paths, sorted(done_before - set(chosen)), sorted(done_before & set(chosen)))
     waiting = pending(root, paths, stage, chosen)
     sizes = [stop - start for start, stop in ranges]
     total = sum(sizes[block] for block in chosen)
@@ -97,7 +96,13 @@ def run_stage(
         work = partial(_do, stage, root, paths, function, size=sizes[0], n_units=ranges[-1][1])
         report = _run(stage, root, paths, work, waiting, lambda block: advance(sizes[block]))
     _raise_failures(stage, report, len(chosen), too_many_killers=len(chosen))
-    return [_quarantined(stage, block, ranges[block], reason) for block, reason in report.killers.items()]
+    left_out: list[Quarantined] = []
+    for block, why in report.killers.items():
+        start, stop = ranges[block]
+        _log.warning("%s: block %d (%d:%d) is left out: %s", stage, block, start, stop, why)
+        reason = f"{stage}: {why}"
+        left_out.append({"stage": stage, "block": block, "start": start, "stop": stop, "reason": reason})
+    return left_out
 
 
 def done_blocks(root: Root, paths: HasReceipts, stage: str, n_blocks: int) -> set[int]:
@@ -157,34 +162,28 @@ def _do(
     return seconds
 
 
-def _withdraw(stage: str, root: Root, paths: HasReceipts, blocks: Sequence[int]) -> None:
-    for block in blocks:
+def _drop_unsound(
+    stage: str, root: Root, paths: HasReceipts, stale: Sequence[int], kept: Sequence[int]
+) -> None:
+    """Drop blocks whose inputs have gone (`stale`), and of the others those that are damaged."""
+    for block in stale:
         withdraw(root, paths, stage, block)
-    if blocks:
-        numbers = ", ".join(map(str, blocks))
+    if stale:
+        numbers = ", ".join(map(str, stale))
         _log.warning("%s: dropped, since what they were made from is gone: block %s", stage, numbers)
-
-
-def _discard_damaged(stage: str, root: Root, paths: HasReceipts, found: Sequence[int]) -> None:
-    if not found:
+    if not kept:
         return
     damaged: dict[int, dict[str, str]] = {}
     check = partial(discard_damaged, root, paths, stage)
-    report = run_blocks(current_client(), check, found, on_done=damaged.__setitem__)
+    report = run_blocks(current_client(), check, kept, on_done=damaged.__setitem__)
     # Where all of several kill their workers, the machine is to blame, and nothing is thrown away.
-    _raise_failures(stage, report, len(found), too_many_killers=max(2, len(found)))
+    _raise_failures(stage, report, len(kept), too_many_killers=max(2, len(kept)))
     for block, reason in sorted(report.killers.items()):
         discard(root, paths, stage, block, ())
         _log.warning("%s: when block %d was read again %s: it is done again", stage, block, reason)
     for block, damages in sorted(damaged.items()):
         for path, damage in damages.items():
             _log.warning("%s: %s %s: block %d is done again", stage, root.join(path), damage, block)
-
-
-def _quarantined(stage: str, block: int, clips: tuple[int, int], reason: str) -> Quarantined:
-    start, stop = clips
-    _log.warning("%s: block %d (%d:%d) is left out: %s", stage, block, start, stop, reason)
-    return {"stage": stage, "block": block, "start": start, "stop": stop, "reason": f"{stage}: {reason}"}
 
 
 def _raise_failures(stage: str, report: FanoutReport[int], n_blocks: int, *, too_many_killers: int) -> None:

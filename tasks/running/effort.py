@@ -95,14 +95,23 @@ def overhead(root: Root, stages: Mapping[str, HasReceipts]) -> dict[str, Any]:
 
 def effort_damage(root: Root, path: str) -> str:
     """What is wrong with a record, in words; empty if it is sound or absent."""
+    other = "is not what was written"
     try:
-        return "" if _is_record(root.read_json(path)) else "is not what was written"
+        content = root.read_json(path)
     except FileNotFoundError:
         return ""
     except UnreadableFile as error:
         return f"can't be read: {error.strerror}"
     except ValueError:
-        return "is not what was written"
+        return other
+    if not isinstance(content, dict) or not (is_sealed(content) or "seal" not in content):
+        return other
+    # The first versions wrote no seal.
+    values = {name: value for name, value in content.items() if name != "seal"}
+    sound = values.keys() == _RECORD.keys() and all(
+        type(values[name]) in (int, kind) and 0 <= values[name] < math.inf for name, kind in _RECORD.items()
+    )
+    return "" if sound else other
 
 
 def _efforts(root: Root, paths: HasReceipts, stage: str) -> dict[str, Any]:
@@ -111,16 +120,6 @@ def _efforts(root: Root, paths: HasReceipts, stage: str) -> dict[str, Any]:
         found: dict[str, Any] = root.read_json(paths.effort(stage))
         return found
     return {name: kind() for name, kind in _RECORD.items()}
-
-
-def _is_record(content: object) -> bool:
-    if not isinstance(content, dict) or not (is_sealed(content) or "seal" not in content):
-        return False
-    # The first versions wrote no seal.
-    values = {name: value for name, value in content.items() if name != "seal"}
-    return values.keys() == _RECORD.keys() and all(
-        type(values[name]) in (int, kind) and 0 <= values[name] < math.inf for name, kind in _RECORD.items()
-    )
 
 
 def _share(efforts: list[dict[str, Any]]) -> float | None:

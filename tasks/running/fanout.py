@@ -176,7 +176,12 @@ class _Fanout(Generic[Block, Result]):
         try:
             self._fill(fresh)
             while self.running:
-                self._settle(*self._next_finished(), on_done, on_retry)
+                try:
+                    key = self.finished.get(timeout=_HEARTBEAT_S)
+                except queue.Empty:
+                    self.threads.check()
+                    continue
+                self._settle(*self.running.pop(key), on_done, on_retry)
                 self._fill(fresh)
         except OSError as error:
             # What Dask raises when the connection breaks in the middle of a call.
@@ -192,34 +197,18 @@ class _Fanout(Generic[Block, Result]):
     def _fill(self, fresh: Iterator[_Attempt[Block]]) -> None:
         limit = self.per_thread * max(1, self.threads.count())
         while len(self.running) < limit:
-            attempt = self._next_attempt(fresh)
+            attempt = self.again.popleft() if self.again else next(fresh, None)
+            if attempt is None and self.suspects and not self.running:
+                attempt = self.suspects.popleft()
             if attempt is None:
                 return
-            self._submit(attempt)
-
-    def _next_attempt(self, fresh: Iterator[_Attempt[Block]]) -> _Attempt[Block] | None:
-        if self.again:
-            return self.again.popleft()
-        attempt = next(fresh, None)
-        if attempt is None and self.suspects and not self.running:
-            return self.suspects.popleft()
-        return attempt
-
-    def _submit(self, attempt: _Attempt[Block]) -> None:
-        # The scheduler answers a key it still holds with the old outcome, so each attempt has its own.
-        key = f"{self.prefix}-{attempt.block}-{attempt.number}"
-        if key in self.running:
-            raise ValueError(f"block {attempt.block!r} comes twice: give distinct blocks")
-        future = self.client.submit(self.function, attempt.block, key=key, pure=False)
-        self.running[key] = (attempt, future)
-        future.add_done_callback(lambda _: self.finished.put(key))
-
-    def _next_finished(self) -> tuple[_Attempt[Block], Future[Result]]:
-        while True:
-            try:
-                return self.running.pop(self.finished.get(timeout=_HEARTBEAT_S))
-            except queue.Empty:
-                self.threads.check()
+            # The scheduler answers a key it still holds with the old outcome, so each attempt has its own.
+            key = f"{self.prefix}-{attempt.block}-{attempt.number}"
+            if key in self.running:
+                raise ValueError(f"block {attempt.block!r} comes twice: give distinct blocks")
+            future = self.client.submit(self.function, attempt.block, key=key, pure=False)
+            self.running[key] = (attempt, future)
+            future.add_done_callback(lambda _, key=key: self.finished.put(key))
 
     def _settle(
         self,
@@ -235,27 +224,26 @@ class _Fanout(Generic[Block, Result]):
         except Exception as error:
             self.threads.check_scheduler(error)
             _log.debug("block %r failed, attempt %d", attempt.block, attempt.number, exc_info=error)
-            self._settle_failure(attempt, error, on_retry)
-            return
+            killed = isinstance(error, KilledWorker)
+            lines = ["its worker process died (killed, out of memory, or crashed)"]
+            if not killed:
+                lines = [f"{type(error).__name__}: {line}" for line in str(error).strip().splitlines()]
+            reason = lines[0] if lines else type(error).__name__
+            if attempt.number >= self.attempts and (attempt.alone or not killed):
+                self.failed[attempt.block] = reason
+                if killed:
+                    self.killers[attempt.block] = f"{reason}, {attempt.number} times"
+                return
+            alone = attempt.alone or (killed and attempt.number >= self.attempts - 1)
+            retry = _Attempt(attempt.block, attempt.number + 1, alone)
+            (self.suspects if alone else self.again).append(retry)
+            on_retry(attempt.block, reason)
+        else:
+            self.done += 1
+            on_done(attempt.block, result)
         finally:
             # Dask would repeat a finished block if its worker died while the result is still wanted.
             future.release()
-        self.done += 1
-        on_done(attempt.block, result)
-
-    def _settle_failure(
-        self, attempt: _Attempt[Block], error: Exception, on_retry: Callable[[Block, str], object]
-    ) -> None:
-        killed = isinstance(error, KilledWorker)
-        if attempt.number >= self.attempts and (attempt.alone or not killed):
-            self.failed[attempt.block] = _reason(error)
-            if killed:
-                self.killers[attempt.block] = f"{_reason(error)}, {attempt.number} times"
-            return
-        alone = attempt.alone or (killed and attempt.number >= self.attempts - 1)
-        retry = _Attempt(attempt.block, attempt.number + 1, alone)
-        (self.suspects if alone else self.again).append(retry)
-        on_retry(attempt.block, _reason(error))
 
 
 class _Threads:
@@ -290,13 +278,6 @@ class _Threads:
             raise ConnectionError(
                 "the Dask scheduler is gone: start the run again, it goes on where it stopped"
             ) from cause
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KilledWorker):
-        return "its worker process died (killed, out of memory, or crashed)"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _ignore(*_: object) -> None:

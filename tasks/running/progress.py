@@ -55,7 +55,15 @@ def progress(stage: str, total: int, *, done: int, unit: str = "clips") -> Itera
     with ExitStack() as stack:
         console = Console(stderr=True)
         if console.is_terminal:
-            shows = [stack.enter_context(_bar(console, stage, total, done, unit))]
+            columns = (
+                TextColumn("{task.description:<8}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+            )
+            shown = stack.enter_context(Progress(*columns, _Rate(), TimeLeft(), console=console))
+            bar = shown.add_task(stage, total=total, completed=done)
+            shows: list[Show] = [lambda finished: shown.update(bar, completed=finished)]
         else:
             shows = [_log_line(stage, total, done, unit)]
         if TaskRunContext.get() is not None:
@@ -76,14 +84,6 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
-
-@contextmanager
-def _bar(console: Console, stage: str, total: int, done: int, unit: str) -> Iterator[Show]:
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, _Rate(), TimeLeft(), console=console) as shown:
-        bar = shown.add_task(stage, total=total, completed=done)
-        yield lambda finished: shown.update(bar, completed=finished)
 
 
 def _log_line(stage: str, total: int, done: int, unit: str) -> Show:
@@ -137,7 +137,14 @@ def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIE
     if time.monotonic() < _ask_again_at:
         patience = min(patience, _PATIENCE_S)
     done: Future[Value] = Future()
-    threading.Thread(target=copy_context().run, args=(_settle, done, call), daemon=True).start()
+
+    def settle() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(settle,), daemon=True).start()
     try:
         return done.result(timeout=patience)
     except TimeoutError:
@@ -146,10 +153,3 @@ def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIE
         _log.warning("%s not shown in Prefect: %s", what, error)
     _ask_again_at = time.monotonic() + _AWAY_S
     return None
-
-
-def _settle(done: Future[Value], call: Callable[[], Value]) -> None:
-    try:
-        done.set_result(call())
-    except BaseException as error:
-        done.set_exception(error)

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from selrel.clips.profiles import View, crop, resize_frame
 from selrel.clips.windows import loop_pad
 from storage.arrays.cubes import create_frames, write_block
 from storage.stores.receipts import Written
 from storage.videos.reader import read_frames
-from tasks.clips import Clips, planned_video
+from tasks.clips import planned_video
 from tasks.running.effort import arithmetic
 from tasks.running.stage import Once, Stage, Work
 
@@ -23,22 +21,16 @@ def decode_block(work: Work, block: int) -> Written:
     """Decode and write the clips of one block."""
     clips = work.clips
     with arithmetic():
-        of_videos = []
+        found = []
         for rows in clips.by_video(block):
             with planned_video(work.place, work.dataset_id, work.data, rows.video.iloc[0]) as path:
-                of_videos.append(_clip_frames(path, clips, rows))
-    frames = np.concatenate(of_videos)
-    return write_block(work.place, work.dataset.frames, clips.ranges[block][0], {"frames": frames})
-
-
-def _clip_frames(path: str, clips: Clips, rows: pd.DataFrame) -> npt.NDArray[np.uint8]:
-    """The consecutive clips of one video, (clip, time, y, x, 3)."""
-    first = int(rows.start_frame.iloc[0])
-    last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
-    frames = [crop(frame, clips.view) for frame in resized_frames(path, clips.view, first, last)]
-    length = clips.view.clip_length
-    windows = zip(rows.start_frame - first, rows.n_valid_frames, strict=True)
-    return np.stack([loop_pad(np.stack(frames[start : start + n]), length) for start, n in windows])
+                first = int(rows.start_frame.iloc[0])
+                last = int((rows.start_frame + rows.n_valid_frames).iloc[-1])
+                frames = [crop(frame, clips.view) for frame in resized_frames(path, clips.view, first, last)]
+            for start, n in zip(rows.start_frame - first, rows.n_valid_frames, strict=True):
+                found.append(loop_pad(np.stack(frames[start : start + n]), clips.view.clip_length))
+    arrays = {"frames": np.stack(found)}
+    return write_block(work.place, work.dataset.frames, clips.ranges[block][0], arrays)
 
 
 def resized_frames(path: str, view: View, start: int, stop: int) -> Iterator[Any]:

@@ -26,24 +26,23 @@ def video_blocks(videos: Sequence[object]) -> list[tuple[int, int]]:
 
 
 def count_block(work: Work, block: int) -> Written:
-    """Count the frames of one block of videos; one that can't be decoded gets a row with the reason."""
+    """Count the frames of one block of videos; a video that can't be decoded is a row with its reason."""
     videos = videos_of(work.place, work.dataset_id)
     start, stop = video_blocks(videos)[block]
+    rows = []
     with arithmetic():
-        rows = pd.DataFrame([_counted(work, video) for video in videos[start:stop]])
-    return write_tables(work.place, {"counts": (work.dataset.counts(block), rows)})
-
-
-def _counted(work: Work, video: list[Any]) -> dict[str, Any]:
-    name, class_name, label, group, split, *_ = video
-    row = {"video": name, "class": class_name, "label": label, "group": group, "split": split}
-    with planned_video(work.place, work.dataset_id, work.data, name) as path:
-        try:
-            facts = count_frames(path)
-        except UndecodableVideo as error:
-            return {**row, "n_frames": 0, "header_frames": -1, "fps": 0.0, "note": error.reason}
-    counts = {"n_frames": facts.n_frames, "header_frames": facts.header_frames, "fps": facts.fps}
-    return {**row, **counts, "note": facts.note}
+        for name, class_name, label, group, split, *_ in videos[start:stop]:
+            row = {"video": name, "class": class_name, "label": label, "group": group, "split": split}
+            with planned_video(work.place, work.dataset_id, work.data, name) as path:
+                try:
+                    facts = count_frames(path)
+                except UndecodableVideo as error:
+                    counts = {"n_frames": 0, "header_frames": -1, "fps": 0.0, "note": error.reason}
+                else:
+                    counts = {"n_frames": facts.n_frames, "header_frames": facts.header_frames}
+                    counts |= {"fps": facts.fps, "note": facts.note}
+            rows.append(row | counts)
+    return write_tables(work.place, {"counts": (work.dataset.counts(block), pd.DataFrame(rows))})
 
 
 def list_clips(work: Work) -> Written:
@@ -58,36 +57,23 @@ def list_clips(work: Work) -> Written:
             f"{counted.note.iloc[0]}; check the files"
         )
     length = description["view"]["clip_length"]
-    short = counted.n_frames.between(1, length - 1)
-    too_short = [f"shorter than a clip: {n} of {length} frames" for n in counted.n_frames[short]]
-    counted.loc[short, "note"] = [
-        "; ".join(filter(None, pair)) for pair in zip(counted.note[short], too_short, strict=True)
+    # That a video does not fill one clip is odd, too.
+    short = [
+        f"shorter than a clip: {n} of {length} frames" if 0 < n < length else "" for n in counted.n_frames
     ]
+    counted["note"] = ["; ".join(filter(None, notes)) for notes in zip(counted.note, short, strict=True)]
     odd = counted[counted.note != ""]
     exclusions = odd[["video", "class", "n_frames", "header_frames"]].assign(
         kind=["flagged" if n else "excluded" for n in odd.n_frames], reason=odd.note
     )
-    clips = pd.DataFrame(_clips(usable, length))
-    tables = {"exclusions": (paths.exclusions, exclusions), "index": (paths.index, clips)}
-    return write_tables(place, tables) | file_hashes(place, [paths.description])
-
-
-def _clips(videos: pd.DataFrame, length: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for video in videos.to_dict("records"):
+    clips: list[dict[str, Any]] = []
+    for video in usable.to_dict("records"):
         kept = {key: video[key] for key in ("video", "class", "label", "group", "split")}
         for start, n_valid in windows(video["n_frames"], length=length):
-            rows.append(
-                {
-                    "clip": len(rows),
-                    **kept,
-                    "start_frame": start,
-                    "n_valid_frames": n_valid,
-                    "fps": video["fps"],
-                    "n_frames": video["n_frames"],
-                }
-            )
-    return rows
+            clip = {"clip": len(clips), **kept, "start_frame": start, "n_valid_frames": n_valid}
+            clips.append({**clip, "fps": video["fps"], "n_frames": video["n_frames"]})
+    tables = {"exclusions": (paths.exclusions, exclusions), "index": (paths.index, pd.DataFrame(clips))}
+    return write_tables(place, tables) | file_hashes(place, [paths.description])
 
 
 STAGE: Stage = Stage(

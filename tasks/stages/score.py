@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +35,22 @@ def score_block(work: Work, block: int) -> Written:
     motion = read_block(place, dataset.motion, start, stop, ["flow", "camera"], axes=clips.axes)
     methods = work.settings["methods"]
     cubes = read_relevances(place, paths.relevance, list(methods), start, stop, axes=clips.axes)
+    scores: list[Row] = []
+    agreements: list[Row] = []
     with arithmetic():
-        scores, agreements = _rows(clips.of_block(block), cubes, motion, work.settings)
+        for position, clip in enumerate(clips.of_block(block).to_dict("records")):
+            found = score_clip(
+                {name: cube[position] for name, cube in cubes.items()},
+                motion["flow"][position],
+                clip["n_valid_frames"],
+                camera=motion["camera"][position],
+                sigmas=work.settings["sigmas"],
+                parameters=SelectiveParameters(**work.settings["selective"]),
+                **work.settings["motion"],
+            )
+            labels = {name: clip[name] for name in _LABELS}
+            for rows, new in zip((scores, agreements), found, strict=True):
+                rows.extend({**labels, **row} for row in new)
     tables = {
         "scores": (paths.score(block), pd.DataFrame(scores)),
         "agreements": (paths.agreement(block), pd.DataFrame(agreements)),
@@ -50,31 +64,6 @@ def _clip_hashes(rows: Iterable[Row]) -> dict[str, str]:
     for row in rows:
         of_clips.setdefault(str(row["clip"]), []).append(row)
     return {clip: content_hash(plain_rows(own)) for clip, own in of_clips.items()}
-
-
-def _rows(
-    clips: pd.DataFrame,
-    cubes: Mapping[str, Cubes],
-    motion: Mapping[str, npt.NDArray[Any]],
-    settings: Mapping[str, Any],
-) -> tuple[list[Row], list[Row]]:
-    """Score rows and agreement rows of consecutive clips, each with its clip's labels."""
-    scores: list[Row] = []
-    agreements: list[Row] = []
-    for position, clip in enumerate(clips.to_dict("records")):
-        found = score_clip(
-            {name: cube[position] for name, cube in cubes.items()},
-            motion["flow"][position],
-            clip["n_valid_frames"],
-            camera=motion["camera"][position],
-            sigmas=settings["sigmas"],
-            parameters=SelectiveParameters(**settings["selective"]),
-            **settings["motion"],
-        )
-        labels = {name: clip[name] for name in _LABELS}
-        for rows, new in zip((scores, agreements), found, strict=True):
-            rows.extend({**labels, **row} for row in new)
-    return scores, agreements
 
 
 STAGE: Stage = Stage(name="score", of="run", block=score_block, needs=(EXPLAIN, CHANGES, MOTION))

@@ -87,20 +87,12 @@ def on_the_object(url: str, data: str | Path, *, method: str = "deep_taylor") ->
         cubes = read_relevance(root, paths.relevance, method, start, stop)
         for cube, clip in zip(cubes, clips.table.iloc[start:stop].to_dict("records"), strict=True):
             truth = as_seen(read_truth(data, clip["video"]).mask, clips.view)[clip["start_frame"] :]
-            mask = loop_pad(truth[: clips.view.clip_length], clips.view.clip_length)
-            rows.append(_shares(cube, mask, clip["n_valid_frames"], parameters))
+            n = clip["n_valid_frames"]
+            mask = loop_pad(truth[: clips.view.clip_length], clips.view.clip_length)[:n]
+            kept = selective_mask(torch.from_numpy(np.array(cube)), n, parameters).numpy()[:n]
+            relevance = np.maximum(cube[:n], 0).astype(np.float64)
+            rows.append((mask.mean(), _part(relevance, mask), _part(relevance * kept, mask)))
     return dict(zip(("area", "baseline", "selective"), np.nanmean(rows, axis=0).tolist(), strict=True))
-
-
-def _shares(
-    cube: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.bool_],
-    n_valid: int,
-    parameters: SelectiveParameters,
-) -> tuple[float, float, float]:
-    kept = selective_mask(torch.from_numpy(np.array(cube)), n_valid, parameters).numpy()[:n_valid]
-    relevance, mask = np.maximum(cube[:n_valid], 0).astype(np.float64), mask[:n_valid]
-    return float(mask.mean()), _part(relevance, mask), _part(relevance * kept, mask)
 
 
 def _part(relevance: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> float:

@@ -116,21 +116,8 @@ def run_cases(stage: str, bench: Bench, work: Callable[[Bench, int], Written], c
 
 def train_case(bench: Bench, number: int) -> Written:
     """Train a case, publish its weights, and note what it says about every test clip, changed or not."""
-    case = bench.settings.cases[number]
-    model, profile = _trained(bench, case)
-    with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
-        sha256 = write_checkpoint(Path(directory) / "case.pth.tar", model.state_dict())
-        weights = (Path(directory) / "case.pth.tar").read_bytes()
-    path = bench.paths.checkpoint(case.name)
-    bench.place.write_bytes(path, weights)
-    rows = behaviour_rows(model, bench.test_data, profile)
-    written = Written({"checkpoint": sha256}) | of_bytes(path, weights)
-    return written | _write(bench, "behaviour", case, rows)
-
-
-def _trained(bench: Bench, case: Case) -> tuple[nn.Module, Profile]:
+    settings, case = bench.settings, bench.settings.cases[number]
     model, profile = small_c3d.make()
-    settings = bench.settings
     with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
         data = Path(directory) / "data"
         make_dataset(
@@ -147,7 +134,15 @@ def _trained(bench: Bench, case: Case) -> tuple[nn.Module, Profile]:
     if case.trained:
         for _ in fit(model, samples, profile=profile, recipe=recipe(settings.epochs), seed=case.seed):
             pass
-    return model.eval(), profile
+    model.eval()
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
+        sha256 = write_checkpoint(Path(directory) / "case.pth.tar", model.state_dict())
+        weights = (Path(directory) / "case.pth.tar").read_bytes()
+    path = bench.paths.checkpoint(case.name)
+    bench.place.write_bytes(path, weights)
+    rows = behaviour_rows(model, bench.test_data, profile)
+    written = Written({"checkpoint": sha256}) | of_bytes(path, weights)
+    return written | _write(bench, "behaviour", case, rows)
 
 
 def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
@@ -347,7 +342,7 @@ def _likeness(before: torch.Tensor, after: torch.Tensor) -> Row:
     return {
         "correlation": spearman(before.numpy().ravel(), after.numpy().ravel()),
         "iou": int((maps[0] & maps[1]).sum()) / union if union else None,
-        # Of two maps of these areas that know nothing of each other.
+        # The overlap of two independent maps of these areas.
         "chance_iou": together / (sum(areas) - together) if sum(areas) else None,
         "share_before": _kept(before, maps[0]),
         "share_after": _kept(after, maps[1]),

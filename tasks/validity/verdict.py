@@ -90,7 +90,7 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
 
 
 def _measured(bench: Bench, kind: str) -> Frame:
-    """Read what was measured of the cases, of which none may be missing."""
+    """Read what was measured of every case; none may be missing."""
     settings, place = bench.settings, bench.place
     numbers = settings.sanity_cases if kind == "sanity" else range(len(settings.cases))
     names = [settings.cases[number].name for number in numbers]
@@ -127,7 +127,13 @@ def _behaviour(rows: Frame) -> Row:
     counts = cue_conflict(rows.predicted_intact.to_numpy(), label, kind)
     lost = rows.lost_frozen.to_numpy()
     effect = mean_interval(lost, group) or (None, None)
-    use = _use_interval(rows) or (None, None)
+    decided = [
+        cue_conflict(part.predicted_intact.to_numpy(), part.label.to_numpy(), part.kind.to_numpy())
+        for _, part in rows.groupby("group", sort=True)
+    ]
+    motion = np.array([of_group["follows_motion"] for of_group in decided])
+    either = motion + np.array([of_group["follows_context"] for of_group in decided])
+    use = ratio_interval(motion, either, of="share") or (None, None)
     return {
         **{f"accuracy_{name}": float((rows[f"predicted_{name}"] == label).mean()) for name in CHANGES},
         "accuracy_swapped": float((rows.predicted_intact.to_numpy() == label)[conflict].mean()),
@@ -141,16 +147,6 @@ def _behaviour(rows: Frame) -> Row:
         "freeze_effect_high": effect[1],
         **{f"lost_{name}": float(rows[f"lost_{name}"].mean()) for name in ("shuffled", "reversed")},
     }
-
-
-def _use_interval(rows: Frame) -> tuple[float, float] | None:
-    decided = [
-        cue_conflict(part.predicted_intact.to_numpy(), part.label.to_numpy(), part.kind.to_numpy())
-        for _, part in rows.groupby("group", sort=True)
-    ]
-    motion = np.array([counts["follows_motion"] for counts in decided])
-    either = motion + np.array([counts["follows_context"] for counts in decided])
-    return ratio_interval(motion, either, of="share")
 
 
 def _with_ratios(rows: Frame) -> Frame:
