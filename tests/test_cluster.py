@@ -117,6 +117,7 @@ def test_threads_reach_a_worker_that_was_restarted(monkeypatch: pytest.MonkeyPat
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_given_up_is_replaced() -> None:
     with cluster(2, threads_per_worker=1) as client:
         before = set(client.nthreads())
@@ -139,6 +140,7 @@ def test_another_process_without_the_certificate_is_refused() -> None:
             pass
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],
@@ -193,6 +195,7 @@ def test_an_abandoned_directory_is_swept_and_a_live_one_kept(
     ]
 
 
+@pytest.mark.slow
 def test_an_existing_scheduler() -> None:
     with dask_processes(workers=2) as (address, scheduler, workers):
         with cluster(scheduler=address) as client:
@@ -229,6 +232,7 @@ def test_a_scheduler_and_workers_that_speak_tls(certificates: Path) -> None:
         assert [process.poll() for process in (scheduler, *workers)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_workers_of_another_version_are_refused_by_name(certificates: Path, other_code: Path) -> None:
     with (
         dask_processes(certificates=certificates, code=other_code) as (address, _, _),
@@ -244,6 +248,7 @@ def test_workers_of_another_version_are_refused_by_name(certificates: Path, othe
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_version_that_joins_later_is_sent_away(
     certificates: Path, other_code: Path
 ) -> None:

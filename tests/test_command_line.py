@@ -130,6 +130,7 @@ def test_the_doctor_names_what_is_broken_and_how_to_mend_it(
     assert "-> give a directory that this user may write" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plan_counts_measures_and_leaves_nothing(
     tiny_ucf101: Path, tiny_checkpoint: Path, tiny_frames: dict[str, int], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

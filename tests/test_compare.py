@@ -417,6 +417,7 @@ def test_runs_without_a_motion_share_do_not_pass(make_run: MakeRun, tmp_path: Pa
         check_gate(finish(tmp_path / "root", "empty"), 0.05)
 
 
+@pytest.mark.slow
 def test_a_flow_run_tells_prefect(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("good", 0.0)
     make_run("worse", -0.1, finished_at=None)

@@ -349,6 +349,7 @@ def test_a_damaged_block_is_repaired_by_writing_it_again(any_root, block, damage
     assert clip_hashes(start, found) == hashes[block].sha256
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_different_blocks_lose_nothing(any_root):
     n_clips = 121
     sizes = {"length": 2, "height": 4, "width": 4, "block_clips": 4}

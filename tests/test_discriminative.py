@@ -26,7 +26,10 @@ def kind(name: str) -> tuple[Any, tuple[int, int, int], Tensor, Tensor]:
     return recognise(random_state(shapes, seed=2), family=family).model.double(), size, low, high
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "side by side", "overlapping"])
+@pytest.fixture(
+    scope="module",
+    params=[*(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS), "side by side", "overlapping"],
+)
 def traced(request: pytest.FixtureRequest) -> tuple[Any, Tensor]:
     """A model's graph, and three clips."""
     if request.param not in KINDS:

@@ -143,6 +143,7 @@ def test_the_command_writes_the_file(made, kind, tmp_path, monkeypatch, capsys):
     assert file.name in said and made.clips.video[1] in said
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_exported_into_a_bucket(tmp_path):
     with s3_server(tmp_path / "s3") as server, s3_client(server):
         there = make_run(f"s3://{BUCKET}/results", n_clips=3, methods=("deep_taylor",))

@@ -548,6 +548,7 @@ def carry_out(made: Plan) -> dict[str, Any]:
     return read_summary(root, root.run(made.run))
 
 
+@pytest.mark.slow
 def test_runs_in_blocks_of_two_sizes_have_one_results_hash_and_stand_on_their_frames(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

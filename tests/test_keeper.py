@@ -33,6 +33,7 @@ PARENT = """
 
 
 @pytest.mark.parametrize("received", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_everything_ends_with_the_parent(received: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PARENT)], stdout=subprocess.PIPE)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -16,7 +16,8 @@ from tests.published_models import CASES, random_clips, random_state
 # Each kind of layer and shortcut once; other depths and names differ in nothing the engine sees.
 KINDS = (
     *("r3d_18", "mc3_18", "r2plus1d_18"),
-    *("resnet3d-18A-2018", "resnet3d-50B-2020", "resnext-50", "i3d-hassony2"),
+    *("resnet3d-18A-2018", "resnet3d-50B-2020", "resnext-50"),
+    pytest.param("i3d-hassony2", marks=pytest.mark.slow),
 )
 
 

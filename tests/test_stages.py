@@ -116,6 +116,7 @@ def test_a_damaged_block_is_redone_and_no_other(
     assert [message for message in caplog.messages if "block 1 is done again" in message]
 
 
+@pytest.mark.slow
 def test_a_block_that_kills_its_workers_is_left_out_and_the_others_are_done(
     client: Client, root: Root, paths: DatasetPaths
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_block_that_kills_its_workers_is_left_out_and_the_others_are_done(
     assert stage(root, paths) == []
 
 
+@pytest.mark.slow
 def test_a_block_that_kills_workers_when_it_is_read_again_is_redone(
     root: Root, paths: DatasetPaths, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_block_that_raises_stops_the_run_after_the_others(root: Root, paths: D
     assert pending(root, paths, "decode", range(3)) == [2]
 
 
+@pytest.mark.slow
 def test_a_stage_of_killers_only_fails(root: Root, paths: DatasetPaths) -> None:
     with pytest.raises(StageFailed, match="1 of 1 blocks failed .*worker process died"):
         stage(root, paths, killer=0, blocks=[0])

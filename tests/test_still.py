@@ -177,6 +177,7 @@ def test_the_motion_stage_stores_how_much_moves(
     assert (shares[3:5] > STILL_SHARE).all()
 
 
+@pytest.mark.slow
 def test_a_still_video_is_kept_and_flagged_once(tmp_path: Path) -> None:
     still = ["v_0001_g02.avi", "v_0001_g03.avi"]
     place, paths = run_at(make_run(tmp_path / "root", n_clips=8, still=still).url)

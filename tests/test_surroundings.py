@@ -184,6 +184,7 @@ UNGUARDED = """
         pytest.param("import logging; log = logging.getLogger(__name__)", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_script_without_the_guard_is_told_so(
     first: str, tiny_ucf101: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

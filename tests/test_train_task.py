@@ -159,6 +159,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_and_ends_with_the_same_bytes(tiny_ucf101, tmp_path):
     whole = trained(tiny_ucf101, tmp_path / "whole.pth.tar", **LONG)
     target = tmp_path / "killed.pth.tar"

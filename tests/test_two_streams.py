@@ -157,3 +157,9 @@ def test_two_inputs_for_a_model_of_one_can_not_be_traced() -> None:
     model = nn.Sequential(nn.Conv3d(3, 2, 1), nn.Flatten())
     with pytest.raises(UnsupportedModel, match=r"shape \(3, 4, 6, 8\) and \(2, 8, 5, 7\)"):
         traced(model)
+
+
+def test_clips_of_several_inputs_are_not_frozen() -> None:
+    forward = Forward(traced(TwoStreams().double()), clips())
+    with pytest.raises(ValueError, match="models of one input, and this one takes 2; leave out the method"):
+        explain.method("discriminative")(forward, TARGETS)
