@@ -233,8 +233,7 @@ def _blocks(
     found.clips = len(clips.table)
     if not summary:
         return []
-    left_out = set(summary.get("left_out_blocks", []))
-    blocks = [block for block in range(len(clips.ranges)) if block not in left_out]
+    blocks = sorted(set(range(len(clips.ranges))) - set(summary.get("left_out_blocks", [])))
     try:
         settings = read_run(root, paths)["settings"]
     except (FileNotFoundError, UnreadableFile, ValueError):
