@@ -234,8 +234,7 @@ def _blocks(
     found.clips = len(clips.table)
     if not summary:
         return []
-    left_out = set(summary.get("left_out_blocks", []))
-    blocks = [block for block in range(len(clips.ranges)) if block not in left_out]
+    blocks = sorted(set(range(len(clips.ranges))) - set(summary.get("left_out_blocks", [])))
     settings = _settings(root, paths)
     return [
         (stage.where(paths, dataset), stage.name, block)

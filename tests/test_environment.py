@@ -58,7 +58,8 @@ def test_what_was_given_is_kept(name: str, value: str) -> None:
 
 def test_what_is_for_others_is_left_out(hostile: Path) -> None:
     environments = {
-        "server": environment_of_a_server(hostile, "a:b"),
+        "private": environment_of_a_server(hostile, "a:b"),
+        "standing": environment_of_a_server(hostile, "a:b", api="http://127.0.0.1:4200/api"),
         "worker": environment_of_a_worker({"OMP_NUM_THREADS": "1"}),
         "command": environment_of_a_command(hostile),
     }
@@ -67,8 +68,24 @@ def test_what_is_for_others_is_left_out(hostile: Path) -> None:
     assert not [name for name in environments["worker"] if name.startswith("DASK_DISTRIBUTED")]
     own = {"PREFECT_HOME", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_SERVER_API_AUTH_STRING"}
     own |= {"PREFECT_SERVER_DATABASE_TIMEOUT"}
-    assert {name for name in environments["server"] if name.startswith("PREFECT_")} == own
-    assert environments["server"]["PREFECT_HOME"] == str(hostile)
+    of_a_kind = {
+        "private": {
+            "PREFECT_SERVER_BLOCKS_REGISTER_ON_START",
+            "PREFECT_SERVER_DATABASE_MIGRATE_ON_START",
+            "PREFECT_SERVER_LOGGING_LEVEL",
+            "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED",
+            "PREFECT_SERVER_UI_ENABLED",
+        },
+        "standing": {
+            "PREFECT_API_AUTH_STRING",
+            "PREFECT_API_URL",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+            "PREFECT_WORKER_QUERY_SECONDS",
+        },
+    }
+    for kind, others in of_a_kind.items():
+        assert {name for name in environments[kind] if name.startswith("PREFECT_")} == own | others
+        assert environments[kind]["PREFECT_HOME"] == str(hostile)
 
 
 @pytest.mark.parametrize(
