@@ -5,60 +5,30 @@ motion and scene say different classes, the answer tells which of the two the mo
 """
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import softmax  # type: ignore[import-untyped]
 
+from selrel.clips import changes
+from selrel.clips.changes import change_clip
 from selrel.engine.ties import first_highest
 from selrel.training.samples import Samples
 
-Change = Literal["intact", "frozen", "shuffled", "reversed"]
-CHANGES: tuple[Change, ...] = get_args(Change)
+CHANGES = ("intact", *changes.CHANGES)
 
 Numbers = npt.NDArray[np.int64]
 
 
-def change_clip(
-    frames: npt.NDArray[np.uint8], change: Change, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Change the frames of a clip in time.
-
-    Parameters
-    ----------
-    frames : uint8 array, (time, ...)
-        A clip.
-    change : "intact", "frozen", "shuffled" or "reversed"
-        As it is; its middle frame throughout; its frames in random order; its last frame first.
-    rng : numpy.random.Generator
-        Of the random order.
-
-    Returns
-    -------
-    uint8 array of the same shape
-        The changed clip.
-
-    Raises
-    ------
-    ValueError
-        If the change is unknown.
-    """
-    if change not in CHANGES:
-        raise ValueError(f"change {change!r} is unknown; use one of {', '.join(CHANGES)}")
-    if change == "frozen":
-        return np.repeat(frames[len(frames) // 2][None], len(frames), axis=0)
-    if change == "shuffled":
-        return frames[rng.permutation(len(frames))]
-    return frames[::-1] if change == "reversed" else frames
-
-
-def changed(samples: Samples, change: Change, *, seed: int = 0) -> Samples:
-    """Give the same clips, each changed as `change_clip` does; the same seed gives the same orders."""
+def changed(samples: Samples, change: str, *, seed: int = 0) -> Samples:
+    """Give the same clips, each changed as one of `CHANGES` says; the same seed gives the same orders."""
+    if change == "intact":
+        return samples
 
     def read(number: int, shift: int) -> npt.NDArray[np.uint8]:
-        return change_clip(samples.read(number, shift), change, np.random.default_rng((seed, number)))
+        return change_clip(samples.read(number, shift), change, f"{seed} {number}")
 
     return replace(samples, read=read)
 

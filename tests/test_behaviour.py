@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from selrel.behaviour import CHANGES, change_clip, changed, cue_conflict, freeze_effect, motion_use
+from selrel.behaviour import CHANGES, changed, cue_conflict, freeze_effect, motion_use
 from selrel.training.samples import Samples
 
 CLIP = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8)
 
 
 def order(change, seed=0):
-    return change_clip(CLIP, change, np.random.default_rng(seed))[:, 0, 0, 0].tolist()
+    samples = Samples(lambda number, shift: CLIP, np.array([3]))
+    return changed(samples, change, seed=seed).read(0, 0)[:, 0, 0, 0].tolist()
 
 
 def test_changes_in_time():
@@ -21,8 +22,8 @@ def test_changes_in_time():
 
 
 def test_unknown_change_is_refused():
-    with pytest.raises(ValueError, match="change 'slow' is unknown; use one of intact, frozen"):
-        change_clip(CLIP, "slow", np.random.default_rng(0))
+    with pytest.raises(ValueError, match="change 'slow' is unknown; use one of frozen, shuffled"):
+        order("slow")
 
 
 def test_every_sample_has_its_own_order_and_keeps_it():

@@ -41,6 +41,10 @@ def behaviour(case):
     columns = {f"predicted_{name}": said for name in CHANGES} | {
         f"lost_{name}": np.full(N_CLIPS, true_use(case)) for name in CHANGES
     }
+    # Each clip's scores, and what a change leaves of them.
+    for decision in ("decision", "decision_true"):
+        columns |= {decision: np.full(N_CLIPS, 4.0)}
+        columns |= {f"{decision}_{name}": np.full(N_CLIPS, 4 * (1 - true_use(case))) for name in CHANGES[1:]}
     rows = {"group": [f"g{g + 1:02d}" for g in groups], "label": labels, "kind": kinds, **columns}
     return pd.DataFrame(rows).assign(case=case.name)
 
@@ -123,6 +127,7 @@ def test_motion_use_is_read_from_conflicts(bench):
         assert found.freeze_effect == pytest.approx(true_use(case))
         assert found.motion_use_low <= found.motion_use <= found.motion_use_high
         assert found.conflicts == 24
+        assert found.motion_reliance == found.order_reliance_true == pytest.approx(true_use(case))
         assert found.accuracy_agreeing == 1.0
 
 

@@ -30,6 +30,7 @@ from selrel.explainer import Explainer
 from selrel.scores.localisation import control_orders
 from selrel.scores.metric import share
 from selrel.scores.ranks import spearman
+from selrel.scores.reliance import clip_decisions
 from selrel.scores.truth import score_truth
 from selrel.selective import PRESETS, selective_mask
 from selrel.training import small_c3d
@@ -152,7 +153,8 @@ def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
     -------
     list of dict
         A row a clip: ``video``, ``group``, ``label``, ``kind`` of scene, and for each change
-        ``predicted_<change>`` and ``lost_<change>``, the probability that the intact clip's class lost.
+        ``predicted_<change>`` and ``lost_<change>``, the probability that the intact clip's class lost; and
+        the scores that reliance is made of (`selrel.scores.reliance.clip_decisions`).
     """
     dataset = read_dataset(data, subset="all")
     samples = read_samples(dataset, profile)
@@ -161,6 +163,13 @@ def behaviour_rows(model: nn.Module, data: Path, profile: Profile) -> list[Row]:
     for name, found in logits.items():
         columns[f"predicted_{name}"] = first_highest(torch.from_numpy(found)).numpy()
         columns[f"lost_{name}"] = freeze_effect(logits["intact"], found)
+    labels = samples.labels
+    columns |= clip_decisions(
+        logits["intact"],
+        {name: found for name, found in logits.items() if name != "intact"},
+        answer=columns["predicted_intact"],
+        labels=labels,
+    )
     return [
         {
             "video": video.name,

@@ -24,6 +24,7 @@ from selrel.scores.ranks import (
     spearman_of_kinds,
     spearman_over_kinds,
 )
+from selrel.scores.reliance import RELIANCE_OF, reliance
 from storage.report.validity.page import write_page
 from storage.report.validity.plots import write_plots
 from storage.tables import read_tables, write_table
@@ -41,6 +42,8 @@ BESIDE = ("random", *CONTROLS)
 # More than this: a model that always gives the same answer has exactly this motion use.
 FOLLOWS = 0.5
 TRUTHS = ("object", "swept", "moving")
+# The scores of the predicted class and of the true one, and what their reliances' names end with.
+TARGETS = {"decision": "", "decision_true": "_true"}
 
 
 @task(name="verdict", cache_policy=NO_CACHE)
@@ -69,7 +72,8 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
     Returns
     -------
     dict of DataFrame
-        ``models``, a row a case: what it was trained on and what it does. ``shares``, a row a case, map and
+        ``models``, a row a case: what it was trained on and what it does. ``reliance``, a row a change of the
+        clips and class: whether reliance tells what a model uses. ``shares``, a row a case, map and
         camera: the motion share, and the share of relevance on the deciding object. ``validity``, a row a
         map, camera and measure of behaviour: rank correlation and AUC. ``pairs``, a row a map: the same clip
         under motion- and scene-trained models. ``localisation``, a row a kind of model and map: precision,
@@ -81,6 +85,7 @@ def tables_of(bench: Bench) -> dict[str, Frame]:
     shares = shares_table(clips)
     return {
         "models": models,
+        "reliance": reliance_table(models),
         "shares": shares,
         "validity": validity_table(models, shares),
         "pairs": pairs_table(models, clips),
@@ -146,7 +151,45 @@ def _behaviour(rows: Frame) -> Row:
         "freeze_effect_low": effect[0],
         "freeze_effect_high": effect[1],
         **{f"lost_{name}": float(rows[f"lost_{name}"].mean()) for name in ("shuffled", "reversed")},
+        **_reliances(rows, group),
     }
+
+
+def _reliances(rows: Frame, group: Any) -> Row:
+    """A model's reliance on motion, order and direction, by the predicted class and by the true one."""
+    found: Row = {}
+    for change, name in RELIANCE_OF.items():
+        for decision, end in TARGETS.items():
+            row = reliance(rows[decision].to_numpy(), rows[f"{decision}_{change}"].to_numpy(), group)
+            found |= {
+                f"{name}{end}{bound}": row[column]
+                for bound, column in (("", "reliance"), ("_low", "low"), ("_high", "high"))
+            }
+    return found
+
+
+def reliance_table(models: Frame) -> Frame:
+    """Whether reliance rises with true motion use over the trained cases: a row a change and class."""
+    trained = models[models.trained]
+    follows = trained.motion_use > FOLLOWS
+    return pd.DataFrame(
+        [
+            {
+                "change": change,
+                "target": "true" if end else "predicted",
+                **{
+                    f"{kind}_{what}": getattr(values[chosen], what)()
+                    for kind, chosen in (("followers", follows), ("others", ~follows))
+                    for what in ("mean", "min", "max")
+                },
+                **found,
+            }
+            for change, name in RELIANCE_OF.items()
+            for end in TARGETS.values()
+            for values in [trained[f"{name}{end}"].astype(float)]
+            for found in _agreement(values, trained.motion_use, trained.motion_use, trained.seed)
+        ]
+    )
 
 
 def _with_ratios(rows: Frame) -> Frame:

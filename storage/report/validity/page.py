@@ -38,6 +38,10 @@ _CARE = (
     "can't tell how far apart others lie. This ranks trained small models of this drawn set; it does "
     "not say how far that carries to other data."
 )
+_RELIANCE = (
+    "Reliance is the part of the score of a class that is lost when the clips are changed: 0 if nothing is, "
+    "1 if all is. Its zero is what a model that never follows motion has."
+)
 _PAIRED = (
     "Gain is the map's overlap less that of a control of the same area on the same clips; its interval "
     "is over scenes. Above 0 throughout, the map is above the control."
@@ -93,6 +97,7 @@ def page(tables: Tables, *, settings: Mapping[str, Any]) -> str:
         "What this says": summary(tables),
         "The default map in figures": figures(tables),
         "What the models do": _models(tables["models"]),
+        "Does motion reliance tell what a model uses?": _reliance(tables["reliance"]),
         "Does the motion share rise with true motion use?": (f"{table}\n\n{_CARE}"),
         "The best maps": markdown(["method", "highest rank correlation", "lowest"], rows),
         "Does the selective map find the object that decides?": _localisation(tables["localisation"]),
@@ -102,6 +107,28 @@ def page(tables: Tables, *, settings: Mapping[str, Any]) -> str:
     made = ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
     pictures = "\n\n".join(f"![{name}](plots/{name}.png)" for name in PLOTS)
     return f"# Validity\n\nMade with: {made}.\n\n{body}\n\n{pictures}\n"
+
+
+def _reliance(table: pd.DataFrame) -> str:
+    rows = [
+        [
+            row.change,
+            row.target,
+            *(
+                f"{number(getattr(row, f'{kind}_mean'))} ({number(getattr(row, f'{kind}_min'))} to "
+                f"{number(getattr(row, f'{kind}_max'))})"
+                for kind in ("followers", "others")
+            ),
+            interval(row, "spearman"),
+            interval(row, "over_kinds"),
+            interval(row, "followers_spearman"),
+            interval(row, "auc"),
+        ]
+        for row in rows_of(table)
+    ]
+    names = ["clips", "class", "models that follow motion (least to most)", "all other trained models"]
+    names += ["Spearman, motion use", "over kinds alone", "followers alone", "AUC, models"]
+    return f"{markdown(names, rows)}\n\n{_RELIANCE}"
 
 
 def _models(models: pd.DataFrame) -> str:
