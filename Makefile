@@ -15,7 +15,7 @@ export PREFECT_HOME ?= $(CURDIR)/build/prefect
 # Material for MkDocs announces its successor at every build.
 export NO_MKDOCS_2_WARNING := 1
 
-# Tests whose results hang on the arithmetic of the processor.
+# Tests whose results depend on the arithmetic of the processor.
 ARITHMETIC := $(addprefix tests/test_,ties.py deep_taylor.py gradient_methods.py engine.py)
 
 .PHONY: help setup demo test test-processors test-slow test-browser lint bench docs clean

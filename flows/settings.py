@@ -44,7 +44,8 @@ class SettingsFile:
         tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
         if unknown := sorted(tables.keys() - set(self.commands)):
             raise ValueError(
-                f"{path} has a table [{unknown[0]}], which is no command; tables: {', '.join(self.commands)}"
+                f"{path} has a table [{unknown[0]}], but there is no such command; "
+                f"tables: {', '.join(self.commands)}"
             )
         if unknown := sorted(settings.keys() - tables.keys() - set(_SHARED)):
             raise ValueError(

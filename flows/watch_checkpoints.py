@@ -152,7 +152,7 @@ def request_for(*, data: str, root: str, settings: Mapping[str, Any]) -> Request
     Raises
     ------
     ValueError
-        If a setting is no parameter of explain-ucf101, or its value is not allowed.
+        If explain-ucf101 has no such parameter, or its value is not allowed.
     """
     allowed = [name for name in _TYPES if name not in _OWN]
     if unknown := sorted(set(settings) - set(allowed)):

@@ -210,7 +210,7 @@ class _Judge:
         except UnusableRoot:
             raise
         except NotComparable as error:
-            # Not for good: another run to compare with is no other circumstance.
+            # Not for good, since it says nothing of the checkpoint that the other run can't be compared.
             yield replace(entry, reason=str(error))
             return
         except ValueError as error:

@@ -66,7 +66,7 @@ def test_what_stands_above_the_tables_holds_for_every_command_that_knows_it(
     ("text", "said"),
     [
         ("seeds = 5", "says seeds outside of any table; there, it may say data, root"),
-        ("[explian]\nseed = 5", "has a table [explian], which is no command"),
+        ("[explian]\nseed = 5", "has a table [explian], but there is no such command"),
         ("[explain]\nseeds = 5", 'Unknown option: "[seeds]" from selrel.toml'),
         ("[explain]\nseed = 'x'", 'unable to convert "x" into int'),
         ("seed 5", "can't be read as TOML"),

@@ -49,7 +49,7 @@ def candidates(place: str, patterns: Sequence[str] = PATTERNS) -> list[Candidate
     Raises
     ------
     FileNotFoundError
-        If the place is no directory.
+        If the place is not a directory.
     """
     root = Root(place)
     files = root.files()

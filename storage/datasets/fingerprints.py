@@ -269,7 +269,7 @@ def _facts(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _kept(root: Root, data: str) -> dict[str, Fingerprint]:
-    """What is known; nothing if that is damaged, since it saves time and is no result."""
+    """What is known; nothing if that is damaged, since it only saves time."""
     try:
         table = read_table(root, root.fingerprints(data))
     except (FileNotFoundError, UnreadableFile, DamagedTable):

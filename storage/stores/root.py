@@ -76,7 +76,7 @@ class FileFacts:
 
 
 class UnusableRoot(ValueError):
-    """A root that is no directory or S3 URL, or that can't be written."""
+    """A root that is neither a directory nor an S3 URL, or that can't be written."""
 
 
 class TooLarge(ValueError):
@@ -341,7 +341,7 @@ class Root:
         Raises
         ------
         FileNotFoundError
-            If the root is no directory; a prefix without objects is an empty one.
+            If the root is not a directory; a prefix without objects counts as an empty one.
         """
         if self.is_local:
             found = _local_files(Path(self.url))

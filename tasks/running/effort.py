@@ -115,7 +115,7 @@ def effort_damage(root: Root, path: str) -> str:
 
 
 def _efforts(root: Root, paths: HasReceipts, stage: str) -> dict[str, Any]:
-    # A record is no result: without it, or if it is damaged, which `selrel verify` tells, it begins anew.
+    # A record is not a result: one that is lost, or damaged as `selrel verify` tells, begins anew.
     if root.exists(paths.effort(stage)) and not effort_damage(root, paths.effort(stage)):
         found: dict[str, Any] = root.read_json(paths.effort(stage))
         return found

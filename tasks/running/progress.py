@@ -123,7 +123,7 @@ def _shown(call: Callable[[], object]) -> UUID | None:
 
 
 def in_prefect(what: str, call: Callable[[], Value], *, patience: float = _PATIENCE_S) -> Value | None:
-    """Have Prefect show something, and go on without it: its server is no part of the result.
+    """Have Prefect show something, and go on without it: a result does not depend on its server.
 
     Prefect tries for more than a minute where its server is gone. So the call has a thread of its own, which
     is left behind when it takes more than `patience` seconds.

@@ -324,7 +324,7 @@ def pairs_table(models: Frame, clips: Frame) -> Frame:
 
 
 def _share_interval(values: Any, groups: Any) -> tuple[float | None, float | None]:
-    """Interval over groups of a mean of values of 0 to 1, which is no point where all are 0 or all are 1."""
+    """Interval over groups of a mean of values of 0 to 1, with some width even where all are alike."""
     known = ~np.isnan(values)
     low, high = mean_interval(values, groups, of="share") or (None, None)
     if low is None or high is None or 0 < np.mean(values[known]) < 1:
