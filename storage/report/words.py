@@ -62,6 +62,12 @@ WORDS = {
         "How far and where to each point moves until the next frame, estimated from the video.",
     ),
     "edges": ("Change over time", "How fast the relevance at a point rises or falls from frame to frame."),
+    "split": (
+        "What still frames show, what change adds",
+        "Each frame of a clip is repeated to a clip that stands still, and that is explained as well: what "
+        "it has is what the frame shows by itself (spatial relevance). What the frame has in the real clip "
+        "beyond that is what its change adds (temporal relevance).",
+    ),
     "conservation": (
         "Conservation error",
         "Deep Taylor relevance should add up to the decision that it explains; this is by how "
