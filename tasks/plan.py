@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from selrel.clips.profiles import Profile
+from selrel.explain import beside
 from selrel.explainer import Explainer
 from selrel.models import Recognised, check_outputs, make_model
 from storage.checkpoints.files import Checkpoint, read_checkpoint
@@ -332,5 +333,8 @@ def estimated_bytes(made: Plan, clips: int) -> int:
     """An upper estimate of what a run of so many clips writes."""
     view = made.dataset["view"]
     voxels = int(view["clip_length"] * view["crop"][0] * view["crop"][1])
-    cubes = _BYTES_A_VOXEL["cube"] * len(made.description["settings"]["methods"])
+    methods = made.description["settings"]["methods"]
+    # Some methods give more than one cube.
+    n_cubes = sum(1 + sum(axes[-1] == "x" for axes in beside(name).values()) for name in methods)
+    cubes = _BYTES_A_VOXEL["cube"] * n_cubes
     return clips * voxels * (_BYTES_A_VOXEL["frame"] + _BYTES_A_VOXEL["flow"] + cubes)
