@@ -1,5 +1,6 @@
 """What the demo prints beside the truth, against small computations of its own."""
 
+import hashlib
 import math
 import shutil
 
@@ -69,7 +70,7 @@ def slow_answers(model, samples):
     said = {"intact": [], "frozen": [], "shuffled": [], "reversed": []}
     for number in range(len(samples.labels)):
         frames = samples.read(number, 0)[:, 8:120, 30:142, ::-1].astype(np.float32) - (90, 98, 102)
-        order = np.random.default_rng((0, number)).permutation(16)
+        order = sorted(range(16), key=lambda at: hashlib.sha256(f"0 {number} {at}".encode()).digest())
         changed = (frames, frames[[8] * 16], frames[order], frames[::-1])
         for name, clip in zip(said, changed, strict=True):
             with torch.no_grad():
