@@ -33,7 +33,7 @@ from storage.runs import list_runs, mark_success, write_run
 from storage.stores.root import Root
 from tasks.gate import MotionDropped
 from tasks.plan import plan
-from tasks.request import Request
+from tasks.request import Cluster, Request
 from tasks.watch import STOPPED, ended, look
 from tests.servers import BUCKET, free_port, s3_client, s3_server
 
@@ -437,7 +437,7 @@ def test_a_run_whose_store_goes_away_has_failed(
         # The first moment of the run itself.
         monkeypatch.setattr("flows.explain_ucf101.check_cluster", lambda *_, **__: server.process.kill())
         due = Entry("", str(tiny_checkpoint), "", 1, "started", sha256="0" * 64, run="a")
-        entries = list(_here(request, {"workers": 1}, [], due))
+        entries = list(_here(request, Cluster(workers=1), [], due))
     assert [entry.outcome for entry in entries] == ["started", "failed"]
     assert entries[-1].reason.endswith("(start the same command again, it goes on where it stopped)")
 
