@@ -46,6 +46,8 @@ def trace(
     low, high
         (channel,): the lowest and highest value of a normalised pixel.
 
+    Notes
+    -----
     For a model of several inputs, `shape`, `low` and `high` are tuples with one entry for each input.
 
     Raises
